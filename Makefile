@@ -1,0 +1,62 @@
+# Two commands for everyone: `make demo` renders a film, `make test` proves the build.
+# Works with any POSIX make and sh; the only requirement is Python 3.11 or newer with its venv module.
+
+VENV = .venv
+BIN = $(VENV)/bin
+APP = $(VENV)/.app-installed
+DEV = $(VENV)/.dev-installed
+
+.PHONY: setup demo test test-gpu check lint types fix bench golden
+
+setup: $(APP)
+
+demo: $(APP)
+	@mkdir -p outputs
+	@$(BIN)/rivulet render \
+		"a big red ball bounces over the sea" \
+		"a blue star drifts to the right over the snow" \
+		"a yellow heart spins in the starry night" \
+		-o outputs/demo.mp4 --duration 24s --seed 7 --preset embedded --overwrite
+	@printf '%s\n' '' \
+		'Your film is outputs/demo.mp4 (its seed, settings and frame hashes are beside it).' '' \
+		'Try next:' \
+		'  $(BIN)/rivulet render "a green square orbits over the meadow" -o outputs/mine.mp4 --duration 20s' \
+		'  $(BIN)/rivulet presets        # the streaming systems this engine knows' \
+		'  $(BIN)/rivulet bench          # how fast this machine is'
+
+# Everything but the tests marked gpu, multigpu or network (pyproject.toml); the recorded traces are among them.
+test: $(DEV)
+	@$(BIN)/python -m pytest -q
+
+test-gpu: $(DEV)
+	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'
+
+check: lint types test
+
+lint: $(DEV)
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+
+types: $(DEV)
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+fix: $(DEV)
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+bench: $(APP)
+	@$(BIN)/rivulet bench
+
+# RIVULET_GOLDEN=/folder/of/traces make golden: replay recorded runs of the original systems from elsewhere.
+golden: $(APP)
+	@RIVULET_GOLDEN="$${RIVULET_GOLDEN:-tests/golden}" $(BIN)/python -m tests.golden_replay
+
+# The environment: stamps newer than pyproject.toml, so that a second call does nothing.
+
+$(APP): pyproject.toml
+	@.ci/install '$(VENV)' .
+	@touch $@
+
+$(DEV): pyproject.toml
+	@.ci/install '$(VENV)' '.[dev]'
+	@touch $(APP) $@
