@@ -1,0 +1,76 @@
+"""First in, first out, behind a sink that stays: the memory of Self-Forcing and LongLive.
+
+Dropping the very first frames makes a causal video model drift, as dropping the first tokens breaks a streaming
+language model: softmax must put its spare attention somewhere (Xiao et al. 2023, arXiv 2309.17453; LongLive, Yang
+et al. 2025, arXiv 2509.22622).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache.types import Action, Deps, Evict, Row, Slots, Write
+
+
+@dataclass(frozen=True, slots=True)
+class SinkWindow:
+    """Keep the first `sink` frames for ever and, with the pass's own, at most `window` frames in all.
+
+    The oldest frames behind the sink leave when the first pass of a new chunk needs their room; later passes of the
+    chunk find it made. `sink` 0 is Self-Forcing's plain sliding window (Huang et al. 2025, arXiv 2506.08009).
+
+    With `settle`, a sink from before the last switch protects nothing any more: it leaves like other old frames, and
+    the first frames that came `settle` frames after the switch become the sink (LongLive 2's shot sink in its
+    simplest form). None keeps the film's first frames whatever the prompt.
+    """
+
+    window: int = 12
+    sink: int = 3
+    settle: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sink < self.window:
+            raise ValueError(
+                f"a window of {self.window} latent frames cannot hold a sink of {self.sink} and a chunk: "
+                "make the window larger or the sink smaller"
+            )
+
+    @property
+    def capacity(self) -> int:
+        return self.window
+
+    @property
+    def deps(self) -> Deps:
+        return "clean"
+
+    def begin(self, row: Row, slots: Slots) -> list[Action]:
+        known = {slot.frame for slot in slots.entries}
+        incoming = sum(frame not in known for frame in row.frames)
+        excess = len(slots.entries) + incoming - self.window
+        if excess <= 0:
+            return []
+        kept = self._protected(slots)
+        if len(slots.entries) - excess < min(kept, len(slots.entries)):
+            raise ValueError(
+                f"a pass of {len(row.frames)} latent frames does not fit beside a sink of {kept} "
+                f"in a window of {self.window}: use shorter chunks or a larger window"
+            )
+        return [Evict(range(kept, kept + excess))]
+
+    def _protected(self, slots: Slots) -> int:
+        """How many of the first slots are a sink now."""
+        if self.settle is None or not slots.switches or not slots.entries:
+            return self.sink
+        return self.sink if slots.entries[0].frame >= slots.switches[-1] + self.settle else 0
+
+    def end(self, row: Row, slots: Slots) -> list[Action]:
+        """Frames already remembered are overwritten in place (a replay), new ones are appended."""
+        actions: list[Action] = []
+        where = {slot.frame: index for index, slot in enumerate(slots.entries)}
+        after = len(slots.entries)
+        for frame in row.commit:
+            index = where.get(frame, after)
+            after += index == after
+            tag = "sink" if index < self.sink else "recent"
+            actions.append(Write(range(frame, frame + 1), range(index, index + 1), tag))
+        return actions

@@ -1,0 +1,92 @@
+"""Rotary positions in three axes, built in float64 from integers and cast once.
+
+Keys are stored un-rotated and rotated when they are read, so a position is an integer that a policy chooses per
+pass, without a table and without a limit (Su et al. 2021, arXiv 2104.09864; axes as in Wan 2.1, arXiv 2503.20314).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=16)
+def frequencies(head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Angle per position step of each channel pair, float64, for time, row and column.
+
+    Rows and columns take 2 * (head_dim // 6) channels each and time the rest; every axis has its own exponent base.
+    """
+    spatial = 2 * (head_dim // 6)
+    dims = (head_dim - 2 * spatial, spatial, spatial)
+    time, row, column = (1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim) for dim in dims)
+    return time, row, column
+
+
+@lru_cache(maxsize=16)
+def _spatial_angles(height: int, width: int, head_dim: int) -> Tensor:
+    """Angles of one frame's raster of tokens without the time part, float64 [height * width, pairs]."""
+    _, row, column = frequencies(head_dim)
+    rows = torch.outer(torch.arange(height, dtype=torch.float64), row)
+    columns = torch.outer(torch.arange(width, dtype=torch.float64), column)
+    grid = torch.cat(
+        [
+            rows[:, None].expand(height, width, -1),
+            columns[None].expand(height, width, -1),
+        ],
+        dim=-1,
+    )
+    return grid.reshape(height * width, -1)
+
+
+def rotary_tables(
+    positions: Sequence[int],
+    height: int,
+    width: int,
+    head_dim: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for frames at the temporal `positions`, each a raster of height x width tokens.
+
+    Args:
+        positions: one integer a frame, of any size; they need not be contiguous.
+        height: rows of tokens in a frame.
+        width: columns of tokens in a frame.
+        head_dim: channels of one attention head, even.
+        device: where the tables go.
+        dtype: float32, or float64 for a float64 model.
+
+    Returns:
+        cos and sin, each [len(positions) * height * width, head_dim / 2], tokens ordered frame, row, column.
+    """
+    time, _, _ = frequencies(head_dim)
+    angles_t = torch.outer(torch.tensor(list(positions), dtype=torch.float64), time)
+    angles_s = _spatial_angles(height, width, head_dim)
+    frames, tokens = len(angles_t), len(angles_s)
+    angles = torch.cat(
+        [angles_t[:, None].expand(frames, tokens, -1), angles_s[None].expand(frames, tokens, -1)], dim=-1
+    ).reshape(frames * tokens, -1)
+    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate interleaved channel pairs.
+
+    Args:
+        x: queries or keys, [..., S, N, D].
+        cos: [S, D / 2].
+        sin: [S, D / 2].
+
+    Returns:
+        The same shape and dtype as `x`; half precision is computed in float32.
+    """
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[:, None], sin[:, None]
+    out = torch.empty_like(x)
+    out[..., 0::2] = x1 * cos - x2 * sin
+    out[..., 1::2] = x1 * sin + x2 * cos
+    return out
