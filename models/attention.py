@@ -1,0 +1,137 @@
+"""Attention of the causal Wan DiT: a processor for the diffusers blocks, and what sees what in its training forward.
+
+Dimension key, used as suffixes: B streams, F latent frames of a pass, S its tokens, K keys attended, N heads,
+D head size, E width, L text tokens. With a memory there is no mask: a query sees exactly the keys it is given.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from torch import Tensor
+
+from cache.kv import LayerMemory
+from cache.rope import rotate
+
+
+class Span(NamedTuple):
+    """A run of queries of a training sequence, and the runs of keys they see, as slices of its tokens."""
+
+    queries: slice
+    keys: tuple[slice, ...]
+
+
+class SelfContext(NamedTuple):
+    """What `attn1` receives through the blocks' `rotary_emb`: tables of the queries, and a memory or spans.
+
+    Without either, everything in the sequence sees everything.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    memory: LayerMemory | None = None
+    spans: tuple[Span, ...] | None = None
+
+
+def _project(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if getattr(attn, "fused_projections", False):
+        query, key, value = attn.to_qkv(hidden_BSE).chunk(3, dim=-1)
+    else:
+        query, key, value = attn.to_q(hidden_BSE), attn.to_k(hidden_BSE), attn.to_v(hidden_BSE)
+    heads = (attn.heads, -1)
+    return (
+        attn.norm_q(query).unflatten(2, heads),
+        attn.norm_k(key).unflatten(2, heads),
+        value.unflatten(2, heads),
+    )
+
+
+def project_text(attn: WanAttention, text_BLE: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the text for one cross-attention, each [B, L, N, D]; kept per prompt."""
+    if getattr(attn, "fused_projections", False):
+        key, value = attn.to_kv(text_BLE).chunk(2, dim=-1)
+    else:
+        key, value = attn.to_k(text_BLE), attn.to_v(text_BLE)
+    heads = (attn.heads, -1)
+    return attn.norm_k(key).unflatten(2, heads), value.unflatten(2, heads)
+
+
+class CausalAttnProcessor(WanAttnProcessor):
+    """Self-attention over memory and the pass's own tokens; cross-attention over text keys kept per prompt.
+
+    The backend is always named (SDPA unless `set_attention_backend` chose another for this module): diffusers'
+    process-wide default would let one model change another's.
+    """
+
+    _attention_backend = AttentionBackendName.NATIVE
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # the blocks pass our context through
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: SelfContext | None = None,
+    ) -> Tensor:
+        if encoder_hidden_states is not None:
+            query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+            return self._project_out(attn, self._weigh(query, *encoder_hidden_states))
+        assert rotary_emb is not None
+        query, key, value = _project(attn, hidden_states)
+        query = rotate(query, rotary_emb.cos, rotary_emb.sin)
+        rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
+        memory, spans = rotary_emb.memory, rotary_emb.spans
+        if memory is not None:
+            memory.staged_keys.copy_(key)
+            memory.staged_values.copy_(value)
+            memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
+            memory.values[:, memory.own :].copy_(value[:, memory.first :])
+            out = self._weigh(query, memory.keys, memory.values, memory.bias)
+        elif spans is None:
+            out = self._weigh(query, rotated, value)
+        else:
+            parts = [
+                self._weigh(query[:, span.queries], _gather(rotated, span.keys), _gather(value, span.keys))
+                for span in spans
+            ]
+            out = torch.cat(parts, dim=1)
+        return self._project_out(attn, out)
+
+    def _weigh(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the values by attention, [B, S, N, D]; the one place that names a kernel."""
+        backend = self._attention_backend or AttentionBackendName.NATIVE
+        return dispatch_attention_fn(query, keys, values, attn_mask=mask, backend=backend).type_as(query)
+
+    def _project_out(self, attn: WanAttention, mixed_BSND: Tensor) -> Tensor:
+        return attn.to_out[1](attn.to_out[0](mixed_BSND.flatten(2, 3)))
+
+
+def _gather(x_BSND: Tensor, runs: tuple[slice, ...]) -> Tensor:
+    return x_BSND[:, runs[0]] if len(runs) == 1 else torch.cat([x_BSND[:, run] for run in runs], dim=1)
+
+
+def block_causal_spans(frames: int, chunk: int, tokens: int, local: int = -1) -> tuple[Span, ...]:
+    """What each chunk sees in training: itself and all before, or the last `local` frames up to its own end."""
+    spans: list[Span] = []
+    for start in range(0, frames, chunk):
+        stop = min(start + chunk, frames)
+        first = 0 if local == -1 else max(0, start + chunk - local)
+        spans.append(Span(slice(start * tokens, stop * tokens), (slice(first * tokens, stop * tokens),)))
+    return tuple(spans)
+
+
+def teacher_forcing_spans(frames: int, chunk: int, tokens: int) -> tuple[Span, ...]:
+    """Spans of the sequence [clean frames | noisy frames]: a noisy chunk sees earlier clean chunks and itself."""
+    clean = block_causal_spans(frames, chunk, tokens)
+    half = frames * tokens
+    noisy = tuple(
+        Span(
+            slice(half + span.queries.start, half + span.queries.stop),
+            (slice(0, span.queries.start), slice(half + span.queries.start, half + span.queries.stop)),
+        )
+        for span in clean
+    )
+    return clean + noisy

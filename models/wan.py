@@ -1,0 +1,308 @@
+"""The causal Wan DiT: stock diffusers blocks and weights, with time per frame and a memory of past frames.
+
+One class serves the embedded model and the released 1.3B, 5B and 14B checkpoints; only the config differs. It is a
+subclass so that loading, LoRA, quantisation, offload and attention backends of diffusers apply unchanged. The
+arithmetic is stock's, computed in at least float32 (and in true float64 for a float64 model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from torch import Tensor, nn
+
+from cache.kv import LayerMemory
+from cache.rope import rotary_tables
+from models.attention import (
+    CausalAttnProcessor,
+    SelfContext,
+    Span,
+    block_causal_spans,
+    project_text,
+    teacher_forcing_spans,
+)
+
+TextKV = Sequence[tuple[Tensor, Tensor]]
+"""Per layer: keys and values of the text, each [B, L, N, D]."""
+
+
+def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """Sinusoid of the timestep (0..1000, fractions allowed), cosines first, float64 [..., dim].
+
+    float64 because float32 angles near 1000 are 1 to 2.4e-5 off the released systems on the first call.
+    """
+    half = dim // 2
+    scale = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
+    angle = timestep.to(torch.float64)[..., None] * torch.pow(10000.0, -scale)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class PreciseLayerNorm(nn.LayerNorm):
+    """LayerNorm in the precision of its input, where the stock FP32LayerNorm takes float64 down to float32.
+
+    Called as a module, so that the hooks of group offloading bring its weights back first.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(input.dtype)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+class CausalWanBlock(WanTransformerBlock):
+    """A Wan block whose modulation differs from frame to frame: temb [B, F, 6, E] instead of [B, 6, E]."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        qk_norm: str = "rms_norm_across_heads",
+        cross_attn_norm: bool = False,
+        eps: float = 1e-6,
+        added_kv_proj_dim: int | None = None,
+    ) -> None:
+        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+        self.norm1 = PreciseLayerNorm(dim, eps, elementwise_affine=False)
+        self.norm3 = PreciseLayerNorm(dim, eps, elementwise_affine=False)
+        if cross_attn_norm:
+            self.norm2 = PreciseLayerNorm(dim, eps)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the parent takes one text tensor
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: tuple[Tensor, Tensor],
+        temb: Tensor,
+        rotary_emb: SelfContext,
+    ) -> Tensor:
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        frames = temb.shape[1]
+        modulation = self.scale_shift_table.to(dtype)[:, None] + temb.to(dtype)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=2)
+
+        def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            return (x.unflatten(1, (frames, -1)) * (1 + scale) + shift).flatten(1, 2)
+
+        def gated(x: Tensor, gate: Tensor) -> Tensor:
+            return (x.unflatten(1, (frames, -1)) * gate).flatten(1, 2)
+
+        # 1. Self-attention
+        x = self.norm1(hidden_states.to(dtype))
+        attended = self.attn1(modulate(x, shift_1, scale_1).type_as(hidden_states), None, None, rotary_emb)
+        hidden_states = (hidden_states.to(dtype) + gated(attended, gate_1)).type_as(hidden_states)
+
+        # 2. Cross-attention
+        x = self.norm2(hidden_states.to(dtype)).type_as(hidden_states)
+        hidden_states = hidden_states + self.attn2(x, encoder_hidden_states, None, None)
+
+        # 3. Feed-forward
+        x = self.norm3(hidden_states.to(dtype))
+        x = self.ffn(modulate(x, shift_2, scale_2).type_as(hidden_states))
+        return (hidden_states.to(dtype) + gated(x.to(dtype), gate_2)).type_as(hidden_states)
+
+
+class CausalWanTransformer3DModel(WanTransformer3DModel):
+    """Wan's DiT as a causal model: timesteps per frame, integer positions, text keys kept per prompt.
+
+    State-dict keys equal those of diffusers' WanTransformer3DModel. The parameters are the stock ones (Wan team
+    2025, arXiv 2503.20314) and `text_len`, the number of text rows attended: padding rows are zeros and attended
+    unmasked, as in the released systems (Self-Forcing, Huang et al. 2025, arXiv 2506.08009).
+    """
+
+    _repeated_blocks = ["CausalWanBlock"]  # noqa: RUF012 (diffusers reads a plain class attribute)
+    _no_split_modules = ["CausalWanBlock"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 12,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 8960,
+        num_layers: int = 30,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        text_len: int = 512,
+    ) -> None:
+        # The parent builds no blocks, so that ours are allocated once; the config is put right after.
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=0,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+        )
+        self.register_to_config(num_layers=num_layers)
+        width = num_attention_heads * attention_head_dim
+        blocks = [
+            CausalWanBlock(width, ffn_dim, num_attention_heads, qk_norm or "", cross_attn_norm, eps, added_kv_proj_dim)
+            for _ in range(num_layers)
+        ]
+        for block in blocks:
+            block.attn1.set_processor(CausalAttnProcessor())  # pyright: ignore[reportArgumentType]  # closed union
+            block.attn2.set_processor(CausalAttnProcessor())  # pyright: ignore[reportArgumentType]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm_out = PreciseLayerNorm(width, eps, elementwise_affine=False)
+
+    def set_attention_backend(self, backend: str) -> None:
+        """The attention backend of this model, by diffusers' name; its process-wide default stays as it is."""
+        default, _ = _AttentionBackendRegistry.get_active_backend()
+        try:
+            super().set_attention_backend(backend)
+        finally:
+            _AttentionBackendRegistry.set_active_backend(default)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens for a latent of `height` x `width`; ValueError if the patch does not fit."""
+        _, patch_h, patch_w = self.config["patch_size"]
+        if height % patch_h or width % patch_w:
+            raise ValueError(
+                f"a latent of {height} x {width} cannot be cut into patches of {patch_h} x {patch_w}: "
+                f"choose a picture size whose latent divides by {patch_h} and {patch_w}"
+            )
+        return height // patch_h, width // patch_w
+
+    def text_keys(self, prompt_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of a text for every layer.
+
+        Args:
+            prompt_embeds: [B, L, text_dim] with L <= text_len; missing rows are filled with zeros, and all
+                text_len rows are attended.
+
+        Returns:
+            One (keys, values) a layer, each [B, text_len, N, D].
+        """
+        missing = self.config["text_len"] - prompt_embeds.shape[1]
+        if missing < 0:
+            raise ValueError(
+                f"the text has {prompt_embeds.shape[1]} rows, this model reads {self.config['text_len']}: shorten it"
+            )
+        text_BLE = self.condition_embedder.text_embedder(F.pad(prompt_embeds, (0, 0, 0, missing)))
+        blocks = cast("list[CausalWanBlock]", list(self.blocks))
+        return [project_text(block.attn2, text_BLE) for block in blocks]
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # a causal model takes its memory along
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        text_kv: TextKV,
+        rotary: tuple[Tensor, Tensor],
+        memory: Sequence[LayerMemory] | None = None,
+        spans: tuple[Span, ...] | None = None,
+    ) -> Tensor:
+        """Predict the flow (noise minus clean) of a sequence of latent frames.
+
+        Args:
+            hidden_states: noisy latents, [B, C, F, H, W].
+            timestep: [B, F], 0..1000; fractions allowed.
+            text_kv: what `text_keys` returned for the prompt in force.
+            rotary: cos and sin of the queries and own keys, from cache.rope.rotary_tables.
+            memory: per layer, the keys and values to attend to; the pass writes its own part into them.
+            spans: which tokens see which in the training forward; with a memory there are none.
+
+        Returns:
+            The flow, [B, C, F, H, W].
+        """
+        batch, _, frames, height, width = hidden_states.shape
+        rows, columns = self.grid(height, width)
+        patch_t, patch_h, patch_w = self.config["patch_size"]
+        embedder = self.condition_embedder
+
+        hidden_BSE = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
+        time_dtype = embedder.time_embedder.linear_1.weight.dtype
+        sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(time_dtype)
+        temb_BFE = embedder.time_embedder(sinusoid).type_as(hidden_BSE)
+        temb_BF6E = embedder.time_proj(embedder.act_fn(temb_BFE)).unflatten(2, (6, -1))
+
+        checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
+        for layer, block in enumerate(self.blocks):
+            context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
+            if checkpointing:
+                hidden_BSE = self._gradient_checkpointing_func(  # pyright: ignore[reportOptionalCall]  # set by enable_
+                    block, hidden_BSE, text_kv[layer], temb_BF6E, context
+                )
+            else:
+                hidden_BSE = block(hidden_BSE, text_kv[layer], temb_BF6E, context)
+
+        dtype = torch.promote_types(hidden_BSE.dtype, torch.float32)
+        shift, scale = (self.scale_shift_table[:, None] + temb_BFE[:, :, None]).chunk(2, dim=2)
+        normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (frames, -1))
+        out = self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(hidden_BSE))
+        out = out.reshape(batch, frames // patch_t, rows, columns, patch_t, patch_h, patch_w, -1)
+        return out.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def forward_train(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        *,
+        chunk: int,
+        local: int = -1,
+        positions: Sequence[int] | None = None,
+        clean: Tensor | None = None,
+        clean_timestep: Tensor | None = None,
+    ) -> Tensor:
+        """The forward for training: all chunks at once, each seeing itself and what came before.
+
+        Args:
+            latents: noisy latents, [B, F, C, H, W].
+            timestep: [B, F], 0..1000, one noise level a frame.
+            prompt_embeds: [B, L, text_dim].
+            chunk: latent frames that see each other.
+            local: latent frames of history seen, counted back from the chunk's end; -1 = all.
+            positions: temporal position of each frame; 0..F-1 if None.
+            clean: teacher forcing: clean latents, same shape; noisy chunks then see earlier *clean* chunks only.
+            clean_timestep: [B, F], the timestep the clean frames are declared at; zeros if None.
+
+        Returns:
+            The flow of `latents`, [B, F, C, H, W].
+        """
+        frames, (height, width) = latents.shape[1], latents.shape[-2:]
+        rows, columns = self.grid(height, width)
+        positions = list(range(frames)) if positions is None else list(positions)
+        if clean is None:
+            spans = block_causal_spans(frames, chunk, rows * columns, local)
+        else:
+            if local != -1:
+                raise ValueError("teacher forcing sees the whole clean history: leave local at -1")
+            spans = teacher_forcing_spans(frames, chunk, rows * columns)
+            declared = torch.zeros_like(timestep) if clean_timestep is None else clean_timestep
+            latents, timestep = torch.cat([clean, latents], dim=1), torch.cat([declared, timestep], dim=1)
+            positions = positions * 2
+        rotary = rotary_tables(
+            positions,
+            rows,
+            columns,
+            self.config["attention_head_dim"],
+            device=latents.device,
+            dtype=torch.promote_types(self.proj_out.weight.dtype, torch.float32),
+        )
+        flow = self(latents.transpose(1, 2), timestep, self.text_keys(prompt_embeds), rotary, spans=spans)
+        return flow.transpose(1, 2)[:, -frames:]
