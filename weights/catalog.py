@@ -1,0 +1,175 @@
+"""The models Rivulet knows by name: where their weights are, names inside, licences.
+
+Facts as literal data and nothing else: no torch, no network, so that the command line can list them at once.
+A *model* is weights and a config; which policies stream it is a preset's business (`pipelines/presets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+Kind = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "lora"]
+Where = Literal["package", "hub", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpec:
+    """One set of weights: `file` inside the hub repository `repo`, inside our package, or on this disk.
+
+    `file` is one file, or a component's folder (config.json and safetensors). `key` lists the entries of a
+    nested .pt to look for, in that order; empty = flat. `licence_tick` = a person has to accept the licence
+    before a download starts.
+    """
+
+    name: str
+    kind: Kind
+    file: str
+    licence: str
+    where: Where = "hub"
+    repo: str = ""
+    key: tuple[str, ...] = ()
+    sha256: str | None = None
+    licence_tick: bool = False
+
+    @property
+    def page(self) -> str:
+        """Where a person can read about them."""
+        return f"https://huggingface.co/{self.repo}" if self.where == "hub" else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model: its weights, and the transformer's config where the weights bring none of their own."""
+
+    name: str
+    about: str
+    transformer: WeightSpec
+    autoencoder: WeightSpec
+    text_encoder: WeightSpec
+    tokenizer: WeightSpec | None = None  # the embedded text encoder brings its vocabulary itself
+    lora: WeightSpec | None = None
+    lora_alpha: float | None = None
+    config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def weights(self) -> tuple[WeightSpec, ...]:
+        """All of its weights, for listing and fetching."""
+        parts = (self.transformer, self.lora, self.autoencoder, self.text_encoder, self.tokenizer)
+        return tuple(part for part in parts if part is not None)
+
+
+WAN_1_3B: Mapping[str, Any] = MappingProxyType(
+    {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 12,
+        "attention_head_dim": 128,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "ffn_dim": 8960,
+        "num_layers": 30,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+    }
+)
+"""Wan2.1-T2V-1.3B (config.json of its repository): 1,418,996,800 parameters in 825 tensors."""
+
+_WAN_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+_WAN_LICENCE = "Apache-2.0"
+_WAN_AUTOENCODER = WeightSpec("wan-2.1-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_REPO)
+_WAN_TEXT = WeightSpec("umt5-xxl", "text_encoder", "text_encoder", _WAN_LICENCE, repo=_WAN_REPO)
+_WAN_TOKENIZER = WeightSpec("umt5-xxl-tokenizer", "tokenizer", "tokenizer", _WAN_LICENCE, repo=_WAN_REPO)
+
+_EMBEDDED_LICENCE = "Apache-2.0"  # trained by this repository's own recipe on its own painted world
+
+
+def _folder(root: Path, where: Where, licence: str) -> tuple[WeightSpec, WeightSpec, WeightSpec]:
+    kinds: tuple[Kind, Kind, Kind] = ("transformer", "autoencoder", "text_encoder")
+    return tuple(WeightSpec(kind, kind, str(root / kind), licence, where) for kind in kinds)  # pyright: ignore[reportReturnType]
+
+
+MODELS: dict[str, ModelSpec] = {
+    "embedded": ModelSpec(
+        "embedded",
+        "ships with Rivulet: a small painted world of shapes, in real time on a laptop CPU",
+        *_folder(Path(__file__).parent / "embedded", "package", _EMBEDDED_LICENCE),
+    ),
+    "wan-1.3b": ModelSpec(
+        "wan-1.3b",
+        "Wan2.1-T2V-1.3B, bidirectional: the base that the causal models below were distilled from",
+        WeightSpec("wan-1.3b", "transformer", "transformer", _WAN_LICENCE, repo=_WAN_REPO),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+    ),
+    "self-forcing-1.3b": ModelSpec(
+        "self-forcing-1.3b",
+        "Self-Forcing (Huang et al. 2025), DMD weights: four steps, chunks of three latent frames",
+        WeightSpec(
+            "self-forcing-dmd",
+            "transformer",
+            "checkpoints/self_forcing_dmd.pt",
+            "code Apache-2.0; no licence text for the weights verified",
+            repo="gdhe17/Self-Forcing",
+            key=("generator_ema",),
+            licence_tick=True,
+        ),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        config=WAN_1_3B,
+    ),
+    "longlive-1.3b": ModelSpec(
+        "longlive-1.3b",
+        "LongLive (Yang et al. 2025): trained for long films, a frame sink and prompt switches",
+        WeightSpec(
+            "longlive-base",
+            "transformer",
+            "models/longlive_base.pt",
+            "code Apache-2.0 since November 2025; no licence text for the weights verified",
+            repo="Efficient-Large-Model/LongLive-1.3B",
+            key=("generator", "generator_ema", "model"),
+            licence_tick=True,
+        ),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        lora=WeightSpec(
+            "longlive-lora",
+            "lora",
+            "models/lora.pt",
+            "code Apache-2.0 since November 2025; no licence text for the weights verified",
+            repo="Efficient-Large-Model/LongLive-1.3B",
+            licence_tick=True,
+        ),
+        lora_alpha=256.0,  # r = alpha = 256 on every Linear of the blocks
+        config=WAN_1_3B,
+    ),
+}
+
+
+def get_model(name: str) -> ModelSpec:
+    """The model of that name, or the one in that local folder (transformer/, autoencoder/, text_encoder/).
+
+    Raises:
+        ValueError: no such name, and no folder with a transformer in it; the text lists the choices.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    folder = Path(name).expanduser()
+    if (folder / "transformer" / "config.json").is_file():
+        licence = "the owner's: a local folder"
+        return ModelSpec(folder.resolve().name, str(folder), *_folder(folder, "local", licence))
+    near = get_close_matches(name, MODELS, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(
+        f"No model {name!r} and no folder of that name with transformer/config.json in it: choose from "
+        f"{', '.join(MODELS)}{hint}"
+    )
