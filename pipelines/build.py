@@ -1,0 +1,303 @@
+"""Where the parts meet: a preset's data and a model's weights become an engine, or are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+from cache.types import NoisePlan
+from models.taehv import AutoencoderTAEHV
+from models.text import VOCABULARY_FILE, TextEncoder
+from models.umt5 import UMT5TextEncoder, require_text_packages
+from models.wan import CausalWanTransformer3DModel
+from models.wan_vae import WanVAEStream
+from pipelines.conditioning import Conditioner
+from pipelines.engine import Autoencoder, Engine, Policies
+from pipelines.presets import PRESETS, Preset
+from pipelines.streaming import Stream
+from schedulers import NOISE_PLANS
+from schedulers.flow_match import FlowMatchSchedule
+from weights.catalog import ModelSpec, WeightSpec, get_model
+from weights.fetch import fetch
+from weights.load import GENERATOR_KEYS, CheckpointError, load_component, load_generator
+from weights.lora import merge_lora
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """A loaded model: its networks, `card`, what it says of itself (card.json), and the paths it was loaded from."""
+
+    name: str
+    transformer: CausalWanTransformer3DModel
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder | UMT5TextEncoder
+    card: dict[str, Any]
+    sources: tuple[Path, ...] = ()
+
+
+def load_components(
+    model: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    models_dir: str | Path | None = None,
+    offline: bool = False,
+    licence_accepted: bool = False,
+) -> Components:
+    """Load a model by name or from a folder, downloading first what the name stands for and is not here yet.
+
+    A folder is laid out like weights/embedded (transformer/, autoencoder/, text_encoder/, card.json) or like the
+    diffusers repositories of Wan-AI (model_index.json, transformer/, vae/, text_encoder/, tokenizer/; card.json if it
+    has one).
+
+    Args:
+        model: a name of weights/catalog.py, or a folder.
+        device: where the networks go.
+        dtype: of their parameters. A LoRA is merged in at least float32 before it counts.
+        models_dir: folder for downloads; None = the Hugging Face cache.
+        offline: never download.
+        licence_accepted: a person has accepted the licences of this model's weights.
+
+    Raises:
+        ValueError: unknown name (the message lists the names), or a package is missing.
+        FileNotFoundError: weights are missing and could not be, or were not to be, fetched.
+        PermissionError: a licence has to be accepted first.
+        CheckpointError: files are damaged or do not fit.
+    """
+    spec = _stock_layout(get_model(model))
+    if spec.tokenizer is not None:
+        require_text_packages()  # before a download of many gigabytes
+    found = {
+        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=licence_accepted) for part in spec.weights
+    }
+    card = _card(spec, found["transformer"].parent)  # before anything large is read
+    transformer = _load_transformer(spec, found, dtype, device)
+    if spec.tokenizer is None:
+        autoencoder = load_component(AutoencoderTAEHV, found["autoencoder"], dtype, device).requires_grad_(False)
+        text_encoder = _load_text_encoder(found["text_encoder"], dtype, device)
+        channels, text_dim = autoencoder.config["latent_channels"], text_encoder.config["text_dim"]
+    else:
+        vae = load_component(AutoencoderKLWan, found["autoencoder"], dtype, device).requires_grad_(False)
+        autoencoder = WanVAEStream(vae)
+        text_encoder = _load_umt5(found, transformer.config["text_len"], dtype, device)
+        channels, text_dim = autoencoder.latent_channels, text_encoder.text_dim
+    if (channels, text_dim) != (transformer.config["in_channels"], transformer.config["text_dim"]):
+        raise CheckpointError(
+            f"the parts of {spec.name!r} do not belong together: its transformer reads "
+            f"{transformer.config['in_channels']} latent channels and text of width {transformer.config['text_dim']}, "
+            f"its autoencoder makes {channels} and its text encoder {text_dim}; take all parts from one model"
+        )
+    return Components(spec.name, transformer, autoencoder, text_encoder, card, tuple(found.values()))
+
+
+def build_engine(preset: Preset, components: Components, *, untrained: bool = False) -> Engine:
+    """Policies of a preset over the networks of a model.
+
+    Args:
+        preset: what to stream like.
+        components: what to stream.
+        untrained: allow a model whose card does not list the preset's plan.
+
+    Raises:
+        ValueError: the combination cannot work, or the model was not trained for it; the reason is in the text.
+    """
+    plans = components.card.get("plans")
+    if plans is not None and preset.plan not in plans and not untrained:
+        raise ValueError(
+            f"model {components.name!r} was not trained for preset {preset.name!r} (plan {preset.plan!r}; it knows "
+            f"{', '.join(plans)}): choose another, or pass --untrained to see what happens"
+        )
+    return Engine(
+        transformer=components.transformer,
+        conditioner=Conditioner(components.text_encoder),
+        policies=make_policies(preset),
+        autoencoder=components.autoencoder,
+        fps=int(components.card.get("fps", 16)),
+        drift_spreads=_spreads(components.card),
+    )
+
+
+def build_stream(
+    preset: Preset,
+    components: Components,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    untrained: bool = False,
+) -> Stream:
+    """A film about to begin.
+
+    Args:
+        preset: what to stream like.
+        components: what to stream.
+        height: of the picture in pixels; the model's own if None.
+        width: of the picture in pixels; the model's own if None.
+        seed: of all its noise.
+        untrained: allow a preset, or a size, that the model's card does not list.
+
+    Raises:
+        ValueError: as `build_engine`, or a size the model cannot make.
+    """
+    engine = build_engine(preset, components, untrained=untrained)
+    sizes: list[tuple[int, int]] = [(int(h), int(w)) for h, w in components.card["sizes"]]
+    height = sizes[0][0] if height is None else height
+    width = sizes[0][1] if width is None else width
+    if (height, width) not in sizes and not untrained:
+        known = ", ".join(f"{w}x{h}" for h, w in sizes)
+        raise ValueError(
+            f"model {components.name!r} makes {known}, not {width}x{height}: choose one of these sizes, or pass "
+            "--untrained to see what happens"
+        )
+    scale = components.autoencoder.spatial_scale
+    if height % scale or width % scale or min(height, width) < scale:
+        raise ValueError(f"a picture of {width}x{height} does not divide by {scale}: use multiples of {scale}")
+    return Stream(engine, height=height // scale, width=width // scale, seed=seed)
+
+
+def make_policies(preset: Preset) -> Policies:
+    """The preset's policies with its step list looked up; refuses pairs that cannot work together."""
+    recipe = preset.schedule
+    schedule = FlowMatchSchedule(shift=recipe.shift)
+    listed = [int(step) for step in recipe.denoising_step_list]
+    levels = schedule.warp(listed) if recipe.warp else [float(step) for step in schedule.without_zero(listed)]
+    plan = _make_plan(preset, tuple(levels))
+    check_pair(plan, preset)
+    return Policies(
+        plan=plan,
+        cache=preset.cache,
+        window=preset.window,
+        position=preset.position,
+        switch=preset.switch,
+        schedule=schedule,
+        clean_level=recipe.clean_level,
+        guidance_scale=recipe.guidance_scale,
+    )
+
+
+def check_pair(plan: NoisePlan, preset: Preset) -> None:
+    """Raise ValueError unless the memory gives what the plan's passes need, and a chunk fits (architecture F1)."""
+    cache = preset.cache
+    if cache.deps not in plan.needs:
+        raise ValueError(
+            f"preset {preset.name!r} pairs a noise plan that needs {' or '.join(sorted(plan.needs))} memory with a "
+            f"cache policy that keeps {cache.deps} memory: a pass would read keys that do not exist yet; choose a "
+            "cache policy of that kind"
+        )
+    sink = getattr(cache, "sink", 0)
+    if sink + plan.chunk > cache.capacity:
+        raise ValueError(
+            f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of {sink} "
+            f"and a chunk of {plan.chunk}: make the window at least {sink + plan.chunk}"
+        )
+
+
+def _make_plan(preset: Preset, levels: tuple[float, ...]) -> NoisePlan:
+    recipe = preset.schedule
+    if recipe.plan not in NOISE_PLANS:
+        near = get_close_matches(recipe.plan, NOISE_PLANS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown noise plan {recipe.plan!r}: choose one of {', '.join(NOISE_PLANS)} (nearest: {near[0]})"
+        )
+    return NOISE_PLANS[recipe.plan](
+        levels=levels,
+        chunk=preset.chunk,
+        step=recipe.step,
+        first_chunk=preset.first_chunk,
+        clean_level=recipe.clean_level,
+    )
+
+
+def _spreads(card: dict[str, Any]) -> tuple[float, ...] | None:
+    spreads = card.get("drift_spreads")
+    return None if spreads is None else tuple(float(value) for value in spreads)
+
+
+def _stock_layout(spec: ModelSpec) -> ModelSpec:
+    """A local model whose folder is a diffusers pipeline: the same spec with the parts under their names there."""
+    root = Path(spec.transformer.file).parent
+    if spec.transformer.where != "local" or not (root / "model_index.json").is_file():
+        return spec
+    licence = spec.transformer.licence
+    return replace(
+        spec,
+        autoencoder=WeightSpec("vae", "autoencoder", str(root / "vae"), licence, "local"),
+        tokenizer=WeightSpec("tokenizer", "tokenizer", str(root / "tokenizer"), licence, "local"),
+    )
+
+
+def _load_transformer(
+    spec: ModelSpec, found: Mapping[str, Path], dtype: torch.dtype, device: str
+) -> CausalWanTransformer3DModel:
+    """A released generator file or a diffusers folder, with the model's LoRA merged."""
+    path, lora = found["transformer"], found.get("lora")
+    # Rounding before the merge as well as after would lose much of a small update.
+    working = dtype if lora is None else torch.promote_types(dtype, torch.float32)
+    if path.is_file():
+        keys = spec.transformer.key or GENERATOR_KEYS
+        model = load_generator(CausalWanTransformer3DModel, path, spec.config, keys=keys, dtype=working, device=device)
+    else:
+        model = load_component(CausalWanTransformer3DModel, path, working, device)
+    model.requires_grad_(False)
+    if lora is not None:
+        merge_lora(model, lora, alpha=spec.lora_alpha)
+        kept = set(model._keep_in_fp32_modules or ())
+        for name, parameter in model.named_parameters():
+            if not kept & set(name.split(".")):
+                parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _load_text_encoder(folder: Path, dtype: torch.dtype, device: str) -> TextEncoder:
+    """The small encoder with its vocabulary, a file beside the weights."""
+    encoder = load_component(TextEncoder, folder, dtype, device).requires_grad_(False)
+    path = folder / VOCABULARY_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; it is saved beside the text encoder's weights, restore it.")
+    try:
+        encoder.set_words(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not this encoder's vocabulary ({error}); restore the file.") from error
+    return encoder
+
+
+def _load_umt5(found: Mapping[str, Path], text_len: int, dtype: torch.dtype, device: str) -> UMT5TextEncoder:
+    try:
+        return UMT5TextEncoder.from_folders(
+            found["text_encoder"], found["tokenizer"], text_len=text_len, dtype=dtype, device=device
+        )
+    except ValueError as error:  # models/ knows nothing of checkpoints
+        raise CheckpointError(str(error)) from error
+
+
+def _card(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """card.json; for released weights, which have none, what is known of them.
+
+    Those are trained at 480x832 and 16 frames a second (Wan team 2025, arXiv 2503.20314), for the plans of the presets
+    that are named after them. Without such a preset a model is the bidirectional base, trained for none.
+    """
+    if spec.tokenizer is None or (spec.transformer.where == "local" and (folder / "card.json").is_file()):
+        return _read_card(folder)
+    plans = sorted({preset.plan for preset in PRESETS.values() if preset.model == spec.name})
+    return {"name": spec.name, "sizes": [[480, 832]], "plans": plans or ["bidirectional"], "fps": 16}
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / "card.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a model folder holds card.json beside its three components")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}): restore the file") from error
+    missing = [key for key in ("name", "sizes", "plans") if key not in card]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: restore the file")
+    return card

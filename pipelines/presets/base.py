@@ -1,0 +1,49 @@
+"""The shape of a preset: policies, schedule and the model it defaults to, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache.types import CachePolicy, PositionPolicy, Step, SwitchPolicy, WindowPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Noise levels as people write them.
+
+    `denoising_step_list` holds timesteps of the unshifted schedule (1000 = pure noise). With `warp` they are looked
+    up in the table shifted by `shift` (Self-Forcing's `warp_denoising_step`), else taken as they stand.
+    `guidance_scale` other than 1 runs every denoising pass twice, with and without the prompt, and extrapolates
+    (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598); distilled models have it baked in.
+    """
+
+    denoising_step_list: tuple[float, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    warp: bool = True
+    step: Step = "renoise"
+    plan: str = "serial"
+    clean_level: float = 0.0
+    guidance_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One published system, or our own: everything that tells it from another.
+
+    `chunk` and `first_chunk` are in latent frames. `plans` names what a model must have been trained for, as its
+    card.json lists it. `paper` is (authors year, arXiv id).
+    """
+
+    name: str
+    title: str
+    model: str
+    paper: str
+    licence: str
+    plan: str
+    schedule: Schedule
+    cache: CachePolicy
+    window: WindowPolicy
+    position: PositionPolicy
+    switch: SwitchPolicy
+    chunk: int = 3
+    first_chunk: int | None = None

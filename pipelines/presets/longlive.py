@@ -1,0 +1,31 @@
+"""LongLive and LongLive-infinity: a frame sink, a short window, and re-cached keys when the prompt changes."""
+
+from dataclasses import replace
+
+from cache.fifo import SinkWindow
+from cache.positions import Absolute, SlotIndex
+from cache.switches import Recache
+from cache.windows import AllRemembered
+from pipelines.presets.base import Preset, Schedule
+
+LONGLIVE = Preset(
+    name="longlive",
+    title="LongLive: sink 3, window 12, re-cache on a new prompt, absolute positions",
+    model="longlive-1.3b",
+    paper="Yang et al. 2025, arXiv 2509.22622",
+    licence="code and weights Apache-2.0",
+    plan="serial-clean",
+    schedule=Schedule(),
+    cache=SinkWindow(window=12, sink=3),
+    window=AllRemembered(),
+    position=Absolute(),
+    switch=Recache(window=12, sink=3, keep_sink=True),
+)
+
+LONGLIVE_INFINITY = replace(
+    LONGLIVE,
+    name="longlive-infinity",
+    title="LongLive-infinity: as LongLive, positions count the slots of the window, no length limit",
+    paper="Yang et al. 2025, arXiv 2509.22622; positions after arXiv 2511.20649",
+    position=SlotIndex(),
+)

@@ -1,0 +1,373 @@
+"""The only loop: one chunk of film after another, in five numbered stages.
+
+Policies answer in integers, the stores and the model work on tensors, and this file is where they meet. All it knows
+between two calls is its StreamState; weights, policies and noise do not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.kv import KVShape, KVStore
+from cache.rope import rotary_tables
+from cache.types import (
+    Action,
+    Blend,
+    Drop,
+    Pass,
+    Replay,
+    Row,
+    Slot,
+    Source,
+    View,
+)
+from pipelines.drift import measure
+from pipelines.engine import Engine
+from pipelines.state import Latents, Snapshot, StreamState
+from pipelines.types import Chunk, Controls, pixel_range, prompt_text
+from schedulers.flow_match import to_x0
+from schedulers.noise import Address, AddressedNoise, NoiseSource
+from schedulers.steps import get_step, sigma_row
+
+Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
+"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
+
+_SWITCHES_KEPT = 32
+
+
+class Stream:
+    """One endless film.
+
+    Args:
+        engine: weights and policies.
+        height: of a latent frame.
+        width: of a latent frame.
+        seed: of all its noise.
+        stream: number of the stream, part of every noise address; a batch counts on from it.
+        batch: films generated side by side under the same prompt (decoding needs 1).
+        noise: where noise comes from; addressed unless a trace is replayed.
+        observer: sees every pass.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        height: int,
+        width: int,
+        seed: int = 0,
+        stream: int = 0,
+        batch: int = 1,
+        noise: NoiseSource | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.engine, self.fps = engine, engine.fps
+        self._noise = noise or AddressedNoise()
+        self._observer = observer
+        weight = engine.transformer.patch_embedding.weight
+        self._device, self._dtype = weight.device, weight.dtype
+        self._table_dtype = torch.promote_types(self._dtype, torch.float32)
+        config = engine.transformer.config
+        self._frame = (batch, config["in_channels"], height, width)
+        self._grid = engine.transformer.grid(height, width)
+        capacity = engine.policies.cache.capacity
+        shape = KVShape(
+            layers=config["num_layers"],
+            batch=batch,
+            capacity=capacity,
+            own=capacity,  # a replay brings the whole window
+            rows=self._grid[0],
+            columns=self._grid[1],
+            heads=config["num_attention_heads"],
+            head_dim=config["attention_head_dim"],
+        )
+        decoder = engine.autoencoder
+        self.state = StreamState(
+            seed=seed,
+            stream=stream,
+            kv=[KVStore(shape, device=self._device, dtype=self._dtype)],
+            latents=Latents(self._frame, capacity, self._device, self._dtype),
+            decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
+        )
+        self._text_kv: tuple[int, list[tuple[Tensor, Tensor]]] | None = None
+        self._empty_kv: list[tuple[Tensor, Tensor]] | None = None
+        self._rotary: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._model_seconds = 0.0
+
+    # ------------------------------------------------------------------ the loop
+
+    @torch.inference_mode()
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
+        """Make the next chunk of the film.
+
+        Args:
+            controls: prompt and transition, read now and not again until the next chunk.
+            decode: make pixels; without, the chunk carries none and its hash is of the latents.
+        """
+        if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
+            raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
+        state, clock = self.state, _Clock()
+        self._model_seconds = 0.0
+
+        # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
+        switched = self._condition(controls)
+        clock.lap("conditioning")
+
+        # 2. Plan: which passes make this chunk.
+        passes = self.engine.policies.plan.passes(View((), state.cur, state.text.version, state.switches))
+        clock.lap("plan")
+
+        # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
+        first = passes[0].rows[0]
+        latents, emitted = self._draw(first.frames, first.levels, "initial"), range(state.cur, state.cur)
+        for work in passes:
+            for row in work.rows:
+                latents = self._run(work, row, latents)
+                if len(row.emit):
+                    emitted = row.emit
+                    state.latents.put(emitted, latents)
+            clock.lap("remember" if work.kind == "clean" else "denoise")
+        clean = state.latents.get(emitted)
+
+        # 5. Decode.
+        pixels = self._decode(clean) if decode else None
+        clock.lap("decode")
+
+        drift = None
+        if pixels is not None:
+            state.drift, drift = measure(
+                state.drift, pixels, fps=self.fps, switched=switched, spreads=self.engine.drift_spreads
+            )
+        content = clean.float().cpu().numpy() if pixels is None else pixels
+        chunk = Chunk(
+            index=state.chunk,
+            epoch=state.epoch,
+            latent=emitted,
+            pixel=range(pixel_range(emitted[0]).start, pixel_range(emitted[-1]).stop),
+            prompt=prompt_text(controls.prompt),
+            pixels=pixels,
+            sha256=hashlib.sha256(content.tobytes()).hexdigest(),
+            seconds={**clock.seconds, "model": self._model_seconds},
+            drift=drift,
+        )
+        state.cur, state.chunk = emitted.stop, state.chunk + 1
+        return chunk
+
+    def chunks(self, controls: Callable[[], Controls]) -> Iterator[Chunk]:
+        """The film: asks for controls before every chunk and never ends by itself."""
+        while True:
+            yield self.next_chunk(controls())
+
+    @torch.inference_mode()
+    def prefill(self, latents: Tensor, controls: Controls) -> None:
+        """Begin with given clean latents [B, F, C, H, W] (image or video to video); only before the first chunk."""
+        state, plan = self.state, self.engine.policies.plan
+        if state.cur:
+            raise ValueError(f"the film has begun ({state.cur} latent frames): prefill a new stream instead")
+        self._condition(controls)
+        while state.cur < latents.shape[1]:
+            rows = plan.passes(View((), state.cur, state.text.version))[0].rows
+            frames = range(state.cur, min(rows[0].frames.stop, latents.shape[1]))
+            given = latents[:, frames.start : frames.stop].to(self._device, self._dtype)
+            row = self._clean_row(frames, "given", 0.0)  # what is given is clean, whatever the memory pass says
+            self._run(Pass("prefill", (row,)), row, given)
+            state.latents.put(frames, given)
+            if self.engine.autoencoder is not None:  # the pictures to come go on from these
+                _, state.decoder = self.engine.autoencoder.decode_stream(given, state.decoder)
+            state.cur = frames.stop
+
+    # ------------------------------------------------------------------ state
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all state, to go back to."""
+        return self.state.snapshot()
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back; the next chunk is the one that followed the snapshot, bit for bit."""
+        self.state.restore(snapshot)
+        self._text_kv = self._rotary = None
+
+    def fork(self) -> Stream:
+        """A second stream that begins where this one stands and then goes its own way."""
+        batch, _, height, width = self._frame
+        twin = Stream(self.engine, height=height, width=width, batch=batch, noise=self._noise, observer=self._observer)
+        twin.restore(self.snapshot())
+        return twin
+
+    # ------------------------------------------------------------------ stages
+
+    def _condition(self, controls: Controls) -> bool:
+        """Stage 1: bring the text up to date and the memory in line with it; True if the prompt changed."""
+        state, before = self.state, self.state.text
+        switched = controls.prompt != before.prompt
+        actions: list[Action] = []
+        if switched:
+            target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
+            state.text = before.change(controls.prompt, target)
+            if before.version == 0:  # the film begins: nothing to switch from
+                return False
+            state.switches = (*state.switches, state.cur)[-_SWITCHES_KEPT:]
+            actions = self._transition(controls, before.version)
+            blend = next((action for action in actions if isinstance(action, Blend)), None)
+            if blend is not None:
+                state.text = before.begin_blend(controls.prompt, target, blend.chunks)
+        if state.text.blend:
+            state.text, arrived = state.text.advance()
+            if arrived:
+                actions = self._plan_switch(before.version)
+        for action in actions:
+            self._carry_out(action)
+        return switched
+
+    def _transition(self, controls: Controls, old: int) -> list[Action]:
+        """A transition, as people name it, in actions on the memory."""
+        kind = controls.transition.kind
+        if kind == "cut":
+            return [Drop()]
+        if kind == "soft":
+            return [Blend(controls.transition.chunks)]
+        return self._plan_switch(old) if kind == "recache" else []
+
+    def _plan_switch(self, old: int) -> list[Action]:
+        state = self.state
+        slots = state.kv[0].slots(state.cur, state.switches)
+        return self.engine.policies.switch.plan(slots, old, state.text.version)
+
+    def _carry_out(self, action: Action) -> None:
+        state = self.state
+        if isinstance(action, Blend):
+            return  # the text moves, the memory waits
+        if isinstance(action, Drop):
+            for store in state.kv:
+                store.reset()
+            state.epoch += 1
+            # The decoder goes on counting frames, but must not bleed the old picture into the new one.
+            state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
+        elif isinstance(action, Replay):
+            if action.from_layer:
+                raise ValueError(f"a replay runs all layers, got one from layer {action.from_layer} on")
+            row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
+            self._run(Pass("replay", (row,)), row, state.latents.get(action.frames))
+        else:
+            for store in state.kv:
+                store.apply(action)
+
+    def _clean_row(self, frames: range, source: Source, level: float) -> Row:
+        count = len(frames)
+        return Row(0, frames, (level,) * count, (None,) * count, "none", source, self.state.text.version, frames)
+
+    def _run(self, work: Pass, row: Row, latents: Tensor) -> Tensor:
+        """One row through the model and the memory; the row's latents after it."""
+        state, policies = self.state, self.engine.policies
+        store = state.kv[row.lane]
+        for action in policies.cache.begin(row, store.slots(state.cur, state.switches)):
+            store.apply(action)
+        slots = store.slots(state.cur, state.switches)
+        ranges = policies.window.select(row, slots)
+        queries, keys = policies.position.place(row, ranges, slots)
+        memory = store.read(ranges, keys, len(row.frames))
+        text, tables = self._text(), self._tables(tuple(queries))
+        timestep = _timesteps(row.levels, self._frame[0], self._device)
+        guided = work.kind == "denoise" and policies.guidance_scale != 1.0
+
+        begun = perf_counter()
+        x, transformer = latents.transpose(1, 2), self.engine.transformer
+        # The unguided pass goes first: what it stages is overwritten, memory belongs to the prompt.
+        unguided = transformer(x, timestep, self._no_text(), tables, memory) if guided else None
+        flow = transformer(x, timestep, text, tables, memory)
+        if unguided is not None:
+            flow = torch.lerp(unguided, flow, policies.guidance_scale)
+        flow = flow.transpose(1, 2)
+        self._model_seconds += perf_counter() - begun
+
+        store.stage([Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)])
+        x0 = None
+        if work.kind == "denoise":
+            x0, latents_after = self._step(row, latents, flow)
+        else:
+            latents_after = latents
+        for action in policies.cache.end(row, store.slots(state.cur, state.switches)):
+            store.apply(action)
+        if self._observer is not None:
+            self._observer(work, row, latents, flow, x0, store)
+        return latents_after
+
+    def _step(self, row: Row, latents: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean estimate, and the latents at the levels the row goes to."""
+        schedule = self.engine.policies.schedule
+        sigma_from = tuple(schedule.sigma(level) for level in row.levels)
+        sigma_to = tuple(None if level is None else schedule.sigma(level) for level in row.to)
+        x0 = to_x0(latents, flow, sigma_row(sigma_from, self._device))
+        noise = None
+        if row.step == "renoise" and any(level is not None for level in row.to):
+            noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
+        return x0, get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise)
+
+    def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
+        """Addressed noise [B, F, C, H, W] for the frames at their levels."""
+        state = self.state
+        addresses = [
+            Address(state.seed, state.stream, frame, level, purpose)
+            for frame, level in zip(frames, levels, strict=True)
+        ]
+        return self._noise.frames(addresses, self._frame).to(self._device, self._dtype)
+
+    def _text(self) -> list[tuple[Tensor, Tensor]]:
+        """Text keys of the version in force, made once a version."""
+        text = self.state.text
+        if self._text_kv is None or self._text_kv[0] != text.version:
+            assert text.embeds is not None
+            self._text_kv = text.version, self._keys_of(text.embeds)
+        return self._text_kv[1]
+
+    def _no_text(self) -> list[tuple[Tensor, Tensor]]:
+        """Text keys of the empty prompt, for guidance; made once a stream."""
+        if self._empty_kv is None:
+            self._empty_kv = self._keys_of(self.engine.conditioner.embed("").to(self._device, self._dtype))
+        return self._empty_kv
+
+    def _keys_of(self, embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        embeds = embeds.expand(self._frame[0], -1, -1) if embeds.shape[0] == 1 else embeds
+        return self.engine.transformer.text_keys(embeds)
+
+    def _tables(self, positions: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Rotary tables of the queries; all passes of a chunk ask for the same."""
+        if self._rotary is None or self._rotary[0] != positions:
+            head_dim = self.state.kv[0].shape.head_dim
+            tables = rotary_tables(positions, *self._grid, head_dim, device=self._device, dtype=self._table_dtype)
+            self._rotary = positions, tables
+        return self._rotary[1]
+
+    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Stage 5: uint8 RGB [T, H, W, 3]."""
+        assert self.engine.autoencoder is not None  # next_chunk asks before it begins
+        pixels, self.state.decoder = self.engine.autoencoder.decode_stream(latents, self.state.decoder)
+        return pixels[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+class _Clock:
+    """Wall time between laps, summed by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@lru_cache(maxsize=256)
+def _timesteps(levels: tuple[float, ...], batch: int, device: torch.device) -> Tensor:
+    """[batch, F] float64; kept, so that a steady stream copies none to the device."""
+    return torch.tensor([levels] * batch, dtype=torch.float64, device=device)
