@@ -1,0 +1,7 @@
+"""`python -m app` is `rivulet`: for a checkout whose console script is not installed."""
+
+import sys
+
+from app.cli import main
+
+sys.exit(main())

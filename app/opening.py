@@ -1,0 +1,143 @@
+"""From names on the command line to a stream that is ready to play; the only place of the edge that knows the
+engine.
+
+torch and the models are imported inside, so that help, lists and refusals come at once.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.errors import UsageMistake
+from app.timeline import Rhythm
+from pipelines.presets import Preset
+from pipelines.types import Chunk, Controls
+from weights.catalog import MODELS, get_model
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads."""
+
+    preset: Preset
+    model: str | None = None
+    untrained: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+class FilmStream(Protocol):
+    """The part of pipelines.streaming.Stream that a film needs."""
+
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream with what the edge wants to know about it.
+
+    `read_prompt` encodes a prompt (raising ValueError if the model cannot read it) and returns the words
+    unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
+    computes.
+    """
+
+    stream: FilmStream
+    rhythm: Rhythm
+    fps: float
+    model: str
+    checksum: str
+    device: str
+    threads: int
+    read_prompt: Callable[[str], Mapping[str, tuple[str, ...]]]
+    memory: Callable[[], int]
+
+
+def open_stream(request: EngineRequest, seed: int) -> Opened:
+    """Load the model of `request` and build its stream.
+
+    Raises:
+        UsageMistake: no CUDA device where one was asked for.
+        ValueError, FileNotFoundError: what the engine refuses, in a sentence of its own.
+    """
+    model = request.model or request.preset.model
+    get_model(model)  # a wrong name is refused before torch takes its seconds
+    import torch
+
+    from pipelines.build import build_stream, load_components
+
+    device = request.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageMistake("torch finds no CUDA device on this machine. Use --device cpu.")
+    threads = use_threads(request.threads)
+    components = load_components(model, device=device)
+    stream = build_stream(
+        request.preset,
+        components,
+        height=request.height,
+        width=request.width,
+        seed=seed,
+        untrained=request.untrained,
+    )
+
+    def read_prompt(prompt: str) -> Mapping[str, tuple[str, ...]]:
+        stream.engine.conditioner.embed(prompt)
+        return components.text_encoder.unknown_words(prompt)
+
+    return Opened(
+        stream=stream,
+        rhythm=Rhythm(request.preset.first_chunk or request.preset.chunk, request.preset.chunk),
+        fps=stream.fps,
+        model=model,
+        checksum=weights_checksum(model),
+        device=device,
+        threads=threads,
+        read_prompt=read_prompt,
+        memory=torch.cuda.memory_reserved if device == "cuda" else resident_bytes,
+    )
+
+
+def use_threads(threads: int | None) -> int:
+    """Give torch that many CPU threads (None: as many as it likes) and return how many it has."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def resident_bytes() -> int:
+    """Memory of this process, in bytes."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def weights_checksum(model: str) -> str:
+    """sha256 over the files of a model that lies on this disk: every byte that its networks are made of."""
+    digest = hashlib.sha256()
+    for spec in get_model(model).weights:
+        for file in sorted(path for path in Path(spec.file).iterdir() if path.is_file()):
+            digest.update(f"{spec.kind}/{file.name}\0".encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def at_hand(model: str) -> bool:
+    """Whether all weights of a model are on this disk, without asking the network."""
+    from weights.fetch import fetch
+
+    try:
+        for spec in MODELS[model].weights:
+            fetch(spec, offline=True)
+    except FileNotFoundError:
+        return False
+    return True
