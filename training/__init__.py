@@ -1,0 +1,1 @@
+"""Training recipe of the embedded model: in the repository so that anyone can repeat it."""

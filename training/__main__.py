@@ -1,0 +1,121 @@
+"""`python -m training STAGE`: makes the embedded model again, stage by stage or all of it.
+
+Every stage goes on where it was killed; with --steps a run repeats exactly from its seed, with --minutes it fits its
+learning rate to the time there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from models.taehv import AutoencoderTAEHV
+from training import autoencoder, data, dit, export, scorer_training
+from training.dit import Denoiser
+from training.sample import sample, save_grid
+
+STAGES = ("autoencoder", "data", "dit", "scorer", "export", "all")
+MINUTES = {"autoencoder": 14.0, "dit": 62.0}
+"""What the shipped weights were given on two CPU cores."""
+SHARDS = 48
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "embedded"
+BANDS = Path(__file__).parent / "bands.json"
+LOOK = (
+    ("a big red ball bounces in the sky",) * 4,
+    ("a small yellow star moves to the left in the starry night",) * 4,
+    ("a blue square stays still over the sea",) * 2 + ("a big pink heart moves up in the desert",) * 2,
+    ("a green ring spins over the snow",) * 4,
+)
+"""Films drawn while the transformer trains, one prompt a chunk; the third one has a switch."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage, or the check of all of them; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("stage", choices=STAGES, nargs="?", help="what to make")
+    parser.add_argument("--out", type=Path, default=Path("outputs/training"), help="scratch folder (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="length of the run; repeats exactly")
+    length.add_argument("--minutes", type=float, help="length of the run by the clock (what shipped: see MINUTES)")
+    parser.add_argument("--shards", type=int, default=SHARDS, help=f"of {data.SHARD} films each (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--target", type=Path, default=SHIPPED, help="where export writes (%(default)s)")
+    parser.add_argument("--check", action="store_true", help="run every stage small and compare with bands.json")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.check:
+        with tempfile.TemporaryDirectory() as folder:
+            return check(Path(folder))
+    if options.stage is None:
+        parser.error(f"say a stage ({', '.join(STAGES)}) or --check")
+    for stage in STAGES[:-1] if options.stage == "all" else (options.stage,):
+        run(stage, options)
+    return 0
+
+
+def run(stage: str, options: argparse.Namespace) -> None:
+    """One stage with a person's options."""
+    minutes = None if options.steps else (options.minutes or MINUTES.get(stage))
+    if stage == "autoencoder":
+        autoencoder.train_autoencoder(
+            options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device
+        )
+    elif stage == "data":
+        data.make_data(options.out, seed=options.seed, shards=options.shards)
+    elif stage == "dit":
+        model = AutoencoderTAEHV.from_pretrained(options.out / "autoencoder").eval()
+
+        def look(denoiser: Denoiser, step: int) -> None:
+            save_grid(options.out / f"look-{step:06d}.png", model, sample(denoiser, LOOK))
+
+        dit.train_dit(
+            options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device, look=look
+        )
+    elif stage == "scorer":
+        scorer_training.train_scorer(
+            options.out / "scorer", seed=options.seed, **({"steps": options.steps} if options.steps else {})
+        )
+    else:
+        print(json.dumps(export.export(options.out, options.target), indent=1))
+
+
+def check(folder: Path) -> int:
+    """Run the recipe at a fixed small size and hold each figure against its recorded band."""
+    bands = json.loads(BANDS.read_text(encoding="utf-8"))
+    found = small_recipe(folder)
+    failed = 0
+    for name, (low, high) in bands.items():
+        good = low <= found[name] <= high
+        failed += not good
+        print(f"{name:24} {found[name]:10.4f}   {low} .. {high}   {'ok' if good else 'OUTSIDE'}")
+    return 1 if failed else 0
+
+
+def small_recipe(folder: Path) -> dict[str, float]:
+    """Every stage for a few steps in `folder`; returns the figures that bands.json bounds."""
+    autoencoder.train_autoencoder(folder, seed=0, steps=40, log_every=1)
+    data.make_data(folder, seed=0, shards=2, films=8)
+    dit.train_dit(folder, seed=0, steps=40, log_every=1, batch_size=4)
+    scorer_training.train_scorer(folder / "scorer", steps=30, seed=0, log_every=10)
+    export.export(folder, folder / "embedded")
+    size = sum(file.stat().st_size for file in (folder / "embedded").rglob("*.safetensors"))
+    return {
+        "autoencoder_loss": _mean(folder / "autoencoder.jsonl", "picture"),
+        "dit_loss": _mean(folder / "dit.jsonl", "loss"),
+        "exported_megabytes": size / 1e6,
+    }
+
+
+def _mean(curve: Path, name: str, last: int = 10) -> float:
+    lines = [json.loads(line) for line in curve.read_text("utf-8").splitlines()]
+    values = [line[name] for line in lines if name in line][-last:]
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

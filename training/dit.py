@@ -1,0 +1,245 @@
+"""Trains the embedded model's transformer and text encoder together, by flow matching on windows of latents.
+
+Most steps are teacher-forced with slightly shaken history, so that what is learned is what the engine asks: the next
+chunk, from clean memory, under the prompt in force. A step's batch is split over workers of one thread each: they meet
+once a step, where threads inside every operation would meet thousands of times and crawl on a busy machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.text import TextEncoder
+from models.wan import CausalWanTransformer3DModel
+from training.attention import TrainingAttnProcessor
+from training.captions import vocabulary
+from training.data import load_data
+from training.muon import Muon
+from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.windows import Batch, draw_batch
+
+logger = logging.getLogger(__name__)
+
+TRANSFORMER: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 7,
+    "attention_head_dim": 32,
+    "in_channels": 8,
+    "out_channels": 8,
+    "text_dim": 128,
+    "text_len": 32,
+    "freq_dim": 256,
+    "ffn_dim": 896,
+    "num_layers": 6,
+}
+TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 128, "num_layers": 2, "num_heads": 4}
+PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of AdamW for everything else
+BATCH, WORKERS = 12, 2
+UNKNOWN_SHARE = 0.01
+"""Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
+
+
+class Denoiser(nn.Module):
+    """Transformer and text encoder as one module, so that they share optimiser, average and checkpoint."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__()
+        self.transformer = CausalWanTransformer3DModel(**TRANSFORMER)
+        self.text_encoder = TextEncoder.from_words(words, **TEXT)
+        for block in self.transformer.blocks:
+            block.attn1.set_processor(TrainingAttnProcessor())
+            block.attn2.set_processor(TrainingAttnProcessor())
+
+    def loss(self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the flow's square errors, and the mean square error of each frame [B, F].
+
+        Args:
+            batch: the step's windows.
+            noise: of the noisy frames, as the latents.
+            shake: noise of the history, as the latents.
+            tokens: the prompts' word numbers [B, L].
+        """
+        clean, sigma = batch.latents, batch.sigma[..., None, None, None]
+        small = batch.history_noise[..., None, None, None]
+        history = (1.0 - small) * clean + small * shake
+        noisy = torch.where(sigma > 0, (1.0 - sigma) * clean + sigma * noise, history)
+        with torch.autocast(clean.device.type, torch.bfloat16, cache_enabled=False):  # workers must not share casts
+            flow = self.transformer.forward_train(
+                noisy,
+                1000.0 * batch.sigma,
+                self.text_encoder(tokens),
+                chunk=batch.chunk,
+                clean=history if batch.forced else None,
+            )
+        error = (flow.float() - (noise - clean)).square().mean(dim=(2, 3, 4))
+        return (error * batch.weight).sum(), error
+
+
+def _optimizers(model: Denoiser) -> tuple[Muon, Muon, torch.optim.AdamW]:
+    """Two halves of the matrices, so that two workers can step them, and all other weights."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "blocks." in name]
+    taken = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in taken]
+    return (
+        Muon(matrices[::2], PEAK_RATE, weight_decay=0.01),
+        Muon(matrices[1::2], PEAK_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, PEAK_RATE_OTHERS, betas=(0.9, 0.98), weight_decay=0.01),
+    )
+
+
+def _gradients(
+    model: Denoiser, pool: Executor, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor, workers: int
+) -> tuple[Tensor, Tensor]:
+    """Fill the weights' gradients of the batch's mean loss; returns the loss and each frame's error."""
+    weights = list(model.parameters())
+    total = batch.weight.sum().clamp_min(1.0)
+    workers = min(workers, len(batch.prompts))
+
+    def part(index: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        rows = slice(index, None, workers)
+        loss, error = model.loss(batch.rows(rows), noise[rows], shake[rows], tokens[rows])
+        return loss.detach(), error.detach(), torch.autograd.grad(loss / total, weights)
+
+    parts = list(pool.map(part, range(workers)))
+    for weight, *grads in zip(weights, *(grads for _, _, grads in parts), strict=True):
+        weight.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+    error = torch.empty_like(batch.weight)
+    for index, (_, part_error, _) in enumerate(parts):
+        error[index::workers] = part_error
+    return torch.stack([loss for loss, _, _ in parts]).sum() / total, error
+
+
+def _hide_words(tokens: Tensor, rng: np.random.Generator) -> Tensor:
+    hidden = torch.from_numpy(rng.random(tuple(tokens.shape)) < UNKNOWN_SHARE) & (tokens > 0)
+    return torch.where(hidden, 1, tokens)
+
+
+def train_dit(
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str = "cpu",
+    log_every: int = 10,
+    save_every: int = 50,
+    batch_size: int = BATCH,
+    workers: int = WORKERS,
+    look: Callable[[Denoiser, int], None] | None = None,
+    look_minutes: float = 10.0,
+) -> Denoiser:
+    """Train, or go on after a kill, and return the averaged model.
+
+    Args:
+        out: folder with data/ (training.data); gets `dit.pt` (checkpoint with optimisers), `dit.jsonl` (curve).
+        seed: of weights, windows and noise.
+        steps: length of the run, or
+        minutes: its wall-clock bound.
+        device: "cpu" or "cuda".
+        log_every: steps between lines of the curve, which hold means since the line before.
+        save_every: steps between checkpoints.
+        batch_size: windows a step.
+        workers: threads that share a step's batch; give each one thread of torch (OMP_NUM_THREADS=1).
+        look: called with the averaged model and the step every so often, to draw sample pictures.
+        look_minutes: minutes of training between calls of `look`.
+    """
+    # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+    torch.manual_seed(seed)
+    latents, films = load_data(out)
+    model = Denoiser(vocabulary()).to(device)
+    nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
+    optimizers, ema = _optimizers(model), Ema(model, 0.999)
+    clock = Clock(steps=steps, minutes=minutes)
+    saved = load_checkpoint(out / "dit.pt")
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        clock.step, clock.seconds_before = saved["step"], saved["seconds"]
+    curve = Curve(out / "dit.jsonl")
+    curve.add(films=len(films), parameters=sum(p.numel() for p in model.parameters()), resumed_at=clock.step)
+    sums: dict[str, list[float]] = {}
+    since = time.monotonic()
+    looked = clock.seconds
+    with ThreadPoolExecutor(workers) as pool:
+        while not clock.done:
+            rng = step_seed(seed, clock.step, "dit")
+            batch = draw_batch(rng, latents, films, batch_size, clock.progress)
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
+            tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
+            for optimizer, peak in zip(optimizers, (PEAK_RATE, PEAK_RATE, PEAK_RATE_OTHERS), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(peak, clock.step, clock.progress, warmup=50)
+            loss, error = _gradients(
+                model, pool, _to(batch, device), noise.to(device), shake.to(device), tokens.to(device), workers
+            )
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            list(pool.map(lambda optimizer: optimizer.step(), optimizers))
+            ema.update(model, clock.step)
+            clock.step += 1
+            _collect(sums, batch, loss, norm, error.cpu())
+            if clock.step % log_every == 0:
+                speed = log_every * batch_size / (time.monotonic() - since)
+                means = {name: sum(values) / len(values) for name, values in sorted(sums.items())}
+                curve.add(step=clock.step, seconds=round(clock.seconds, 1), windows_per_second=round(speed, 2), **means)
+                sums, since = {}, time.monotonic()
+            if clock.step % save_every == 0 or clock.done:
+                state = {
+                    "model": model.state_dict(),
+                    "ema": ema.state_dict(),
+                    "step": clock.step,
+                    "seconds": clock.seconds,
+                }
+                save_checkpoint(out / "dit.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
+            if look is not None and clock.seconds - looked > 60.0 * look_minutes:
+                looked = clock.seconds
+                averaged = Denoiser(list(model.text_encoder.words[2:]))
+                averaged.load_state_dict(ema.state_dict())
+                look(averaged.eval(), clock.step)
+    model.load_state_dict(ema.state_dict())
+    return model.eval()
+
+
+def load_denoiser(out: Path) -> Denoiser:
+    """The averaged weights of the run in `out`, as far as it has come."""
+    saved = load_checkpoint(out / "dit.pt")
+    if saved is None:
+        raise FileNotFoundError(f"{out / 'dit.pt'} does not exist; run `python -m training dit` first.")
+    model = Denoiser(vocabulary())
+    model.load_state_dict(saved["ema"])
+    return model.eval()
+
+
+def _to(batch: Batch, device: str) -> Batch:
+    tensors = (batch.latents, batch.sigma, batch.history_noise, batch.weight)
+    return Batch(*(tensor.to(device) for tensor in tensors), batch.prompts, batch.chunk, batch.forced)
+
+
+def _collect(sums: dict[str, list[float]], batch: Batch, loss: Tensor, norm: Tensor, error: Tensor) -> None:
+    """Add a step's loss and gradient, and its error by noise level and by place in the window, to the running means."""
+    sums.setdefault("loss", []).append(float(loss))
+    sums.setdefault("grad", []).append(float(norm))
+    if not batch.forced or batch.chunk != 3:
+        return
+    counted = batch.weight.cpu() > 0
+    for name, where in (
+        ("first", torch.arange(error.shape[1]) < batch.chunk),
+        ("later", torch.arange(error.shape[1]) >= batch.chunk),
+    ):
+        for level, low, high in (("low", 0.0, 0.5), ("mid", 0.5, 0.85), ("high", 0.85, 1.01)):
+            rows = counted & where & (batch.sigma.cpu() >= low) & (batch.sigma.cpu() < high)
+            if rows.any():
+                sums.setdefault(f"{name}_{level}", []).append(float(error[rows].mean()))

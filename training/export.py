@@ -1,0 +1,112 @@
+"""Turns a training run into the folder that ships: three components in bf16, a card for code and a card for people.
+
+The cards hold only what was measured or decided; a figure that nobody measured is not in them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.taehv import AutoencoderTAEHV
+from pipelines.drift import NAMES, statistics
+from training import world
+from training.dit import TRANSFORMER, Denoiser, load_denoiser
+from training.run import load_checkpoint, step_seed
+from training.windows import DROPPED, SHIFT, SINK, WINDOW
+
+VERSION = "1.0"
+SIZE = 96
+
+
+def export(out: Path, target: Path) -> dict[str, Any]:
+    """Write transformer/, autoencoder/, text_encoder/ and card.json of the run in `out` to `target`; returns the card."""
+    denoiser, autoencoder = load_denoiser(out), AutoencoderTAEHV.from_pretrained(out / "autoencoder")
+    denoiser.transformer.to(torch.bfloat16).save_pretrained(target / "transformer")
+    denoiser.text_encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
+    autoencoder.to(torch.bfloat16).save_pretrained(target / "autoencoder")
+    card = make_card(out, denoiser, autoencoder)
+    (target / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> dict[str, Any]:
+    """What code and people may know of the model, from the run's own files."""
+    curves = {name: _curve(out / f"{name}.jsonl") for name in ("autoencoder", "dit")}
+    held_out = [line["held_out_psnr"] for line in curves["autoencoder"] if "held_out_psnr" in line]
+    saved = load_checkpoint(out / "dit.pt") or {}
+    parts = {
+        "transformer": denoiser.transformer,
+        "autoencoder": autoencoder,
+        "text_encoder": denoiser.text_encoder,
+    }
+    return {
+        "name": "embedded",
+        "version": VERSION,
+        "licence": "Apache-2.0",
+        "plans": ["serial-clean"],
+        "chunk": [1, 3],
+        "window": WINDOW,
+        "sink": SINK,
+        "sizes": [[SIZE, SIZE]],
+        "fps": world.FPS,
+        "steps": 8,
+        "shift": SHIFT,
+        "text_len": TRANSFORMER["text_len"],
+        "latents_mean": autoencoder.config["latents_mean"],
+        "latents_std": autoencoder.config["latents_std"],
+        "drift_spreads": drift_spreads(),
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "training": {
+            "seed": 0,
+            "dropped_prompts": DROPPED,
+            "autoencoder_steps": curves["autoencoder"][-1]["step"],
+            "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
+            "autoencoder_held_out_psnr_db": round(held_out[-1], 2) if held_out else None,
+            "films": next((line["films"] for line in curves["dit"] if "films" in line), None),
+            "transformer_steps": saved.get("step"),
+            "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
+            "transformer_loss": _last_mean(curves["dit"], "loss", 20),
+            "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}",
+        },
+    }
+
+
+def drift_spreads(clips: int = 64) -> list[float]:
+    """Usual spread of each picture statistic over the film of one clip, for drift's z-scores.
+
+    Two seconds against two others of the same true film: what moves between them is life, not drift.
+    """
+    rng = step_seed(2**31, 1, "drift")
+    differences = []
+    for _ in range(clips):
+        film = world.render([world.sample_spec(rng)], 4 * 2 * world.FPS)[0]
+        early, late = (_mean_statistics(film[start : start + 2 * world.FPS]) for start in (0, 6 * world.FPS))
+        scalars = early[:4] - late[:4]
+        a, b = early[4:], late[4:]
+        turn = 1.0 - float(a @ b) / max(1e-9, float(np.linalg.norm(a) * np.linalg.norm(b)))
+        differences.append([*scalars, turn])
+    spreads = np.sqrt(np.square(np.array(differences)).mean(axis=0))
+    assert len(spreads) == len(NAMES)
+    return [round(float(value), 8) for value in spreads]
+
+
+def _mean_statistics(film: Tensor) -> np.ndarray:
+    pixels = (film.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    return np.mean(np.stack(statistics(pixels[::4])), axis=0)
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _last_mean(curve: list[dict[str, Any]], name: str, lines: int) -> float | None:
+    values = [line[name] for line in curve if name in line][-lines:]
+    return round(sum(values) / len(values), 4) if values else None

@@ -1,0 +1,73 @@
+"""Films straight from a training checkpoint, to look at while training; the engine itself is not involved.
+
+History is simply recomputed with every step under the prompt in force, which is what re-cached keys amount to, so a
+difference to the engine's films points at the engine's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.taehv import AutoencoderTAEHV
+from training.dit import Denoiser
+from training.windows import SHIFT, SINK, WINDOW
+
+
+def sigmas(steps: int) -> Tensor:
+    """The sampler's noise levels, from 1 to 0, steps + 1 of them."""
+    level = torch.linspace(1.0, 0.0, steps + 1)
+    return SHIFT * level / (1.0 + (SHIFT - 1.0) * level)
+
+
+@torch.no_grad()
+def sample(
+    model: Denoiser, scripts: Sequence[Sequence[str]], *, steps: int = 8, seed: int = 0, size: int = 12, chunk: int = 3
+) -> Tensor:
+    """Latents [B, F, C, h, w] of films.
+
+    Args:
+        model: the denoiser.
+        scripts: for each film, the prompt of each chunk; all of one length.
+        steps: Euler steps a chunk.
+        seed: of the noise.
+        size: h and w.
+        chunk: latent frames a chunk.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch, channels = len(scripts), model.transformer.config["in_channels"]
+    film = torch.zeros(batch, 0, channels, size, size)
+    levels = sigmas(steps).tolist()
+    for index in range(len(scripts[0])):
+        text = model.text_encoder.encode([script[index] for script in scripts])
+        past = film
+        if film.shape[1] > WINDOW - chunk:
+            past = torch.cat([film[:, :SINK], film[:, film.shape[1] - (WINDOW - chunk - SINK) :]], dim=1)
+        now = torch.randn(batch, chunk, channels, size, size, generator=generator)
+        for level, following in zip(levels, levels[1:], strict=False):
+            timestep = torch.full((batch, past.shape[1] + chunk), 1000.0 * level)
+            timestep[:, : past.shape[1]] = 0.0
+            flow = model.transformer.forward_train(torch.cat([past, now], 1), timestep, text, chunk=chunk)
+            now = now + (following - level) * flow[:, past.shape[1] :]
+        film = torch.cat([film, now], dim=1)
+    return film
+
+
+@torch.no_grad()
+def save_grid(
+    path: Path, autoencoder: AutoencoderTAEHV, latents: Tensor, columns: int = 8, zoom: int = 2
+) -> np.ndarray:
+    """Write a picture with one row a film and `columns` evenly spaced frames; returns all frames [B, T, H, W, 3]."""
+    from PIL import Image  # a development dependency: the engine itself writes films, not pictures
+
+    pixels = (autoencoder.decode(latents) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    picks = np.linspace(0, pixels.shape[1] - 1, columns).round().astype(int)
+    grid = np.concatenate([np.concatenate(list(film[picks]), axis=1) for film in pixels], axis=0)
+    height, width = grid.shape[:2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid).resize((width * zoom, height * zoom), Image.Resampling.NEAREST).save(path)
+    return pixels

@@ -1,0 +1,152 @@
+"""Cuts training windows out of films: which latent frames, under which prompt, at which noise, and where the loss counts.
+
+A window looks like what the engine shows the transformer: the film's beginning, or a sink and the frames just before,
+at slot positions 0, 1, 2 ... and with one prompt for the whole memory, as after a re-cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.captions import caption
+from training.data import FRAMES, Film
+
+WINDOW, SINK = 12, 3
+"""Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
+DROPPED = 0.1
+"""Share of prompts left out, so that the model also knows "no prompt" (classifier-free guidance, arXiv 2207.12598)."""
+SHIFT = 3.0
+EARLY = 0.33
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One training example: rows of a film's latents, the prompt in force at its end, and frames that count."""
+
+    film: int
+    frames: tuple[int, ...]
+    prompt: str
+    loss: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one step: latents [B, F, C, h, w], sigma [B, F], loss weight [B, F], prompts, and the chunk length."""
+
+    latents: Tensor
+    sigma: Tensor
+    history_noise: Tensor
+    weight: Tensor
+    prompts: list[str]
+    chunk: int
+    forced: bool
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the examples."""
+        tensors = (self.latents, self.sigma, self.history_noise, self.weight)
+        return Batch(*(tensor[rows] for tensor in tensors), self.prompts[rows], self.chunk, self.forced)
+
+
+def _owner(film: Film, frame: int) -> int:
+    """Which of a film's clips a latent frame belongs to."""
+    return int(film.switch is not None and frame >= film.switch)
+
+
+def draw_window(rng: np.random.Generator, number: int, film: Film, chunk: int) -> Window:
+    """Draw a window of `chunk`-aligned chunks out of film `number`.
+
+    Half of the windows begin with the film; the others are a sink and later frames, so that the first chunk behind the
+    sink, which would have to jump in time, does not count. Where a switch falls into the window, the window is moved
+    until the switch is a chunk's border if it can be; the frames of the other prompt are history and do not count.
+    """
+    if rng.random() < 0.5:
+        frames = list(range(WINDOW))
+        counted = [True] * WINDOW
+    else:
+        late = int(rng.integers(SINK + 1, FRAMES - (WINDOW - SINK) + 1))
+        if film.switch is not None and late < film.switch < late + WINDOW - SINK:
+            late -= (late - film.switch) % chunk if (late - film.switch) % chunk < late - SINK else 0
+        sink = 0 if rng.random() < 0.7 else int(rng.integers(0, late - SINK))
+        frames = [*range(sink, sink + SINK), *range(late, late + WINDOW - SINK)]
+        counted = [sink == 0] * SINK + [False] * max(chunk, SINK) + [True] * (WINDOW - SINK - max(chunk, SINK))
+    stop = WINDOW
+    if film.switch is not None and rng.random() < 0.35:  # what came before a switch must be learned as well
+        before = sum(frame < film.switch for frame in frames)
+        stop = before // chunk * chunk or WINDOW
+    owner = _owner(film, frames[stop - 1])
+    mixed = [
+        len({_owner(film, frame) for frame in frames[start : start + chunk]}) > 1 for start in range(0, WINDOW, chunk)
+    ]
+    loss = tuple(
+        counted[i] and i < stop and _owner(film, frame) == owner and not mixed[i // chunk]
+        for i, frame in enumerate(frames)
+    )
+    spec = film.second if owner and film.second is not None else film.first
+    prompt = "" if rng.random() < DROPPED else caption(spec, rng)
+    return Window(number, tuple(frames), prompt, loss)
+
+
+def draw_sigma(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Noise levels in (0, 1): half uniform, half logit-normal, then shifted towards noise as the sampler's are."""
+    uniform = rng.random(size)
+    normal = 1.0 / (1.0 + np.exp(-rng.standard_normal(size)))
+    level = np.where(rng.random(size) < 0.5, uniform, normal)
+    return SHIFT * level / (1.0 + (SHIFT - 1.0) * level)
+
+
+def draw_batch(
+    rng: np.random.Generator, latents: Tensor, films: Sequence[Film], size: int, progress: float = 1.0
+) -> Batch:
+    """Draw one step's batch.
+
+    Three kinds of step. *Beginnings*: the first three latent frames of many films, which teach what words look like at
+    an eighth of the price of a window; most steps of the first third of a run, fewer later. *Teacher-forced* windows
+    (`forced`): every chunk is noisy and sees clean history, which is what inference does. *Diffusion forcing* (Chen et
+    al. 2024, arXiv 2407.01392): independent noise per chunk, often behind a clean beginning, for plans whose history is
+    still noisy.
+
+    Args:
+        rng: the only source of chance.
+        latents: of all films, [N, 21, C, h, w].
+        films: their labels.
+        size: windows in the batch; beginnings are six times as many.
+        progress: 0..1 of the run.
+    """
+    if rng.random() < (0.75 if progress < EARLY else 0.25):
+        return _beginnings(rng, latents, films, 6 * size)
+    chunk = 3 if rng.random() < 0.8 else 1
+    forced = bool(rng.random() < 0.8)
+    picks = rng.integers(len(films), size=size)
+    windows = [draw_window(rng, int(n), films[n], chunk) for n in picks]
+    chunks = WINDOW // chunk
+    sigma = draw_sigma(rng, size * chunks).reshape(size, chunks).repeat(chunk, axis=1)
+    weight = np.array([window.loss for window in windows], dtype=np.float32)
+    if not forced:
+        clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
+        history = np.arange(WINDOW)[None] < clean[:, None] * chunk
+        sigma, weight = np.where(history, 0.0, sigma), np.where(history, 0.0, weight)
+    # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them.
+    shaken = np.where(rng.random((size, 1)) < 0.6, rng.uniform(0.0, 0.12, (size, 1)), 0.0) * np.ones((1, WINDOW))
+    return Batch(
+        torch.stack([latents[window.film][list(window.frames)] for window in windows]).float(),
+        torch.from_numpy(sigma).float(),
+        torch.from_numpy(shaken).float(),
+        torch.from_numpy(weight).float(),
+        [window.prompt for window in windows],
+        chunk,
+        forced,
+    )
+
+
+def _beginnings(rng: np.random.Generator, latents: Tensor, films: Sequence[Film], size: int) -> Batch:
+    """First chunks: what a text looks like when there is no history yet."""
+    picks = rng.integers(len(films), size=size)
+    prompts = ["" if rng.random() < DROPPED else caption(films[n].first, rng) for n in picks]
+    sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, SINK)
+    clean = torch.stack([latents[n, :SINK] for n in picks]).float()
+    return Batch(clean, sigma, torch.zeros(size, SINK), torch.ones(size, SINK), prompts, SINK, False)
