@@ -1,0 +1,119 @@
+"""Replay of the scheduler traces: tables, conversions, roundings, sinusoid and rotary positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cache.rope import frequencies, rotary_tables, rotate
+from models.wan import time_sinusoid
+from schedulers.flow_match import (
+    FlowMatchSchedule,
+    add_noise,
+    euler_step,
+    step_to_final,
+    to_flow,
+    to_x0,
+    training_target,
+)
+from schedulers.steps import STEPS
+from tests.golden_trace import Ledger, NotSupportedError, Trace
+
+
+def replay(trace: Trace, ledger: Ledger) -> None:
+    about = trace.sidecar["scheduler"]
+    if about["num_inference_steps"] != about["num_train_timesteps"]:
+        raise NotSupportedError("lookups in a table that is not the training table")
+    schedule = FlowMatchSchedule(
+        shift=about["shift"],
+        num_train_timesteps=about["num_train_timesteps"],
+        sigma_min=about["sigma_min"],
+        sigma_max=about["sigma_max"],
+        extra_one_step=about["extra_one_step"],
+    )
+    _tables(trace, ledger, schedule)
+    _conversions(trace, ledger, schedule)
+    _row_steps(trace, ledger, schedule)
+    sinusoid = time_sinusoid(trace["in.t"], trace["emb.sinusoidal64"].shape[-1])
+    ledger.close("emb.sinusoidal64", sinusoid, atol=1e-12)
+    _rotary(trace, ledger, trace.sidecar["rope"])
+    if "in.video" in trace:
+        ledger.notes.append("its noise-controller record is not supported")
+
+
+def _tables(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
+    ledger.exact("sched.sigmas", schedule.sigmas)
+    ledger.exact("sched.timesteps", schedule.timesteps)
+    ledger.close("sched.training_weights", schedule.training_weights())
+    sigmas, timesteps = schedule.table(len(trace["sched50.sigmas"]))
+    ledger.exact("sched50.sigmas", sigmas)
+    ledger.exact("sched50.timesteps", timesteps)
+    default = FlowMatchSchedule(shift=3.0, sigma_min=0.003 / 1.002, extra_one_step=False)
+    sigmas, timesteps = default.table(len(trace["sched_default.sigmas"]))
+    ledger.exact("sched_default.sigmas", sigmas)
+    ledger.exact("sched_default.timesteps", timesteps)
+
+    scenario = trace.sidecar["scenario"]
+    raw = [int(step) for step in scenario["steps"]]
+    ledger.exact("sched.denoising_step_list_raw", torch.tensor(raw))
+    # Only StreamDiffusionV2 writes a final 0 into its list and drops it; the others run what is listed.
+    drop_zero = scenario["repo"] == "StreamDiffusionV2"
+    if scenario["warp"]:
+        ledger.exact("sched.denoising_step_list", torch.tensor(schedule.warp(raw, drop_zero=drop_zero)))
+    else:
+        ledger.exact("sched.denoising_step_list", torch.tensor(schedule.without_zero(raw) if drop_zero else raw))
+
+
+def _conversions(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
+    t, x0, noise, flow = (trace[f"in.{name}"] for name in ("t", "x0", "noise", "flow"))
+    ledger.exact("out.timestep_id", schedule.index_at(t))
+    sigma = schedule.sigma_at(t)
+    x = add_noise(x0, noise, sigma)
+    ledger.close("out.add_noise", x)
+    ledger.close("out.flow_to_x0", to_x0(x, flow, sigma))
+    rows = trace["in.x0_to_flow_rows"]
+    ledger.close("out.x0_to_flow", to_flow(x, x0, sigma)[rows])
+    ledger.close("out.step_to_final", step_to_final(x, flow, sigma))
+    following = torch.cat([schedule.sigmas, torch.zeros(1)])[schedule.index_at(t) + 1]
+    by_row = euler_step(x, flow, sigma, following)
+    ledger.close("out.step_rows", by_row)
+    # A quirk of the originals: one row at the end of the table takes the whole batch to sigma 0.
+    ledger.close("out.step", step_to_final(x, flow, sigma) if bool((following == 0).any()) else by_row)
+    ledger.close("out.training_target", training_target(x0, noise))
+    if "out.training_weight" in trace:
+        ledger.close("out.training_weight", schedule.training_weight(t))
+
+    half = torch.bfloat16
+    ledger.bf16("out.add_noise_bf16", add_noise(x0.to(half), noise.to(half), sigma))
+    ledger.bf16("out.flow_to_x0_bf16", to_x0(x.to(half), flow.to(half), sigma))
+    units = max(ledger.bf16_ulps.values())
+    ledger.notes.append("bf16 exact" if units == 0 else f"bf16 within {units} unit in the last place")
+
+
+def _row_steps(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
+    """The same numbers through the functions that the engine's loop calls, one row a frame."""
+    x0, noise, flow = (trace[f"in.{name}"][None] for name in ("x0", "noise", "flow"))
+    levels = trace["in.t"].tolist()
+    here = [schedule.sigma(t) for t in levels]
+    x = STEPS["renoise"](x0, flow, x0, [1.0] * len(here), here, noise)
+    ledger.close("out.add_noise", x[0])
+    below = [schedule.next_sigma(t) for t in levels]
+    ledger.close("out.step_rows", STEPS["euler"](x, flow, x0, here, below)[0])
+    ends = to_x0(x, flow, torch.tensor([here]))
+    ledger.close("out.flow_to_x0", STEPS["none"](x, flow, ends, here, [None] * len(here))[0])
+
+
+def _rotary(trace: Trace, ledger: Ledger, about: dict[str, Any]) -> None:
+    frames, height, width = about["grid"]
+    for dim in about["dims"]:
+        recorded = f"rope.freqs{dim}.first64"
+        positions = torch.arange(trace[recorded].shape[0], dtype=torch.float64)
+        angles = torch.cat([torch.outer(positions, axis) for axis in frequencies(dim)], dim=1)
+        ledger.close(recorded, torch.stack([angles.cos(), angles.sin()], dim=-1), atol=1e-12)
+        for start, name in (
+            (0, f"rope.out{dim}"),
+            (about["start_frame"], f"rope.out{dim}.start{about['start_frame']}"),
+        ):
+            tables = rotary_tables(range(start, start + frames), height, width, dim)
+            ledger.close(name, rotate(trace[f"rope.in{dim}"], *tables))

@@ -1,0 +1,74 @@
+"""The benchmarks run, mean what they say, and keep their numbers; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app import bench
+from app.cli import main
+from app.errors import UsageMistake
+from benchmarks import startup, stream
+from tests.app_doubles import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model of a few kilobytes, with random weights."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def test_the_stream_benchmark_accounts_for_the_whole_chunk(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "stream.json"
+    command = ["bench", "stream", "--model", str(tiny), "--seconds", "4", "--threads", "1", "--json", str(file)]
+    assert main(command) == 0
+    result = json.loads(file.read_text())
+    assert (result["preset"], result["threads"], result["chunks_warm_up"]) == ("embedded", 1, 6)
+    assert result["chunks_measured"] >= 4
+    assert result["chunk_with_switch_s"] is not None
+    hops = result["hops_s"]
+    # Medians do not add up exactly; the hops must be the chunk all the same, give or take a loaded machine.
+    assert sum(hops[hop] for hop in stream.HOPS) == pytest.approx(result["chunk_s"], rel=0.3)
+    assert 0 < hops["model"] < hops["denoise"] + hops["remember"]
+    assert result["fps_end_to_end"] == pytest.approx(12 / result["chunk_s"])
+    assert result["fps_generate"] > result["fps_end_to_end"]
+    assert 0 < result["overhead"] < 1
+    assert result["peak_rss_bytes"] >= result["rss_bytes"] > 2**26
+    assert {"versions", "machine"} <= result.keys()
+    printed = capsys.readouterr().out
+    assert all(hop in printed for hop in stream.HOPS)
+
+
+def test_the_memory_benchmark_compares_two_late_moments(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "memory.json"
+    command = ["bench", "memory", "--model", str(tiny), "--frames", "90", "--no-decode", "--json", str(file)]
+    assert main(command) == 0
+    result = json.loads(file.read_text())
+    assert (result["latent_frames"], result["baseline_frame"], result["decode"]) == (90, 45, False)
+    assert result["rss_end_bytes"] / result["rss_baseline_bytes"] - 1 == pytest.approx(result["growth"])
+    assert [at for at, _ in result["curve"]] == list(range(3, 91, 3))
+    assert "--no_decode" in capsys.readouterr().out
+
+
+def test_the_startup_benchmark_runs_real_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "COMMANDS", {"rivulet --help": ("--help",)})
+    result = startup.measure(repeats=1)
+    assert result["seconds"]["rivulet --help"] > 0
+    assert "rivulet --help" in list(startup.table(result).columns[0].cells)
+
+
+def test_numbers_go_where_they_were_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.result_file("stream", tmp_path / "x.json") == tmp_path / "x.json"
+    with pytest.raises(UsageMistake, match="is a folder"):
+        bench.result_file("stream", tmp_path)
+    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    assert bench.result_file("stream", None) is None  # installed, not a checkout
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    assert bench.result_file("stream", None) == tmp_path / "benchmarks" / "results" / "stream.json"

@@ -1,0 +1,322 @@
+"""The policies' contract, for every registration, in integers; and the store of keys that carries them out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from cache import CACHE_POLICIES, POSITION_POLICIES, SWITCH_POLICIES, WINDOW_POLICIES
+from cache.fifo import SinkWindow
+from cache.kv import KVShape, KVStore
+from cache.positions import Absolute, SlotIndex
+from cache.switches import Recache
+from cache.types import (
+    NATIVE,
+    Action,
+    Blend,
+    CachePolicy,
+    Deps,
+    Drop,
+    Evict,
+    Replay,
+    Row,
+    Slot,
+    SlotRange,
+    Slots,
+    Write,
+)
+from cache.windows import SinkAndRecent
+
+CHUNKS = 200
+
+
+class Memory:
+    """A store without tensors: what actions do to slots, written independently of cache/kv.py."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.cur = 0
+
+    def view(self) -> Slots:
+        return Slots(0, self.cur, tuple(self.slots))
+
+    def apply(self, action: Action) -> None:
+        for each in fields(action):
+            assert isinstance(getattr(action, each.name), int | range | str), f"{action} holds more than integers"
+        if isinstance(action, Evict):
+            assert 0 <= action.slots.start < action.slots.stop <= len(self.slots), f"{action} is out of bounds"
+            del self.slots[action.slots.start : action.slots.stop]
+        elif isinstance(action, Write):
+            assert len(action.frames) == len(action.slots) > 0
+            for frame, slot in zip(action.frames, action.slots, strict=True):
+                assert 0 <= slot <= len(self.slots), f"{action} leaves a hole"
+                self.slots[slot : slot + 1] = [Slot(frame, action.tag)]
+        else:
+            raise AssertionError(f"a cache policy cannot ask for {action}")
+
+    def frames(self) -> list[int]:
+        return [slot.frame for slot in self.slots]
+
+
+def row_of(frames: range, *, level: float = 0.0, commit: bool = False) -> Row:
+    count = len(frames)
+    return Row(0, frames, (level,) * count, (None,) * count, "none", "noisy", 1, frames if commit else range(0))
+
+
+def film(policy: CachePolicy, chunks: int = CHUNKS, seed: int = 0) -> Iterator[tuple[Memory, Row]]:
+    """Chunks of random length, two noisy passes and a clean one each; yields between `begin` and `end`."""
+    lengths, memory = random.Random(seed), Memory()
+    longest = policy.capacity - getattr(policy, "sink", 0)
+    for _ in range(chunks):
+        frames = range(memory.cur, memory.cur + lengths.randint(1, min(longest, 5)))
+        for level in (1000.0, 500.0, 0.0):
+            row = row_of(frames, level=level, commit=level == 0.0)
+            for action in policy.begin(row, memory.view()):
+                memory.apply(action)
+            yield memory, row
+            for action in policy.end(row, memory.view()):
+                memory.apply(action)
+        memory.cur = frames.stop
+
+
+@pytest.mark.parametrize("name", CACHE_POLICIES)
+def test_a_cache_policy_never_holds_more_than_its_capacity(name: str) -> None:
+    policy = CACHE_POLICIES[name]()
+    assert policy.deps in get_args(Deps)
+    fullest = 0
+    for memory, row in film(policy):
+        held = len(set(memory.frames()) | set(row.frames))
+        assert held <= policy.capacity, f"{held} frames in a memory of {policy.capacity}"
+        fullest = max(fullest, held)
+    assert fullest == policy.capacity, "it never used the room it has"
+
+
+@pytest.mark.parametrize("name", CACHE_POLICIES)
+def test_a_cache_policy_remembers_each_frame_once_and_keeps_its_sink(name: str) -> None:
+    policy = CACHE_POLICIES[name]()
+    sink = getattr(policy, "sink", 0)
+    lost = 0
+    for memory, _row in film(policy):
+        frames = memory.frames()
+        assert len(set(frames)) == len(frames)
+        assert all(0 <= frame < memory.cur + 5 for frame in frames)
+        if memory.cur >= policy.capacity:
+            assert frames[:sink] == list(range(sink)), "the sink moved"
+            assert [slot.tag for slot in memory.slots[:sink]] == ["sink"] * sink
+            lost = memory.cur - len(frames)
+    assert lost > policy.capacity, "nothing was ever forgotten, so nothing was tested"
+
+
+@pytest.mark.parametrize("name", CACHE_POLICIES)
+def test_a_cache_policy_makes_room_before_the_first_pass_only(name: str) -> None:
+    policy = CACHE_POLICIES[name]()
+    before: list[int] = []
+    for memory, row in film(policy, 60):
+        if row.levels[0] < 1000.0:
+            assert memory.frames() == before, "a later pass of a chunk saw another memory"
+        before = memory.frames()
+
+
+def everything(slots: Slots, row: Row) -> list[int]:
+    return [slot.frame for slot in slots.entries] + list(row.frames)
+
+
+@pytest.mark.parametrize("name", WINDOW_POLICIES)
+@pytest.mark.parametrize("cache", CACHE_POLICIES)
+def test_a_window_stays_inside_the_memory_and_ends_with_the_pass_itself(name: str, cache: str) -> None:
+    window = WINDOW_POLICIES[name]()
+    for memory, row in film(CACHE_POLICIES[cache]()):
+        slots = memory.view()
+        ranges = window.select(row, slots)
+        chosen = [index for r in ranges for index in range(r.start, r.stop)]
+        assert all(isinstance(r.start, int) and isinstance(r.stop, int) and len(r) > 0 for r in ranges)
+        assert chosen == sorted(set(chosen)), "a key was named twice or out of order"
+        assert chosen[0] >= 0
+        assert chosen[-len(row.frames) :] == list(range(len(slots.entries), len(slots.entries) + len(row.frames)))
+        frames = [everything(slots, row)[index] for index in chosen]
+        assert len(set(frames)) == len(frames), "a pass saw the old and the new copy of a frame"
+
+
+@pytest.mark.parametrize("name", WINDOW_POLICIES)
+def test_a_replay_does_not_see_the_copies_it_replaces(name: str) -> None:
+    slots = Slots(0, 9, tuple(Slot(frame) for frame in range(9)))
+    ranges = WINDOW_POLICIES[name]().select(row_of(range(3, 9)), slots)
+    seen = [index for r in ranges for index in range(r.start, r.stop)]
+    assert seen == [0, 1, 2, *range(9, 15)]
+
+
+@pytest.mark.parametrize("name", POSITION_POLICIES)
+@pytest.mark.parametrize("window", WINDOW_POLICIES)
+def test_positions_are_one_integer_a_frame_and_a_pass_agrees_with_itself(name: str, window: str) -> None:
+    position, view = POSITION_POLICIES[name](), WINDOW_POLICIES[window]()
+    for memory, row in film(SinkWindow(window=9, sink=2)):
+        slots = memory.view()
+        ranges = view.select(row, slots)
+        queries, keys = position.place(row, ranges, slots)
+        assert len(queries) == len(row.frames)
+        assert len(keys) == sum(len(r) for r in ranges)
+        assert all(type(p) is int and (p >= 0 or p == NATIVE) for p in [*queries, *keys])
+        # The pass rotates its own keys with the tables of its queries (models/attention.py).
+        assert keys[len(keys) - len(queries) :] == queries
+
+
+def test_absolute_positions_are_the_frames_numbers_and_slot_positions_have_no_gap() -> None:
+    slots = Slots(0, 50, tuple(Slot(frame) for frame in (0, 1, 47, 48, 49)))
+    row, ranges = row_of(range(50, 52)), [SlotRange(0, 2), SlotRange(3, 7)]
+    assert Absolute().place(row, ranges, slots) == ([50, 51], [0, 1, 48, 49, 50, 51])
+    assert SlotIndex().place(row, ranges, slots) == ([4, 5], [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("name", SWITCH_POLICIES)
+@pytest.mark.parametrize("cache", CACHE_POLICIES)
+@pytest.mark.parametrize("chunks", [0, 1, 2, 4, 40])
+def test_a_switch_policy_asks_for_what_the_engine_can_do(name: str, cache: str, chunks: int) -> None:
+    policy, store = SWITCH_POLICIES[name](), CACHE_POLICIES[cache]()
+    memory = Memory()
+    for state, _row in film(store, chunks):
+        memory = state
+    for action in policy.plan(memory.view(), 1, 2):
+        if isinstance(action, Replay):
+            assert chunks > 0
+            assert action.from_layer == 0
+            assert action.frames.stop == memory.cur
+            assert 0 < len(action.frames) <= store.capacity, "latents that old are not kept"
+            row = row_of(action.frames, commit=True)
+            for each in store.begin(row, memory.view()):
+                memory.apply(each)
+            for each in store.end(row, memory.view()):
+                memory.apply(each)
+            frames = memory.frames()
+            assert set(action.frames) <= set(frames)
+            assert frames == sorted(frames), "attention order is film order"
+        elif not isinstance(action, Blend | Drop):
+            memory.apply(action)
+    assert len(memory.slots) <= store.capacity
+
+
+def test_recache_with_a_protected_sink_replays_what_stands_behind_it() -> None:
+    policy = Recache(window=9, sink=3)
+    assert policy.plan(Slots(0, 0, ()), 1, 2) == []
+    young = Slots(0, 9, tuple(Slot(frame) for frame in range(9)))
+    assert policy.plan(young, 1, 2) == [Evict(range(9)), Replay(range(9))]
+    old = Slots(0, 30, tuple(Slot(frame) for frame in (0, 1, 2, *range(24, 30))))
+    assert policy.plan(old, 1, 2) == [Replay(range(24, 30))]
+    assert Recache(9, 3, keep_sink=False).plan(old, 1, 2) == [Evict(range(9)), Replay(range(21, 30))]
+
+
+def test_a_window_that_cannot_hold_its_sink_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"window of 3 .* sink of 3"):
+        SinkWindow(window=3, sink=3)
+    memory = Slots(0, 3, tuple(Slot(frame) for frame in range(3)))
+    with pytest.raises(ValueError, match="shorter chunks or a larger window"):
+        SinkWindow(window=5, sink=3).begin(row_of(range(3, 6)), memory)
+
+
+def test_sink_and_recent_is_narrower_than_the_memory() -> None:
+    slots = Slots(0, 12, tuple(Slot(frame) for frame in range(12)))
+    ranges = SinkAndRecent(window=7, sink=2).select(row_of(range(12, 15)), slots)
+    assert ranges == [SlotRange(0, 2), SlotRange(10, 12), SlotRange(12, 15)]
+
+
+# ------------------------------------------------------------------ the store
+
+SHAPE = KVShape(layers=2, batch=2, capacity=4, own=3, rows=1, columns=2, heads=1, head_dim=12)
+
+
+def stage(store: KVStore, frames: Sequence[int]) -> None:
+    """Stand in for a pass: keys of frame f in layer l are f + l / 10, values the negative of it."""
+    tokens, s = store.shape.tokens, store.shape
+    ranges = [SlotRange(len(store.entries), len(store.entries) + len(frames))]
+    for layer, memory in enumerate(store.read(ranges, list(range(len(frames))), len(frames))):
+        for index, frame in enumerate(frames):
+            part = slice(index * tokens, (index + 1) * tokens)
+            content = torch.full((s.batch, tokens, s.heads, s.head_dim), frame + layer / 10)
+            memory.staged_keys[:, part], memory.staged_values[:, part] = content, -content
+    store.stage([Slot(frame) for frame in frames])
+
+
+def keep(store: KVStore, *frames: int) -> None:
+    stage(store, frames)
+    count = len(store.entries)
+    store.apply(Write(range(frames[0], frames[-1] + 1), range(count, count + len(frames))))
+
+
+def content(store: KVStore, layer: int = 1) -> dict[int, float]:
+    frames, keys, values = store.logical(layer)
+    assert torch.equal(keys, -values)
+    return {frame: float(keys[0, index].unique()) for index, frame in enumerate(frames)}
+
+
+def test_the_store_forgets_and_writes_in_the_places_that_came_free() -> None:
+    store = KVStore(SHAPE)
+    keep(store, 0, 1, 2)
+    assert content(store) == pytest.approx({0: 0.1, 1: 1.1, 2: 2.1})
+    store.apply(Evict(range(1, 2)))
+    keep(store, 3, 4)
+    assert [slot.frame for slot in store.entries] == [0, 2, 3, 4]
+    stage(store, [4])
+    store.apply(Write(range(4, 5), range(1, 2), "anchor"))
+    assert [(slot.frame, slot.tag) for slot in store.entries][1] == (4, "anchor")
+    with pytest.raises(ValueError, match="must evict before it writes"):
+        keep(store, 5)
+
+
+def test_the_store_refuses_what_it_cannot_do() -> None:
+    store = KVStore(SHAPE)
+    stage(store, [0])
+    with pytest.raises(ValueError, match="slots are written in order"):
+        store.apply(Write(range(1), range(2, 3)))
+    with pytest.raises(ValueError, match="cannot carry out"):
+        store.apply(Replay(range(1)))
+    with pytest.raises(ValueError, match="one run"):
+        store.read([SlotRange(0, 2), SlotRange(3, 4)], [0, 1, 2], 3)
+    with pytest.raises(ValueError, match="built for 3"):
+        store.read([SlotRange(0, 4)], [0, 1, 2, 3], 4)
+
+
+def seen(store: KVStore, positions: Sequence[int], ranges: Sequence[SlotRange] | None = None) -> Tensor:
+    count = len(store.entries)
+    ranges = [SlotRange(0, count + 1)] if ranges is None else ranges
+    memory = store.read(ranges, [*positions, 0], 1)[1]
+    return memory.keys[:, : memory.own].clone()
+
+
+def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
+    store = KVStore(SHAPE)
+    keep(store, 0, 1)
+    first = seen(store, [0, 1])
+    assert not torch.equal(seen(store, [0, 7]), first), "new positions, old view"
+    assert torch.equal(seen(store, [0, 1]), first)
+    assert torch.equal(seen(store, [NATIVE, NATIVE]), first), "a frame's native position is its number"
+    saved = store.snapshot()
+    stage(store, [1])
+    store.staged = (Slot(0),)
+    store.apply(Write(range(1), range(1)))  # frame 0 now holds what frame 1 did
+    changed = seen(store, [0, 1])
+    assert not torch.equal(changed, first), "new content, old view"
+    store.restore(saved)
+    assert torch.equal(seen(store, [0, 1]), first), "restored content, old view"
+    store.reset()
+    assert seen(store, []).shape[1] == 0
+
+
+def test_a_bias_reaches_the_keys_of_its_range_alone() -> None:
+    store = KVStore(SHAPE)
+    keep(store, 0, 1)
+    ranges = [SlotRange(0, 1), SlotRange(1, 2, bias=-2.5), SlotRange(2, 4)]
+    bias = store.read(ranges, [0, 1, 2, 3], 2)[0].bias
+    assert bias is not None
+    assert bias.tolist() == [0, 0, -2.5, -2.5, 0, 0, 0, 0]
+    assert store.read([SlotRange(0, 4)], [0, 1, 2, 3], 2)[0].bias is None, "no bias, no mask for the kernels"
+
+
+def test_a_snapshot_of_another_shape_is_refused_with_a_sentence() -> None:
+    other: dict[str, Any] = KVStore(KVShape(2, 2, 5, 3, 1, 2, 1, 12)).snapshot()
+    with pytest.raises(ValueError, match="restore it into a stream of the same preset, model and size"):
+        KVStore(SHAPE).restore(other)

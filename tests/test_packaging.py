@@ -1,0 +1,94 @@
+"""An installed Rivulet is the whole Rivulet: its command, its packages, and the model that ships."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
+
+
+@pytest.mark.parametrize(("script", "target"), PROJECT["project"]["scripts"].items())
+def test_every_console_script_points_at_something_callable(script: str, target: str) -> None:
+    module, _, name = target.partition(":")
+    assert callable(getattr(importlib.import_module(module), name)), script
+
+
+def test_help_of_the_program_and_of_every_command_is_printed() -> None:
+    import typer
+
+    from app.cli import app
+
+    commands = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a private class
+    assert {"render", "presets", "bench"} <= set(commands)
+    for arguments in ([], *([command] for command in commands)):
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments, "--help"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "--help" in done.stdout
+
+
+def test_the_package_list_is_the_tree() -> None:
+    folders = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for path in ROOT.rglob("__init__.py")
+        if not path.relative_to(ROOT).parts[0].startswith((".", "build", "tests", "outputs"))
+    }
+    assert set(PACKAGES) == folders
+
+
+def test_a_built_wheel_holds_every_module_and_the_embedded_model(tmp_path: Path) -> None:
+    for entry in {package.split(".")[0] for package in PACKAGES}:
+        shutil.copytree(ROOT / entry, tmp_path / entry, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    build = "from setuptools import setup; setup()"
+    done = subprocess.run(
+        [sys.executable, "-c", build, "-q", "build", "--build-base", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    built = {
+        str(path.relative_to(tmp_path / "out/lib")) for path in (tmp_path / "out/lib").rglob("*") if path.is_file()
+    }
+    wanted = {
+        str(p.relative_to(tmp_path)) for top in tmp_path.iterdir() if top.name != "out" for p in top.rglob("*.py")
+    }
+    embedded = {str(p.relative_to(ROOT)) for p in (ROOT / "weights" / "embedded").rglob("*") if p.is_file()}
+    assert len(wanted) > 20
+    assert wanted <= built
+    assert any(name.endswith(".safetensors") for name in embedded), "weights/embedded holds the model that ships"
+    assert embedded <= built
+
+
+def test_the_installed_libraries_are_in_the_ranges_that_the_project_asks_for() -> None:
+    from importlib.metadata import version
+
+    for line in PROJECT["project"]["dependencies"]:
+        requirement = Requirement(line)
+        installed = Version(version(requirement.name))
+        assert requirement.specifier.contains(installed.base_version), f"{line}, installed {installed}"
+
+
+def test_nothing_here_can_be_uploaded_to_an_index_by_mistake() -> None:
+    assert "Private :: Do Not Upload" in PROJECT["project"]["classifiers"]
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == {"": "."}

@@ -1,0 +1,320 @@
+"""The training recipe: its windows, its optimiser, its clock, and runs that survive a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.attention import CausalAttnProcessor
+from models.taehv import AutoencoderTAEHV
+from training import autoencoder, data, dit, windows, world
+from training.captions import vocabulary
+from training.muon import Muon, orthogonalize
+from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+
+SMALL_AE = {
+    "latent_channels": 8,
+    "patch_size": 2,
+    "encoder_widths": (4, 4, 4),
+    "decoder_widths": (4, 4, 4),
+    "encoder_blocks": (1, 1),
+    "decoder_blocks": (1, 1),
+    "time_downscale": (2, 2),
+    "time_upscale": (2, 2),
+    "upsample": "shuffle",
+}
+SMALL_DIT = {
+    **dit.TRANSFORMER,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_layers": 2,
+    "ffn_dim": 32,
+    "freq_dim": 16,
+    "text_dim": 16,
+}
+
+
+@pytest.fixture
+def films() -> list[data.Film]:
+    rng = np.random.default_rng(0)
+    return [data.draw_film(rng, switching=bool(i % 2)) for i in range(40)]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
+    monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
+    monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
+
+
+# ---------------------------------------------------------------- optimiser, clock, files
+
+
+def test_orthogonalize_keeps_directions_and_evens_out_sizes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((24, 60), (60, 24)):
+        matrix = torch.randn(shape, generator=generator) @ torch.diag(torch.logspace(0, -1, shape[1]))
+        made = orthogonalize(matrix)
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ made @ v.T
+        assert (s.max() / s.min()) > 5
+        assert inner.diag().min() > 0.5
+        assert inner.diag().max() < 1.4
+        assert (inner - inner.diag().diag()).abs().max() < 0.2
+
+
+def test_muon_fits_a_badly_scaled_problem_and_its_step_has_the_size_of_its_rate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(6, 2, 3, 3))
+    target = torch.randn(weight.shape, generator=generator)
+    optimizer = Muon([weight], lr=0.1)
+    losses = []
+    for _ in range(60):
+        loss = (weight - target).square().sum()
+        weight.grad = None
+        loss.backward()
+        before = weight.detach().clone()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0]
+    norm = torch.linalg.matrix_norm((weight.detach() - before).flatten(1), ord=2)
+    assert 0.05 < float(norm) < 0.15
+
+
+def test_clock_counts_steps_or_minutes_and_refuses_both() -> None:
+    clock = Clock(steps=4)
+    clock.step = 1
+    assert clock.progress == 0.25
+    assert Clock(minutes=1.0, seconds_before=30.0).progress == pytest.approx(0.5, abs=0.01)
+    assert Clock(minutes=1.0, seconds_before=61.0).done
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        Clock()
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        Clock(steps=1, minutes=1.0)
+
+
+def test_learning_rate_warms_up_and_then_falls() -> None:
+    assert learning_rate(1.0, 0, 0.0, 10) == pytest.approx(0.1)
+    assert learning_rate(1.0, 10, 0.0, 10) == pytest.approx(1.0)
+    rates = [learning_rate(1.0, 100, p, 10) for p in np.linspace(0, 1, 11)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.02)
+
+
+def test_steps_draw_the_same_again_and_differ_by_seed_step_and_purpose() -> None:
+    draws = [step_seed(*key).random() for key in ((0, 1, "a"), (0, 1, "a"), (1, 1, "a"), (0, 2, "a"), (0, 1, "b"))]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 4
+
+
+def test_average_forgets_the_beginning_and_follows_the_weights() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 0.0)
+    average = Ema(module, 0.9)
+    torch.nn.init.constant_(module.weight, 1.0)
+    values = []
+    for step in range(30):
+        average.update(module, step)
+        values.append(float(average.state_dict()["weight"]))
+    assert values == sorted(values)
+    assert 0.1 < values[0] < 1.0
+    assert values[-1] > 0.9
+
+
+def test_checkpoint_and_curve_survive(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "a.pt") is None
+    save_checkpoint(tmp_path / "a.pt", {"step": 3, "model": {"w": torch.ones(2)}})
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert loaded is not None
+    assert loaded["step"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+    for _ in range(2):
+        Curve(tmp_path / "c.jsonl").add(step=1, loss=0.123456789)
+    assert (tmp_path / "c.jsonl").read_text().splitlines() == ['{"step": 1, "loss": 0.123457}'] * 2
+
+
+# ---------------------------------------------------------------- films and windows
+
+
+def test_switches_of_films_lie_on_latent_borders_and_mostly_on_chunks(films: list[data.Film]) -> None:
+    switches = [film.switch for film in films if film.switch is not None]
+    assert len(switches) == 20
+    assert all(3 <= s <= 18 for s in switches)
+    assert 0.6 < np.mean([s % 3 == 0 for s in switches]) <= 1.0
+    assert all((film.second is None) == (film.switch is None) for film in films)
+
+
+def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Film]) -> None:
+    film = next(film for film in films if film.second is not None and film.second.scene != film.first.scene)
+    assert film.switch is not None
+    border = 4 * film.switch - 3
+    alone = world.render([film.first], border + 16)[0]
+    pixels = data.render_film(film)
+    assert pixels.shape == (81, 3, 96, 96)
+    assert torch.equal(pixels[:border], alone[:border])
+    assert (pixels[border + 15] - alone[border + 15]).abs().mean() > 0.02
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
+    films: list[data.Film], chunk: int
+) -> None:
+    rng = np.random.default_rng(1)
+    seen = {"beginning": 0, "sink": 0, "counted": 0, "switched": 0}
+    for trial in range(600):
+        number = trial % len(films)
+        film = films[number]
+        window = windows.draw_window(rng, number, film, chunk)
+        frames, loss = window.frames, window.loss
+        assert len(frames) == len(loss) == 12
+        assert list(frames) == sorted(set(frames))
+        assert frames[-1] < data.FRAMES
+        late = list(np.diff(frames[3:]))
+        assert late == [1] * 8
+        owners = [int(film.switch is not None and f >= film.switch) for f in frames]
+        counted = [owner for owner, counts in zip(owners, loss, strict=True) if counts]
+        assert len(set(counted)) <= 1  # one prompt a window
+        for start in range(0, 12, chunk):
+            part, whole = owners[start : start + chunk], loss[start : start + chunk]
+            assert len(set(whole)) == 1 or chunk == 1
+            assert not any(whole) or len(set(part)) == 1  # no chunk shows both prompts
+        if frames[3] == frames[2] + 1:
+            seen["beginning"] += 1
+        else:
+            seen["sink"] += 1
+            assert not any(loss[3 : 3 + max(chunk, 3)])  # a jump in time is nothing to learn
+            assert not any(loss[:3]) or frames[0] == 0
+        seen["counted"] += any(loss)
+        seen["switched"] += len(set(owners)) == 2
+    assert min(seen.values()) > 100
+    assert seen["counted"] > 500
+
+
+def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
+    latents = torch.randn(len(films), data.FRAMES, 8, 2, 2)
+    kinds = set()
+    for step in range(40):
+        batch, again = (windows.draw_batch(step_seed(0, step, "x"), latents, films, 4) for _ in range(2))
+        assert torch.equal(batch.sigma, again.sigma)
+        assert batch.prompts == again.prompts
+        frames = batch.latents.shape[1]
+        kinds.add((frames, batch.forced))
+        assert batch.sigma.shape == batch.weight.shape == (len(batch.prompts), frames)
+        assert batch.sigma.min() >= 0
+        assert batch.sigma.max() <= 1
+        assert not batch.weight[batch.sigma == 0].any()
+        for start in range(0, frames, batch.chunk):  # one level a chunk
+            part = batch.sigma[:, start : start + batch.chunk]
+            assert torch.equal(part, part[:, :1].expand_as(part))
+    assert kinds == {(3, False), (12, True), (12, False)}
+
+
+def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
+    latents = torch.zeros(len(films), data.FRAMES, 8, 2, 2)
+    prompts = [p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), latents, films, 16).prompts]
+    assert 0.04 < np.mean([prompt == "" for prompt in prompts]) < 0.2
+    assert max(len(prompt.split()) for prompt in prompts) <= 32
+    assert len(set(prompts)) > 100
+
+
+# ---------------------------------------------------------------- the two trainings, small
+
+
+def test_written_out_attention_equals_the_models_own(small: None) -> None:
+    torch.manual_seed(0)
+    model = dit.Denoiser(vocabulary()).double()
+    latents, sigma = torch.randn(1, 6, 8, 4, 4).double(), torch.rand(1, 6).double()
+    text = model.text_encoder.encode(["a red ball bounces"])
+    one = model.transformer.forward_train(latents, 1000 * sigma, text, chunk=3, clean=latents)
+    for block in model.transformer.blocks:
+        block.attn1.set_processor(CausalAttnProcessor())
+        block.attn2.set_processor(CausalAttnProcessor())
+    other = model.transformer.forward_train(latents, 1000 * sigma, text, chunk=3, clean=latents)
+    assert one.std() > 1e-3
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: None) -> None:
+    model = dit.Denoiser(vocabulary())
+    clean, noise = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4)
+    weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
+    batch = windows.Batch(clean, torch.full((2, 3), 0.5), torch.zeros(2, 3), weight, ["", ""], 3, False)
+    tokens = model.text_encoder.tokenize(batch.prompts)
+    flows = {"true": noise - clean, "wrong": noise}
+    for name, flow in flows.items():
+        model.transformer.forward_train = lambda *_, flow=flow, **__: flow  # type: ignore[method-assign]  # a known answer
+        loss, error = model.loss(batch, noise, noise, tokens)
+        assert error.shape == (2, 3)
+        assert float(loss) == pytest.approx(0.0 if name == "true" else float(3 * clean[0].square().mean()), rel=1e-5)
+
+
+def _fake_data(out: Path) -> None:
+    folder = out / "data"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = AutoencoderTAEHV(**SMALL_AE).eval()
+    data.make_shard(folder / "00000.safetensors", model, seed=0, number=0, films=2)
+
+
+def test_a_killed_transformer_run_goes_on_as_if_it_had_not_been(tmp_path: Path, small: None) -> None:
+    weights = []
+    for name, stops in (("whole", (4,)), ("killed", (2, 4))):
+        out = tmp_path / name
+        _fake_data(out)
+        for stop in stops:
+            # The learning rate depends on the planned length, so the first sitting is cut short, not shortened.
+            clock_steps, save_every = 4, 2
+            if stop == 2:
+                with pytest.raises(KeyboardInterrupt):
+                    dit.train_dit(
+                        out,
+                        steps=clock_steps,
+                        save_every=save_every,
+                        log_every=1,
+                        batch_size=1,
+                        look=_stop,
+                        look_minutes=0.0,
+                    )
+            else:
+                model = dit.train_dit(out, steps=clock_steps, save_every=save_every, log_every=1, batch_size=1)
+                weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "dit.jsonl").read_text().splitlines()]
+    assert [line["resumed_at"] for line in lines if "resumed_at" in line] == [0, 2]
+    assert len(dit.load_denoiser(tmp_path / "whole").state_dict()) == len(weights[0])
+
+
+def _stop(_: dit.Denoiser, step: int) -> None:
+    if step >= 2:
+        raise KeyboardInterrupt
+
+
+def test_autoencoder_learns_and_its_saved_latents_have_unit_spread(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "MIX", ((2, 5, 32),))
+    monkeypatch.setattr(autoencoder, "held_out_psnr", lambda *_: 0.0)
+    model = autoencoder.train_autoencoder(tmp_path, steps=24, log_every=1)
+    curve = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
+    loss = [line["picture"] for line in curve if "picture" in line]
+    assert np.mean(loss[-6:]) < 0.8 * np.mean(loss[:3])
+    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "autoencoder")
+    pixels = autoencoder.render_batch(step_seed(5, 5, "x"), 6, 9, None, "cpu")
+    with torch.no_grad():
+        latents = loaded.encode(pixels, pad="start")
+    assert 0.6 < float(latents.std()) < 1.4
+    assert abs(float(latents.mean())) < 0.4
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_crops_near_the_object_hold_its_colour_more_often_than_chance() -> None:
+    pixels = autoencoder.render_batch(step_seed(0, 0, "crop"), 6, 5, 48, "cpu")
+    assert pixels.shape == (6, 5, 3, 48, 48)
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    moving = (pixels[:, 1:] - pixels[:, :-1]).abs().mean(dim=(1, 2, 3, 4))
+    assert (moving > 0).float().mean() > 0.5
