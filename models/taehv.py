@@ -37,6 +37,7 @@ class MemBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.conv = nn.Sequential(
             _conv3(2 * width, width), nn.ReLU(), _conv3(width, width), nn.ReLU(), _conv3(width, width)
         )
@@ -291,8 +292,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             elif isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
                 h, w = h // 2, w // 2
             elif isinstance(layer, MemBlock):
-                width = layer.conv[-1].out_channels
-                state.append(torch.zeros(batch, 1, width, h, w, device=device, dtype=dtype))
+                state.append(torch.zeros(batch, 1, layer.width, h, w, device=device, dtype=dtype))
         return state
 
     def _check_pixels(self, pixels: Tensor) -> None:

@@ -144,14 +144,16 @@ class TextEncoder(ModelMixin, ConfigMixin):
 
     # ------------------------------------------------------------------ files
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Write config and weights as diffusers does, and the vocabulary beside them."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         text = json.dumps(list(self.words), ensure_ascii=False, indent=0)
         (Path(save_directory) / VOCABULARY_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # the parent is decorated
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> Self:
         """Load from a local folder written by `save_pretrained`."""
         encoder = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         path = Path(pretrained_model_name_or_path) / kwargs.get("subfolder", "") / VOCABULARY_FILE

@@ -13,7 +13,7 @@ LONGLIVE = Preset(
     title="LongLive: sink 3, window 12, re-cache on a new prompt, absolute positions",
     model="longlive-1.3b",
     paper="Yang et al. 2025, arXiv 2509.22622",
-    licence="code and weights Apache-2.0",
+    licence="code Apache-2.0 (two model files say CC-BY-NC-SA); weights: see their card",
     plan="serial-clean",
     schedule=Schedule(),
     cache=SinkWindow(window=12, sink=3),
