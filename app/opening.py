@@ -5,7 +5,7 @@ torch and the models are imported inside, so that help, lists and refusals come 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -77,7 +77,7 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageMistake("torch finds no CUDA device on this machine. Use --device cpu.")
     threads = use_threads(request.threads)
-    components = load_components(model, device=device)
+    components = load_components(model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     stream = build_stream(
         request.preset,
         components,
@@ -96,7 +96,7 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
         rhythm=Rhythm(request.preset.first_chunk or request.preset.chunk, request.preset.chunk),
         fps=stream.fps,
         model=model,
-        checksum=weights_checksum(model),
+        checksum=weights_checksum(components.sources),
         device=device,
         threads=threads,
         read_prompt=read_prompt,
@@ -120,12 +120,13 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def weights_checksum(model: str) -> str:
-    """sha256 over the files of a model that lies on this disk: every byte that its networks are made of."""
+def weights_checksum(sources: Iterable[Path]) -> str:
+    """sha256 over the files that were loaded, in their order: every byte that the networks are made of."""
     digest = hashlib.sha256()
-    for spec in get_model(model).weights:
-        for file in sorted(path for path in Path(spec.file).iterdir() if path.is_file()):
-            digest.update(f"{spec.kind}/{file.name}\0".encode())
+    for source in sources:
+        files = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
+        for file in files:
+            digest.update(f"{source.name}/{file.name}\0".encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()

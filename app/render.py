@@ -302,7 +302,8 @@ def _check_output_folder(request: RenderRequest) -> None:
         if path.is_dir():
             raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
         if path.exists() and not request.overwrite:
-            raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
+            what = "was left by a render that did not finish" if path == request.part else "exists already"
+            raise UsageMistake(f"{path} {what}. Add --overwrite to replace it, or give another output.")
     fresh = not request.part.exists()
     request.part.open("ab").close()  # the only honest test of permissions, read-only systems and quotas
     if fresh:
