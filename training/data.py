@@ -26,6 +26,7 @@ FRAMES = 21
 """Latent frames of a film in the training set: 81 pixel frames, 5 seconds."""
 SHARD = 96
 SWITCH_SHARE = 0.5
+MASK_MARGIN = 0.05
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
 
@@ -127,3 +128,26 @@ def load_data(out: Path) -> tuple[Tensor, list[Film]]:
         raise FileNotFoundError(f"No shards in {out / 'data'}; run `python -m training data` first.")
     films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
     return torch.cat([load_file(path)["latents"] for path in paths]), films
+
+
+def object_masks(films: Sequence[Film], size: int) -> Tensor:
+    """Where the object is, bool [N, 21, size, size] on the latents' grid, with a small margin.
+
+    An object covers a tenth of the picture and is most of what a prompt says, so that the loss looks there harder.
+    """
+    frame = np.arange(FRAMES)
+    ends = np.stack([np.maximum(4 * frame - 3, 0), 4 * frame], axis=1)
+    centre = (np.arange(size) + 0.5) / size
+    masks = np.zeros((len(films), FRAMES, size, size), dtype=bool)
+    for row, film in enumerate(films):
+        place = world.positions(film.first, film.pixel_frames)
+        radius = np.full(FRAMES, world.SIZES[film.first.size])
+        if film.second is not None and film.switch is not None:
+            border = 4 * film.switch - 3
+            place = np.concatenate([place[:border], world.positions(film.second, film.pixel_frames)[border:]])
+            radius[film.switch :] = world.SIZES[film.second.size]
+        across = centre[None, None, None, :] - place[ends][..., 0][..., None, None]
+        along = centre[None, None, :, None] - place[ends][..., 1][..., None, None]
+        reach = (radius + MASK_MARGIN)[:, None, None, None]
+        masks[row] = (across**2 + along**2 < reach**2).any(axis=1)
+    return torch.from_numpy(masks)

@@ -23,7 +23,7 @@ from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
-from training.data import load_data
+from training.data import load_data, object_masks
 from training.muon import Muon
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
 from training.windows import Batch, draw_batch
@@ -61,7 +61,7 @@ class Denoiser(nn.Module):
             block.attn2.set_processor(TrainingAttnProcessor())
 
     def loss(self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the flow's square errors, and the mean square error of each frame [B, F].
+        """Sum over counting frames of the flow's focused square error, and each frame's plain error [B, F].
 
         Args:
             batch: the step's windows.
@@ -81,8 +81,9 @@ class Denoiser(nn.Module):
                 chunk=batch.chunk,
                 clean=history if batch.forced else None,
             )
-        error = (flow.float() - (noise - clean)).square().mean(dim=(2, 3, 4))
-        return (error * batch.weight).sum(), error
+        square = (flow.float() - (noise - clean)).square().mean(dim=2)
+        focused = (square * batch.focus).mean(dim=(2, 3))
+        return (focused * batch.weight).sum(), square.detach().mean(dim=(2, 3))
 
 
 def _optimizers(model: Denoiser) -> tuple[Muon, Muon, torch.optim.AdamW]:
@@ -108,7 +109,7 @@ def _gradients(
     def part(index: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         rows = slice(index, None, workers)
         loss, error = model.loss(batch.rows(rows), noise[rows], shake[rows], tokens[rows])
-        return loss.detach(), error.detach(), torch.autograd.grad(loss / total, weights)
+        return loss.detach(), error, torch.autograd.grad(loss / total, weights)
 
     parts = list(pool.map(part, range(workers)))
     for weight, *grads in zip(weights, *(grads for _, _, grads in parts), strict=True):
@@ -157,6 +158,7 @@ def train_dit(
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     torch.manual_seed(seed)
     latents, films = load_data(out)
+    masks = object_masks(films, latents.shape[-1])
     model = Denoiser(vocabulary()).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
@@ -176,7 +178,7 @@ def train_dit(
     with ThreadPoolExecutor(workers) as pool:
         while not clock.done:
             rng = step_seed(seed, clock.step, "dit")
-            batch = draw_batch(rng, latents, films, batch_size, clock.progress)
+            batch = draw_batch(rng, latents, masks, films, batch_size, clock.progress)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
@@ -224,7 +226,7 @@ def load_denoiser(out: Path) -> Denoiser:
 
 
 def _to(batch: Batch, device: str) -> Batch:
-    tensors = (batch.latents, batch.sigma, batch.history_noise, batch.weight)
+    tensors = (batch.latents, batch.sigma, batch.history_noise, batch.weight, batch.focus)
     return Batch(*(tensor.to(device) for tensor in tensors), batch.prompts, batch.chunk, batch.forced)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.taehv import AutoencoderTAEHV
 from pipelines.drift import NAMES, statistics
 from training import world
+from training.card import readme
 from training.dit import TRANSFORMER, Denoiser, load_denoiser
 from training.run import load_checkpoint, step_seed
 from training.windows import DROPPED, SHIFT, SINK, WINDOW
@@ -27,13 +28,14 @@ SIZE = 96
 
 
 def export(out: Path, target: Path) -> dict[str, Any]:
-    """Write transformer/, autoencoder/, text_encoder/ and card.json of the run in `out` to `target`; returns the card."""
+    """Write the three components and both cards of the run in `out` to `target`; returns the card for code."""
     denoiser, autoencoder = load_denoiser(out), AutoencoderTAEHV.from_pretrained(out / "autoencoder")
     denoiser.transformer.to(torch.bfloat16).save_pretrained(target / "transformer")
     denoiser.text_encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
     autoencoder.to(torch.bfloat16).save_pretrained(target / "autoencoder")
     card = make_card(out, denoiser, autoencoder)
     (target / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (target / "README.md").write_text(readme(card, len(denoiser.text_encoder.words) - 2), encoding="utf-8")
     return card
 
 
@@ -74,6 +76,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),
+            "remarks": _remarks(out / "remarks.txt"),
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}",
         },
     }
@@ -101,6 +104,11 @@ def drift_spreads(clips: int = 64) -> list[float]:
 def _mean_statistics(film: Tensor) -> np.ndarray:
     pixels = (film.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     return np.mean(np.stack(statistics(pixels[::4])), axis=0)
+
+
+def _remarks(path: Path) -> list[str]:
+    """What a person wrote beside the run, where it left the recipe; it goes into both cards."""
+    return path.read_text("utf-8").splitlines() if path.exists() else []
 
 
 def _curve(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ difference to the engine's films points at the engine's memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,14 @@ def sigmas(steps: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    model: Denoiser, scripts: Sequence[Sequence[str]], *, steps: int = 8, seed: int = 0, size: int = 12, chunk: int = 3
+    model: Denoiser,
+    scripts: Sequence[Sequence[str]],
+    *,
+    steps: int = 8,
+    seed: int = 0,
+    size: int = 12,
+    chunk: int = 3,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Latents [B, F, C, h, w] of films.
 
@@ -37,6 +45,7 @@ def sample(
         seed: of the noise.
         size: h and w.
         chunk: latent frames a chunk.
+        guidance: classifier-free guidance; 1 = none.
     """
     generator = torch.Generator().manual_seed(seed)
     batch, channels = len(scripts), model.transformer.config["in_channels"]
@@ -48,10 +57,14 @@ def sample(
         if film.shape[1] > WINDOW - chunk:
             past = torch.cat([film[:, :SINK], film[:, film.shape[1] - (WINDOW - chunk - SINK) :]], dim=1)
         now = torch.randn(batch, chunk, channels, size, size, generator=generator)
-        for level, following in zip(levels, levels[1:], strict=False):
+        for level, following in pairwise(levels):
             timestep = torch.full((batch, past.shape[1] + chunk), 1000.0 * level)
             timestep[:, : past.shape[1]] = 0.0
-            flow = model.transformer.forward_train(torch.cat([past, now], 1), timestep, text, chunk=chunk)
+            frames = torch.cat([past, now], dim=1)
+            flow = model.transformer.forward_train(frames, timestep, text, chunk=chunk)
+            if guidance != 1.0:
+                free = model.transformer.forward_train(frames, timestep, torch.zeros_like(text), chunk=chunk)
+                flow = torch.lerp(free, flow, guidance)
             now = now + (following - level) * flow[:, past.shape[1] :]
         film = torch.cat([film, now], dim=1)
     return film

@@ -1,4 +1,4 @@
-"""Cuts training windows out of films: which latent frames, under which prompt, at which noise, and where the loss counts.
+"""Cuts training windows out of films: which frames, under which prompt, at which noise, and where the loss counts.
 
 A window looks like what the engine shows the transformer: the film's beginning, or a sink and the frames just before,
 at slot positions 0, 1, 2 ... and with one prompt for the whole memory, as after a re-cache.
@@ -21,6 +21,7 @@ WINDOW, SINK = 12, 3
 DROPPED = 0.1
 """Share of prompts left out, so that the model also knows "no prompt" (classifier-free guidance, arXiv 2207.12598)."""
 SHIFT = 3.0
+FOCUS = 4.0
 EARLY = 0.33
 
 
@@ -36,19 +37,31 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one step: latents [B, F, C, h, w], sigma [B, F], loss weight [B, F], prompts, and the chunk length."""
+    """One step's examples.
+
+    Attributes:
+        latents: clean, [B, F, C, h, w].
+        sigma: noise level of each frame, [B, F]; 0 = clean history.
+        history_noise: how much history is shaken while declared clean, [B, F].
+        weight: which frames count in the loss, [B, F].
+        focus: weight of each place in a frame, [B, F, h, w], 1 on average.
+        prompts: one an example.
+        chunk: latent frames that share a noise level.
+        forced: whether noisy chunks see clean history (teacher forcing) or each other.
+    """
 
     latents: Tensor
     sigma: Tensor
     history_noise: Tensor
     weight: Tensor
+    focus: Tensor
     prompts: list[str]
     chunk: int
     forced: bool
 
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
-        tensors = (self.latents, self.sigma, self.history_noise, self.weight)
+        tensors = (self.latents, self.sigma, self.history_noise, self.weight, self.focus)
         return Batch(*(tensor[rows] for tensor in tensors), self.prompts[rows], self.chunk, self.forced)
 
 
@@ -100,7 +113,12 @@ def draw_sigma(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_batch(
-    rng: np.random.Generator, latents: Tensor, films: Sequence[Film], size: int, progress: float = 1.0
+    rng: np.random.Generator,
+    latents: Tensor,
+    masks: Tensor,
+    films: Sequence[Film],
+    size: int,
+    progress: float = 1.0,
 ) -> Batch:
     """Draw one step's batch.
 
@@ -113,12 +131,13 @@ def draw_batch(
     Args:
         rng: the only source of chance.
         latents: of all films, [N, 21, C, h, w].
+        masks: where their objects are, bool [N, 21, h, w].
         films: their labels.
         size: windows in the batch; beginnings are six times as many.
         progress: 0..1 of the run.
     """
     if rng.random() < (0.75 if progress < EARLY else 0.25):
-        return _beginnings(rng, latents, films, 6 * size)
+        return _beginnings(rng, latents, masks, films, 6 * size)
     chunk = 3 if rng.random() < 0.8 else 1
     forced = bool(rng.random() < 0.8)
     picks = rng.integers(len(films), size=size)
@@ -137,16 +156,24 @@ def draw_batch(
         torch.from_numpy(sigma).float(),
         torch.from_numpy(shaken).float(),
         torch.from_numpy(weight).float(),
+        _focus(torch.stack([masks[window.film][list(window.frames)] for window in windows])),
         [window.prompt for window in windows],
         chunk,
         forced,
     )
 
 
-def _beginnings(rng: np.random.Generator, latents: Tensor, films: Sequence[Film], size: int) -> Batch:
+def _focus(masks: Tensor) -> Tensor:
+    """Weights [..., h, w] from masks: the object counts FOCUS times more, all weights average 1."""
+    weight = 1.0 + FOCUS * masks.float()
+    return weight / weight.mean()
+
+
+def _beginnings(rng: np.random.Generator, latents: Tensor, masks: Tensor, films: Sequence[Film], size: int) -> Batch:
     """First chunks: what a text looks like when there is no history yet."""
     picks = rng.integers(len(films), size=size)
     prompts = ["" if rng.random() < DROPPED else caption(films[n].first, rng) for n in picks]
     sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, SINK)
     clean = torch.stack([latents[n, :SINK] for n in picks]).float()
-    return Batch(clean, sigma, torch.zeros(size, SINK), torch.ones(size, SINK), prompts, SINK, False)
+    focus = _focus(torch.stack([masks[n, :SINK] for n in picks]))
+    return Batch(clean, sigma, torch.zeros(size, SINK), torch.ones(size, SINK), focus, prompts, SINK, False)

@@ -1,0 +1,81 @@
+"""The model card for people, filled from the card for code, so that the two cannot disagree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training import world
+
+TEMPLATE = """# The embedded model
+
+A small causal video diffusion transformer that ships with Rivulet, so that a film needs no download. It knows one
+painted world and nothing else. Version {version}, licence {licence}; trained from scratch by this repository's own
+recipe on pictures it draws itself, so no outside data or weights are in it.
+
+## What it knows
+
+| | |
+|---|---|
+| colours | {colors} |
+| shapes | {shapes} |
+| sizes | {sizes} |
+| motions | {motions} |
+| scenes | {scenes} |
+
+One object a film; {words} words (`text_encoder/vocabulary.json`), at most {text_len} in a prompt. Words it does not
+know are reported with the nearest ones it does. It learned prompt switches in mid-film. A twentieth of all
+combinations of colour, shape, motion and scene was never shown in training; the quality benchmark asks for those.
+
+## Shape
+
+{size} pixels at {fps} frames a second. {total:.1f} million parameters, stored in bf16: transformer {transformer:.2f},
+autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame is 8 channels of 12 x 12, or 36 tokens,
+for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a window of {window} with a sink of
+{sink}, {steps} Euler steps at shift {shift:g}.
+
+## How it was made
+
+| stage | what | length |
+|---|---|---|
+| autoencoder | fresh clips of the world, Muon | {autoencoder_steps} steps, {autoencoder_minutes} min |
+| data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
+| transformer, text | flow matching, teacher forcing, Muon | {transformer_steps} steps, {transformer_minutes} min |
+
+{remarks}All on one machine ({machine}) that other work shared.
+On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.
+The transformer's training loss, mean of its last lines: {transformer_loss}.
+
+```
+python -m training all --out outputs/training      # make it again
+python -m training export --out outputs/training   # only write this folder
+rivulet bench quality                              # adherence, switches, drift
+```
+
+## Limits
+
+- An hour of two processor cores is little: outlines are soft, and shapes can be mistaken for one another.
+- Small objects, and objects that leave the picture, may fade, come back late or change.
+- A sentence that means nothing in this world gives some film of it, not an error.
+- Other picture sizes than the one above were never trained.
+"""
+
+
+def readme(card: dict[str, Any], words: int) -> str:
+    """The text of README.md for a card and a count of known words."""
+    parameters = {name: count / 1e6 for name, count in card["parameters"].items()}
+    tables = {
+        "colors": world.COLORS,
+        "shapes": world.SHAPES,
+        "sizes": world.SIZES,
+        "motions": world.MOTIONS,
+        "scenes": world.SCENES,
+    }
+    values: dict[str, Any] = {**card, **card["training"], **parameters, "words": words}
+    values |= {name: ", ".join(names) for name, names in tables.items()}
+    values |= {
+        "size": " x ".join(str(side) for side in card["sizes"][0]),
+        "chunk": card["chunk"][-1],
+        "remarks": "".join(f"{line}\n" for line in [*card["training"]["remarks"], ""] if card["training"]["remarks"]),
+        "total": sum(parameters.values()),
+    }
+    return TEMPLATE.format(**values)
