@@ -164,10 +164,10 @@ def test_a_preset_survives_every_transition(name: str, kind: str) -> None:
     preset = replace(get_preset(name), schedule=replace(get_preset(name).schedule, denoising_step_list=(1000, 500)))
     model = tiny_transformer(num_layers=1)
     stream = tiny_stream(tiny_engine_of(preset, model))
-    for at, controls in enumerate([FOX, FOX, Controls(WOLF.prompt, transition), *[WOLF] * 6, FOX]):
-        chunk = stream.next_chunk(controls, decode=False)
-        assert chunk.index == at
-    assert chunk.epoch == (kind == "cut")
+    script = [FOX, FOX, Controls(WOLF.prompt, transition), *[WOLF] * 6, FOX]
+    chunks = [stream.next_chunk(controls, decode=False) for controls in script]
+    assert [chunk.index for chunk in chunks] == list(range(10))
+    assert [chunk.epoch for chunk in chunks] == [0, 0] + [int(kind == "cut")] * 8
 
 
 def test_presets_state_the_numbers_of_their_papers() -> None:

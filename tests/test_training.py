@@ -159,6 +159,23 @@ def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Fil
     assert (pixels[border + 15] - alone[border + 15]).abs().mean() > 0.02
 
 
+def test_object_masks_lie_on_the_object_before_and_after_a_switch(films: list[data.Film]) -> None:
+    masks = data.object_masks(films, 12)
+    assert masks.shape == (len(films), data.FRAMES, 12, 12)
+    assert 0.03 < masks.float().mean() < 0.4
+    for film, mask in list(zip(films, masks, strict=True))[:8]:
+        for frame in (0, 5, 20):
+            spec = (
+                film.second
+                if film.second is not None and film.switch is not None and frame >= film.switch
+                else film.first
+            )
+            x, y = world.positions(spec, 1, 4 * frame)[0]
+            if 0 < x < 1 and 0 < y < 1:
+                assert mask[frame, int(12 * y), int(12 * x)]
+                assert not mask[frame].all()
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
     films: list[data.Film], chunk: int
@@ -196,9 +213,10 @@ def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
 
 def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
     latents = torch.randn(len(films), data.FRAMES, 8, 2, 2)
+    masks = data.object_masks(films, 2)
     kinds = set()
     for step in range(40):
-        batch, again = (windows.draw_batch(step_seed(0, step, "x"), latents, films, 4) for _ in range(2))
+        batch, again = (windows.draw_batch(step_seed(0, step, "x"), latents, masks, films, 4) for _ in range(2))
         assert torch.equal(batch.sigma, again.sigma)
         assert batch.prompts == again.prompts
         frames = batch.latents.shape[1]
@@ -207,6 +225,7 @@ def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.
         assert batch.sigma.min() >= 0
         assert batch.sigma.max() <= 1
         assert not batch.weight[batch.sigma == 0].any()
+        assert float(batch.focus.mean()) == pytest.approx(1.0, abs=1e-5)
         for start in range(0, frames, batch.chunk):  # one level a chunk
             part = batch.sigma[:, start : start + batch.chunk]
             assert torch.equal(part, part[:, :1].expand_as(part))
@@ -215,7 +234,10 @@ def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.
 
 def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
     latents = torch.zeros(len(films), data.FRAMES, 8, 2, 2)
-    prompts = [p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), latents, films, 16).prompts]
+    masks = data.object_masks(films, 2)
+    prompts = [
+        p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), latents, masks, films, 16).prompts
+    ]
     assert 0.04 < np.mean([prompt == "" for prompt in prompts]) < 0.2
     assert max(len(prompt.split()) for prompt in prompts) <= 32
     assert len(set(prompts)) > 100
@@ -242,7 +264,9 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
     model = dit.Denoiser(vocabulary())
     clean, noise = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4)
     weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
-    batch = windows.Batch(clean, torch.full((2, 3), 0.5), torch.zeros(2, 3), weight, ["", ""], 3, False)
+    batch = windows.Batch(
+        clean, torch.full((2, 3), 0.5), torch.zeros(2, 3), weight, torch.ones(2, 3, 4, 4), ["", ""], 3, False
+    )
     tokens = model.text_encoder.tokenize(batch.prompts)
     flows = {"true": noise - clean, "wrong": noise}
     for name, flow in flows.items():
@@ -293,22 +317,39 @@ def _stop(_: dit.Denoiser, step: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_autoencoder_learns_and_its_saved_latents_have_unit_spread(
+def _smooth_clips(rng: np.random.Generator, clips: int, frames: int, *_: object, **__: object) -> torch.Tensor:
+    """Slowly changing blobs of colour: as small a world as an autoencoder can learn."""
+    colours = torch.from_numpy(rng.random((clips, 3, 2, 4, 4))).float()
+    video = torch.nn.functional.interpolate(colours, size=(frames, 32, 32), mode="trilinear")
+    return video.transpose(1, 2)
+
+
+def test_autoencoder_learns_goes_on_after_a_kill_and_normalises_its_latents(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autoencoder, "MIX", ((2, 5, 32),))
-    monkeypatch.setattr(autoencoder, "held_out_psnr", lambda *_: 0.0)
-    model = autoencoder.train_autoencoder(tmp_path, steps=24, log_every=1)
-    curve = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
+    monkeypatch.setattr(autoencoder, "MIX", ((4, 5, None),))
+    monkeypatch.setattr(autoencoder, "render_batch", _smooth_clips)
+    whole = autoencoder.train_autoencoder(tmp_path / "whole", steps=40, log_every=1, save_every=100)
+    curve = [json.loads(line) for line in (tmp_path / "whole" / "autoencoder.jsonl").read_text().splitlines()]
     loss = [line["picture"] for line in curve if "picture" in line]
-    assert np.mean(loss[-6:]) < 0.8 * np.mean(loss[:3])
-    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "autoencoder")
-    pixels = autoencoder.render_batch(step_seed(5, 5, "x"), 6, 9, None, "cpu")
+    assert np.mean(loss[-5:]) < 0.7 * np.mean(loss[:3])
+
+    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "whole" / "autoencoder")
     with torch.no_grad():
-        latents = loaded.encode(pixels, pad="start")
-    assert 0.6 < float(latents.std()) < 1.4
-    assert abs(float(latents.mean())) < 0.4
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+        latents = loaded.encode(_smooth_clips(step_seed(5, 5, "x"), 40, 9), pad="start")
+    assert 0.8 < float(latents.std()) < 1.2
+    assert abs(float(latents.mean())) < 0.2
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), whole.parameters(), strict=True))
+
+    def kill(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(autoencoder, "held_out_psnr", kill)  # comes right after a checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=25)
+    resumed = autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=100)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 
 
 def test_crops_near_the_object_hold_its_colour_more_often_than_chance() -> None:

@@ -17,7 +17,7 @@ from tests.tiny import gap
 
 MEAN, STD = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 2.0, 1.0]
 WAN_2_1: dict[str, Any] = {
-    "base_dim": 8,
+    "base_dim": 4,
     "z_dim": 4,
     "num_res_blocks": 1,
     "latents_mean": MEAN,
@@ -29,7 +29,7 @@ WAN_2_2: dict[str, Any] = {
     "patch_size": 2,
     "in_channels": 12,
     "out_channels": 12,
-    "decoder_base_dim": 12,
+    "decoder_base_dim": 6,
     "scale_factor_spatial": 16,
 }
 FRAMES, H, W = 6, 2, 8
