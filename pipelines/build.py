@@ -166,8 +166,8 @@ def make_policies(preset: Preset) -> Policies:
     """The preset's policies with its step list looked up; refuses pairs that cannot work together."""
     recipe = preset.schedule
     schedule = FlowMatchSchedule(shift=recipe.shift)
-    listed = [int(step) for step in recipe.denoising_step_list]
-    levels = schedule.warp(listed) if recipe.warp else [float(step) for step in schedule.without_zero(listed)]
+    listed = recipe.denoising_step_list
+    levels = schedule.warp(listed) if recipe.warp else schedule.without_zero(listed)
     plan = _make_plan(preset, tuple(levels))
     check_pair(plan, preset)
     return Policies(
@@ -196,6 +196,12 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
         raise ValueError(
             f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of {sink} "
             f"and a chunk of {plan.chunk}: make the window at least {sink + plan.chunk}"
+        )
+    replayed = getattr(preset.switch, "window", 0)
+    if replayed > cache.capacity:
+        raise ValueError(
+            f"preset {preset.name!r} replays {replayed} latent frames on a new prompt, but its memory holds "
+            f"{cache.capacity}: make the replay's window at most {cache.capacity}"
         )
 
 

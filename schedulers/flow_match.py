@@ -113,7 +113,7 @@ class FlowMatchSchedule:
         """1000 * sigmas, float32."""
         return self.table(self.num_train_timesteps)[1]
 
-    def warp(self, listed: Sequence[int], *, drop_zero: bool = True) -> list[float]:
+    def warp(self, listed: Sequence[float], *, drop_zero: bool = True) -> list[float]:
         """Timesteps of a list of unshifted steps: [1000, 750, 500, 250] -> 1000, 937.5, 833.33, 625.
 
         Args:
@@ -134,7 +134,7 @@ class FlowMatchSchedule:
         return [float(table[steps - int(number)]) if number else 0.0 for number in listed]
 
     @staticmethod
-    def without_zero(listed: Sequence[int]) -> list[int]:
+    def without_zero(listed: Sequence[float]) -> list[float]:
         """The list without a final 0."""
         return list(listed[:-1] if listed and listed[-1] == 0 else listed)
 
