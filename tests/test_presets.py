@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cache.fifo import SinkWindow
+from cache.switches import Recache
 from cache.types import Action, Deps, NoisePlan, Pass, Row, Slots, View
 from models.wan import CausalWanTransformer3DModel
 from pipelines.build import Components, build_engine, build_stream, check_pair, make_policies
@@ -215,6 +216,13 @@ def test_a_plan_over_a_memory_it_cannot_use_is_refused_with_the_reason() -> None
         make_policies(preset)
     assert "'longlive'" in str(refusal.value)
     check_pair(Serial(LEVELS), PRESETS["longlive"])
+
+
+def test_a_replay_larger_than_the_memory_is_refused_before_it_empties_it() -> None:
+    preset = replace(get_preset("longlive"), switch=Recache(window=21, sink=3))
+    with pytest.raises(ValueError, match=r"replays 21 latent frames .* at most 12"):
+        make_policies(preset)
+    make_policies(replace(preset, switch=Recache(window=12, sink=3)))
 
 
 def test_a_window_too_small_for_sink_and_chunk_is_refused_with_the_size_it_needs() -> None:

@@ -312,6 +312,27 @@ def test_a_killed_transformer_run_goes_on_as_if_it_had_not_been(tmp_path: Path, 
     assert len(dit.load_denoiser(tmp_path / "whole").state_dict()) == len(weights[0])
 
 
+def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small: None) -> None:
+    torch.manual_seed(3)
+    shipped = dit.Denoiser(vocabulary())
+    shipped.transformer.save_pretrained(tmp_path / "model" / "transformer")
+    shipped.text_encoder.save_pretrained(tmp_path / "model" / "text_encoder")
+    _fake_data(tmp_path / "run")
+    settings = {"steps": 1, "log_every": 1, "batch_size": 1}
+    started = dit.train_dit(tmp_path / "run", start_from=tmp_path / "model", **settings)
+    _fake_data(tmp_path / "fresh")
+    fresh = dit.train_dit(tmp_path / "fresh", **settings)
+    key = "transformer.blocks.0.ffn.net.2.weight"
+    wanted = shipped.state_dict()[key]
+    assert (started.state_dict()[key] - wanted).abs().mean() < 0.2 * (fresh.state_dict()[key] - wanted).abs().mean()
+    assert "started_from" in (tmp_path / "run" / "dit.jsonl").read_text()
+    other = dit.TextEncoder.from_words(["only", "these"], text_len=32, text_dim=16, num_layers=1, num_heads=2)
+    other.save_pretrained(tmp_path / "model" / "text_encoder")
+    _fake_data(tmp_path / "other")
+    with pytest.raises(ValueError, match="knows other words"):
+        dit.train_dit(tmp_path / "other", start_from=tmp_path / "model", **settings)
+
+
 def _stop(_: dit.Denoiser, step: int) -> None:
     if step >= 2:
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -47,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=SHARDS, help=f"of {data.SHARD} films each (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--target", type=Path, default=SHIPPED, help="where export writes (%(default)s)")
+    parser.add_argument(
+        "--start_from", type=Path, help="go on from this model folder's weights (dit) and autoencoder (data)"
+    )
     parser.add_argument("--check", action="store_true", help="run every stage small and compare with bands.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -68,6 +72,8 @@ def run(stage: str, options: argparse.Namespace) -> None:
             options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device
         )
     elif stage == "data":
+        if options.start_from is not None and not (options.out / "autoencoder").exists():
+            shutil.copytree(options.start_from / "autoencoder", options.out / "autoencoder")
         data.make_data(options.out, seed=options.seed, shards=options.shards)
     elif stage == "dit":
         model = AutoencoderTAEHV.from_pretrained(options.out / "autoencoder").eval()
@@ -78,7 +84,13 @@ def run(stage: str, options: argparse.Namespace) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if options.device == "cpu" else threads)  # the batch is split over workers instead
         dit.train_dit(
-            options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device, look=look
+            options.out,
+            seed=options.seed,
+            steps=options.steps,
+            minutes=minutes,
+            device=options.device,
+            look=look,
+            start_from=options.start_from,
         )
         torch.set_num_threads(threads)
     elif stage == "scorer":
@@ -112,6 +124,7 @@ def small_recipe(folder: Path) -> dict[str, float]:
     return {
         "autoencoder_loss": _mean(folder / "autoencoder.jsonl", "picture"),
         "dit_loss": _mean(folder / "dit.jsonl", "loss"),
+        "scorer_loss": _mean(folder / "scorer" / "scorer.jsonl", "loss", last=1),
         "exported_megabytes": size / 1e6,
     }
 

@@ -53,7 +53,8 @@ rivulet bench quality                              # adherence, switches, drift
 
 ## Limits
 
-- An hour of two processor cores is little: outlines are soft, and shapes can be mistaken for one another.
+- An hour of two processor cores is little: scenes and colours follow the prompt, but outlines are soft, shapes are
+  rarely recognisable and motions wander (`rivulet bench quality`; figures in docs/log.md).
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
 - Other picture sizes than the one above were never trained.

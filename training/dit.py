@@ -138,6 +138,7 @@ def train_dit(
     workers: int = WORKERS,
     look: Callable[[Denoiser, int], None] | None = None,
     look_minutes: float = 10.0,
+    start_from: Path | None = None,
 ) -> Denoiser:
     """Train, or go on after a kill, and return the averaged model.
 
@@ -153,6 +154,7 @@ def train_dit(
         workers: threads that share a step's batch; give each one thread of torch (OMP_NUM_THREADS=1).
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
+        start_from: a model folder to take the weights of, where `out` has no checkpoint yet.
     """
     # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -170,7 +172,12 @@ def train_dit(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
+    elif start_from is not None:
+        _start(model, start_from)
+        ema = Ema(model, 0.999)
     curve = Curve(out / "dit.jsonl")
+    if saved is None and start_from is not None:
+        curve.add(started_from=start_from.name, note="weights alone, without optimiser moments: warms up again")
     curve.add(films=len(films), parameters=sum(p.numel() for p in model.parameters()), resumed_at=clock.step)
     sums: dict[str, list[float]] = {}
     since = time.monotonic()
@@ -213,6 +220,16 @@ def train_dit(
                 look(averaged.eval(), clock.step)
     model.load_state_dict(ema.state_dict())
     return model.eval()
+
+
+def _start(model: Denoiser, folder: Path) -> None:
+    """Take over shipped weights; ValueError if they know other words than the captions do now."""
+    transformer = CausalWanTransformer3DModel.from_pretrained(folder / "transformer")
+    text_encoder = TextEncoder.from_pretrained(folder / "text_encoder")
+    if text_encoder.words != model.text_encoder.words:
+        raise ValueError(f"{folder} knows other words than training/captions.py: train from the beginning")
+    model.transformer.load_state_dict(transformer.state_dict())
+    model.text_encoder.load_state_dict(text_encoder.state_dict())
 
 
 def load_denoiser(out: Path) -> Denoiser:

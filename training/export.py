@@ -33,6 +33,9 @@ def export(out: Path, target: Path) -> dict[str, Any]:
     denoiser.transformer.to(torch.bfloat16).save_pretrained(target / "transformer")
     denoiser.text_encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
     autoencoder.to(torch.bfloat16).save_pretrained(target / "autoencoder")
+    for config in target.glob("*/config.json"):  # diffusers notes the folder a model came from
+        kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     card = make_card(out, denoiser, autoencoder)
     (target / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (target / "README.md").write_text(readme(card, len(denoiser.text_encoder.words) - 2), encoding="utf-8")
