@@ -29,7 +29,10 @@ class Policies:
 
 
 class Autoencoder(Protocol):
-    """What the loop asks of an autoencoder; AutoencoderTAEHV and WanVAEStream are such."""
+    """What the loop asks of an autoencoder; AutoencoderTAEHV and WanVAEStream are such.
+
+    The first tensor of a decoder's state counts the latent frames it has seen, int64 on the CPU.
+    """
 
     spatial_scale: int
 

@@ -110,10 +110,16 @@ class Stream:
 
         Args:
             controls: prompt and transition, read now and not again until the next chunk.
-            decode: make pixels; without, the chunk carries none and its hash is of the latents.
+            decode: make pixels; without, the chunk carries none and its hash is of the latents. All or no chunks of
+                a film are decoded.
         """
         if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
             raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
+        if decode and int(self.state.decoder[0]) != self.state.cur:  # the decoder's count of frames, on the host
+            raise ValueError(
+                f"the decoder has seen {int(self.state.decoder[0])} of {self.state.cur} latent frames, and its memory "
+                "cannot skip any: decode every chunk of a film, or none"
+            )
         state, clock = self.state, _Clock()
         self._model_seconds = 0.0
 

@@ -308,7 +308,7 @@ def test_two_hundred_chunks_leave_the_stream_as_large_as_it_was() -> None:
     film(stream, [FOX] * 20, decode=True)
     before, places = tensors_alive(), addresses(stream)
     for chunk in range(180):
-        stream.next_chunk(FOX if chunk % 40 < 20 else WOLF, decode=chunk % 10 == 0)
+        stream.next_chunk(FOX if chunk % 40 < 20 else WOLF)
     assert tensors_alive() <= before + 2  # the second prompt's embedding
     assert addresses(stream) == places
     assert len(stream.state.switches) <= 32
@@ -424,3 +424,13 @@ def test_switches_are_told_to_the_drift_measure() -> None:
     chunks: list[Chunk] = [stream.next_chunk(FOX if index < 8 else WOLF) for index in range(16)]
     drifts = [chunk.drift is not None for chunk in chunks]
     assert drifts == [False] * 5 + [True] * 3 + [False] * 5 + [True] * 3
+
+
+def test_a_film_is_decoded_whole_or_not_at_all(engine: Engine) -> None:
+    stream = tiny_stream(engine)
+    stream.next_chunk(FOX, decode=False)
+    before = stream.state.kv[0].entries
+    with pytest.raises(ValueError, match=r"has seen 0 of 3 latent frames.*every chunk of a film, or none"):
+        stream.next_chunk(FOX)
+    assert stream.state.kv[0].entries == before
+    assert stream.next_chunk(FOX, decode=False).latent == range(3, 6)
