@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def films() -> list[data.Film]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
+    monkeypatch.setattr(dit, "OUTLINE_BLOCK", 0)
     monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
     monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
 
@@ -159,21 +161,28 @@ def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Fil
     assert (pixels[border + 15] - alone[border + 15]).abs().mean() > 0.02
 
 
-def test_object_masks_lie_on_the_object_before_and_after_a_switch(films: list[data.Film]) -> None:
-    masks = data.object_masks(films, 12)
-    assert masks.shape == (len(films), data.FRAMES, 12, 12)
-    assert 0.03 < masks.float().mean() < 0.4
-    for film, mask in list(zip(films, masks, strict=True))[:8]:
+def test_outlines_lie_on_the_object_before_and_after_a_switch(films: list[data.Film]) -> None:
+    outlines = data.outlines(films, 24)
+    assert outlines.shape == (len(films), data.FRAMES, 24, 24)
+    assert outlines.max() == 2
+    for film, outline in list(zip(films, outlines, strict=True))[:8]:
+        pixels = data.render_film(film)
         for frame in (0, 5, 20):
-            spec = (
-                film.second
-                if film.second is not None and film.switch is not None and frame >= film.switch
-                else film.first
-            )
+            switched = film.second is not None and film.switch is not None and frame >= film.switch
+            spec = film.second if switched and film.second is not None else film.first
             x, y = world.positions(spec, 1, 4 * frame)[0]
-            if 0 < x < 1 and 0 < y < 1:
-                assert mask[frame, int(12 * y), int(12 * x)]
-                assert not mask[frame].all()
+            if 0.1 < x < 0.9 and 0.1 < y < 0.9 and spec.shape not in ("ring", "heart"):  # full at their middle
+                assert outline[frame, int(24 * y), int(24 * x)]
+            assert not outline[frame].all()
+        if film.second is None and film.first.motion == "still":  # the object itself, not a disc around it
+            bare = world.render([world.ClipSpec(**{**_as_dict(film.first), "x": 9.0, "y": 9.0})], 1, start=80)[0, 0]
+            changed = (pixels[80] - bare).abs().amax(0) > 0.08
+            seen = torch.nn.functional.max_pool2d(changed[None].float(), 4)[0] > 0
+            assert (seen & (outline[20] > 0)).sum() > 0.7 * (outline[20] > 0).sum()
+
+
+def _as_dict(spec: world.ClipSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__slots__}
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -211,12 +220,18 @@ def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
     assert seen["counted"] > 500
 
 
-def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
-    latents = torch.randn(len(films), data.FRAMES, 8, 2, 2)
-    masks = data.object_masks(films, 2)
+def _shelves(films: list[data.Film]) -> tuple[data.Shelf, data.Shelf]:
+    """Films and beginnings with latents of noise."""
+    short = [data.Film(film.first, frames=data.FIRST) for film in films]
+    noise = [torch.randn(len(films), frames, 8, 2, 2) for frames in (data.FRAMES, data.FIRST)]
+    return tuple(data.Shelf(z, f, data.outlines(f, 4)) for z, f in zip(noise, (films, short), strict=True))  # type: ignore[return-value]
+
+
+def test_batches_are_of_four_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
+    shelf, beginnings = _shelves(films)
     kinds = set()
     for step in range(40):
-        batch, again = (windows.draw_batch(step_seed(0, step, "x"), latents, masks, films, 4) for _ in range(2))
+        batch, again = (windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, 4) for _ in range(2))
         assert torch.equal(batch.sigma, again.sigma)
         assert batch.prompts == again.prompts
         frames = batch.latents.shape[1]
@@ -229,14 +244,13 @@ def test_batches_are_of_three_kinds_and_repeat_from_their_seed(films: list[data.
         for start in range(0, frames, batch.chunk):  # one level a chunk
             part = batch.sigma[:, start : start + batch.chunk]
             assert torch.equal(part, part[:, :1].expand_as(part))
-    assert kinds == {(3, False), (12, True), (12, False)}
+    assert kinds == {(1, False), (3, False), (12, True), (12, False)}
 
 
 def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
-    latents = torch.zeros(len(films), data.FRAMES, 8, 2, 2)
-    masks = data.object_masks(films, 2)
+    shelf, beginnings = _shelves(films)
     prompts = [
-        p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), latents, masks, films, 16).prompts
+        p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), shelf, beginnings, 16).prompts
     ]
     assert 0.04 < np.mean([prompt == "" for prompt in prompts]) < 0.2
     assert max(len(prompt.split()) for prompt in prompts) <= 32
@@ -262,10 +276,19 @@ def test_written_out_attention_equals_the_models_own(small: None) -> None:
 
 def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: None) -> None:
     model = dit.Denoiser(vocabulary())
+    model._outline_loss = lambda batch: torch.zeros(())  # type: ignore[method-assign]  # it has a test of its own
     clean, noise = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4)
     weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
     batch = windows.Batch(
-        clean, torch.full((2, 3), 0.5), torch.zeros(2, 3), weight, torch.ones(2, 3, 4, 4), ["", ""], 3, False
+        clean,
+        torch.full((2, 3), 0.5),
+        torch.zeros(2, 3),
+        weight,
+        torch.ones(2, 3, 4, 4),
+        torch.zeros(2, 3, 8, 8),
+        ["", ""],
+        3,
+        False,
     )
     tokens = model.text_encoder.tokenize(batch.prompts)
     flows = {"true": noise - clean, "wrong": noise}
@@ -276,12 +299,35 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
         assert float(loss) == pytest.approx(0.0 if name == "true" else float(3 * clean[0].square().mean()), rel=1e-5)
 
 
+def test_the_outline_is_read_place_by_place_off_the_tokens_of_the_noisy_frames(small: None) -> None:
+    torch.manual_seed(0)
+    model = dit.Denoiser(vocabulary())
+    outline = (torch.rand(2, 3, 8, 16) < 0.3).float()  # 2 x 4 tokens a frame
+    weight = torch.tensor([[1.0, 1, 0], [1, 1, 1]])
+    tokens = 40 * outline.unflatten(2, (2, 4)).unflatten(4, (4, 4)).transpose(3, 4).flatten(4).flatten(1, 3) - 20
+    width = model.outline.in_features
+    hidden = torch.nn.functional.pad(tokens, (0, width - 16))
+    history = torch.randn(2, 24, width)  # teacher forcing puts the clean frames first
+    with torch.no_grad():
+        model.outline.weight.copy_(torch.eye(16, width))
+        model.outline.bias.zero_()
+    latents = torch.zeros(2, 3, 8, 4, 8)
+    batch = windows.Batch(latents, weight, weight, weight, outline, outline, ["", ""], 3, True)
+    model._tap.hidden = torch.cat([history, hidden], dim=1)
+    assert float(model._outline_loss(batch).detach()) < 1e-3
+    model._tap.hidden = torch.cat([hidden, history], dim=1)
+    assert float(model._outline_loss(batch).detach()) > 1
+    flipped = tokens.unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2)
+    model._tap.hidden = torch.nn.functional.pad(flipped, (0, width - 16))
+    assert float(model._outline_loss(batch).detach()) > 1
+
+
 def _fake_data(out: Path) -> None:
-    folder = out / "data"
-    folder.mkdir(parents=True)
     torch.manual_seed(0)
     model = AutoencoderTAEHV(**SMALL_AE).eval()
-    data.make_shard(folder / "00000.safetensors", model, seed=0, number=0, films=2)
+    for name, frames in (("data", data.FRAMES), ("beginnings", data.FIRST)):
+        (out / name).mkdir(parents=True)
+        data.make_shard(out / name / "00000.safetensors", model, seed=0, number=0, films=2, frames=frames)
 
 
 def test_a_killed_transformer_run_goes_on_as_if_it_had_not_been(tmp_path: Path, small: None) -> None:

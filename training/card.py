@@ -39,7 +39,8 @@ for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a w
 |---|---|---|
 | autoencoder | fresh clips of the world, Muon | {autoencoder_steps} steps, {autoencoder_minutes} min |
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
-| transformer, text | flow matching, teacher forcing, Muon | {transformer_steps} steps, {transformer_minutes} min |
+| data | the first 9 pixel frames of other films | {beginnings} films |
+| transformer, text | flow matching, teacher forcing, outlines, Muon | {transformer_steps} steps, {transformer_minutes} min |
 
 {remarks}All on one machine ({machine}) that other work shared.
 On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.
@@ -53,8 +54,9 @@ rivulet bench quality                              # adherence, switches, drift
 
 ## Limits
 
-- An hour of two processor cores is little: scenes and colours follow the prompt, but outlines are soft, shapes are
-  rarely recognisable and motions wander (`rivulet bench quality`; figures in docs/log.md).
+- Two and a half hours of two processor cores are little: scenes, colours and mostly shapes follow the prompt, but
+  outlines are soft, a shape may change on its way, and about half of the motions are not the one that was asked for;
+  up, down and orbit are the weakest (`rivulet bench quality`; figures in docs/log.md).
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
 - Other picture sizes than the one above were never trained.

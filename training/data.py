@@ -21,54 +21,57 @@ from torch import Tensor
 from models.taehv import AutoencoderTAEHV
 from training import world
 from training.run import step_seed
+from training.shapes import DISTANCE
 
-FRAMES = 21
-"""Latent frames of a film in the training set: 81 pixel frames, 5 seconds."""
-SHARD = 96
+FRAMES, FIRST = 21, 3
+"""Latent frames of a film in the training set (81 pixel frames, 5 seconds) and of a beginning (9 pixel frames)."""
+SHARD, FIRST_SHARD = 96, 864
 SWITCH_SHARE = 0.5
-MASK_MARGIN = 0.05
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """Labels of one film: one clip, or two with the latent frame at which the second begins."""
+    """Labels of one film of `frames` latent frames: one clip, or two and the latent frame where the second begins."""
 
     first: world.ClipSpec
     second: world.ClipSpec | None = None
     switch: int | None = None
     fade: int = 0
+    frames: int = FRAMES
 
     @property
     def pixel_frames(self) -> int:
-        return 4 * FRAMES - 3
+        return 4 * self.frames - 3
 
 
-def draw_film(rng: np.random.Generator, *, switching: bool) -> Film:
+def draw_film(rng: np.random.Generator, *, switching: bool, frames: int = FRAMES) -> Film:
     """Draw a film; a switch falls on the first pixel frame of a latent frame, mostly of a chunk of three."""
     if not switching:
-        return Film(world.sample_spec(rng))
+        return Film(world.sample_spec(rng), frames=frames)
     while True:
-        drawn = world.sample_switch(rng, 4 * FRAMES - 3)
+        drawn = world.sample_switch(rng, 4 * frames - 3)
         latent, rest = divmod(drawn.frame + 3, 4)
         if rest == 0 and (latent % ALIGNED == 0 or rng.random() < 0.1):
-            return Film(drawn.first, drawn.second, latent, drawn.fade)
+            return Film(drawn.first, drawn.second, latent, drawn.fade, frames)
 
 
 def render_film(film: Film) -> Tensor:
-    """Pixels [81, 3, H, W] in 0..1 of a film."""
+    """Pixels [T, 3, H, W] in 0..1 of a film."""
     frames = film.pixel_frames
     if film.second is None or film.switch is None:
         return world.render([film.first], frames)[0]
     return world.render_switch([world.Switch(film.first, film.second, 4 * film.switch - 3, film.fade)], frames)[0]
 
 
-def make_shard(path: Path, autoencoder: AutoencoderTAEHV, seed: int, number: int, films: int = SHARD) -> None:
+def make_shard(
+    path: Path, autoencoder: AutoencoderTAEHV, seed: int, number: int, films: int = SHARD, frames: int = FRAMES
+) -> None:
     """Render and encode one shard: `path` (fp16 latents, normalised) and its labels in a .json beside it."""
-    rng = step_seed(seed, number, "films")
+    rng = step_seed(seed, number, "films" if frames == FRAMES else "beginnings")
     labels, latents = [], []
     for _ in range(films):
-        film = draw_film(rng, switching=bool(rng.random() < SWITCH_SHARE))
+        film = draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the autoencoder was trained; twice as fast
             latents.append(autoencoder.encode(render_film(film)[None], pad="start")[0].half())
         labels.append(asdict(film))
@@ -78,28 +81,37 @@ def make_shard(path: Path, autoencoder: AutoencoderTAEHV, seed: int, number: int
     part.replace(path)  # a shard counts as made once its latents are there
 
 
-def _work(folder: str, autoencoder: str, seed: int, numbers: Sequence[int], films: int) -> None:
+def _work(folder: str, autoencoder: str, seed: int, numbers: Sequence[int], films: int, frames: int) -> None:
     torch.set_num_threads(1)
     model = AutoencoderTAEHV.from_pretrained(autoencoder).eval()
     for number in numbers:
         path = Path(folder) / f"{number:05d}.safetensors"
         if not path.exists():
-            make_shard(path, model, seed, number, films)
+            make_shard(path, model, seed, number, films, frames)
 
 
 def make_data(
-    out: Path, *, seed: int = 0, shards: int = 96, films: int = SHARD, workers: int = 2, autoencoder: Path | None = None
+    out: Path,
+    *,
+    seed: int = 0,
+    shards: int = 96,
+    films: int = SHARD,
+    frames: int = FRAMES,
+    workers: int = 2,
+    autoencoder: Path | None = None,
 ) -> None:
-    """Make `shards` shards of `films` films in out/data with the frozen autoencoder of out/autoencoder.
+    """Make `shards` shards of `films` films with the frozen autoencoder of out/autoencoder.
 
-    Each worker is a process with one thread: rendering and small convolutions gain little from more threads.
+    Films go to out/data. Beginnings (`frames` = FIRST) go to out/beginnings: they cost a ninth of a film, and what a
+    picture shows is learned from many different pictures. Each worker is a process with one thread: rendering and
+    small convolutions gain little from more threads.
     """
-    folder = out / "data"
+    folder = out / ("data" if frames == FRAMES else "beginnings")
     folder.mkdir(parents=True, exist_ok=True)
     model = str(autoencoder or out / "autoencoder")
     context = multiprocessing.get_context("spawn")
     jobs = [
-        context.Process(target=_work, args=(str(folder), model, seed, range(worker, shards, workers), films))
+        context.Process(target=_work, args=(str(folder), model, seed, range(worker, shards, workers), films, frames))
         for worker in range(workers)
     ]
     for job in jobs:
@@ -118,36 +130,58 @@ def _film(label: dict[str, Any]) -> Film:
         None if second is None else world.ClipSpec(**second),
         label["switch"],
         label["fade"],
+        label["frames"],
     )
 
 
-def load_data(out: Path) -> tuple[Tensor, list[Film]]:
-    """All films made so far: latents [N, 21, C, h, w] fp16 and their labels."""
-    paths = sorted((out / "data").glob("*.safetensors"))
-    if not paths:
-        raise FileNotFoundError(f"No shards in {out / 'data'}; run `python -m training data` first.")
-    films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
-    return torch.cat([load_file(path)["latents"] for path in paths]), films
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Films of one length, ready to train on.
 
-
-def object_masks(films: Sequence[Film], size: int) -> Tensor:
-    """Where the object is, bool [N, 21, size, size] on the latents' grid, with a small margin.
-
-    An object covers a tenth of the picture and is most of what a prompt says, so that the loss looks there harder.
+    Attributes:
+        latents: normalised, [N, F, C, h, w] fp16.
+        films: their labels.
+        outlines: where the object is, as of `outlines`, [N, F, 2h, 2w] uint8.
     """
-    frame = np.arange(FRAMES)
-    ends = np.stack([np.maximum(4 * frame - 3, 0), 4 * frame], axis=1)
-    centre = (np.arange(size) + 0.5) / size
-    masks = np.zeros((len(films), FRAMES, size, size), dtype=bool)
+
+    latents: Tensor
+    films: list[Film]
+    outlines: Tensor
+
+
+def load_shelf(folder: Path) -> Shelf:
+    """All films of out/data or out/beginnings made so far."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"No shards in {folder}; run `python -m training data` first.")
+    films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
+    latents = torch.cat([load_file(path)["latents"] for path in paths])
+    return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]))
+
+
+def outlines(films: Sequence[Film], size: int) -> Tensor:
+    """How often a place belongs to the object in the first and last pixel frame of a latent frame.
+
+    Returns:
+        0, 1 or 2 for each place of a grid of `size` x `size`, [N, F, size, size] uint8.
+    """
+    frames = films[0].frames
+    ends = np.stack([np.maximum(4 * np.arange(frames) - 3, 0), 4 * np.arange(frames)], axis=1)
+    shapes = np.empty((len(films), frames), dtype=np.int64)
+    place, scale = np.empty((len(films), frames, 2, 2)), np.empty((len(films), frames, 2, 2))
     for row, film in enumerate(films):
-        place = world.positions(film.first, film.pixel_frames)
-        radius = np.full(FRAMES, world.SIZES[film.first.size])
-        if film.second is not None and film.switch is not None:
-            border = 4 * film.switch - 3
-            place = np.concatenate([place[:border], world.positions(film.second, film.pixel_frames)[border:]])
-            radius[film.switch :] = world.SIZES[film.second.size]
-        across = centre[None, None, None, :] - place[ends][..., 0][..., None, None]
-        along = centre[None, None, :, None] - place[ends][..., 1][..., None, None]
-        reach = (radius + MASK_MARGIN)[:, None, None, None]
-        masks[row] = (across**2 + along**2 < reach**2).any(axis=1)
-    return torch.from_numpy(masks)
+        border = frames if film.switch is None else film.switch
+        for spec, part in ((film.first, slice(0, border)), (film.second, slice(border, frames))):
+            if spec is not None:
+                shapes[row, part] = world.SHAPES.index(spec.shape)
+                place[row, part] = world.positions(spec, film.pixel_frames)[ends[part]]
+                scale[row, part] = world.SIZES[spec.size] * world.object_stretch(spec, film.pixel_frames)[ends[part]]
+    centre = (np.arange(size) + 0.5) / size
+    offset = np.remainder(centre - place[..., None] + world.SPAN / 2, world.SPAN) - world.SPAN / 2
+    offset = torch.from_numpy(offset / scale[..., None]).float()  # [N, F, ends, xy, size]
+    inside = torch.zeros(len(films), frames, size, size, dtype=torch.uint8)
+    for number, shape in enumerate(world.SHAPES):
+        rows = torch.from_numpy(shapes == number)
+        x, y = offset[rows][..., 0, None, :], offset[rows][..., 1, :, None]
+        inside[rows] = (DISTANCE[shape](x, y) < 0).sum(dim=1, dtype=torch.uint8)
+    return inside

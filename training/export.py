@@ -23,7 +23,7 @@ from training.dit import TRANSFORMER, Denoiser, load_denoiser
 from training.run import load_checkpoint, step_seed
 from training.windows import DROPPED, SHIFT, SINK, WINDOW
 
-VERSION = "1.0"
+VERSION = "1.1"
 SIZE = 96
 
 
@@ -76,6 +76,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
             "autoencoder_held_out_psnr_db": round(held_out[-1], 2) if held_out else None,
             "films": next((line["films"] for line in curves["dit"] if "films" in line), None),
+            "beginnings": next((line["beginnings"] for line in curves["dit"] if "beginnings" in line), None),
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),

@@ -6,15 +6,15 @@ at slot positions 0, 1, 2 ... and with one prompt for the whole memory, as after
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.captions import caption
-from training.data import FRAMES, Film
+from training.data import FRAMES, Film, Shelf
 
 WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
@@ -22,7 +22,9 @@ DROPPED = 0.1
 """Share of prompts left out, so that the model also knows "no prompt" (classifier-free guidance, arXiv 2207.12598)."""
 SHIFT = 3.0
 FOCUS = 4.0
-EARLY = 0.33
+EARLY = 0.25
+BEGINNINGS, PICTURES = 6, 18
+"""A step's batch in beginnings and in pictures, over its windows: about equal work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Batch:
         history_noise: how much history is shaken while declared clean, [B, F].
         weight: which frames count in the loss, [B, F].
         focus: weight of each place in a frame, [B, F, h, w], 1 on average.
+        outline: how much of the time a place belongs to the object, [B, F, 2h, 2w], 0..1.
         prompts: one an example.
         chunk: latent frames that share a noise level.
         forced: whether noisy chunks see clean history (teacher forcing) or each other.
@@ -55,14 +58,23 @@ class Batch:
     history_noise: Tensor
     weight: Tensor
     focus: Tensor
+    outline: Tensor
     prompts: list[str]
     chunk: int
     forced: bool
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything that has a row for each example, in the order of the fields."""
+        return self.latents, self.sigma, self.history_noise, self.weight, self.focus, self.outline
+
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
-        tensors = (self.latents, self.sigma, self.history_noise, self.weight, self.focus)
-        return Batch(*(tensor[rows] for tensor in tensors), self.prompts[rows], self.chunk, self.forced)
+        return Batch(*(tensor[rows] for tensor in self.tensors), self.prompts[rows], self.chunk, self.forced)
+
+    def to(self, device: str) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(tensor.to(device) for tensor in self.tensors), self.prompts, self.chunk, self.forced)
 
 
 def _owner(film: Film, frame: int) -> int:
@@ -112,36 +124,32 @@ def draw_sigma(rng: np.random.Generator, size: int) -> np.ndarray:
     return SHIFT * level / (1.0 + (SHIFT - 1.0) * level)
 
 
-def draw_batch(
-    rng: np.random.Generator,
-    latents: Tensor,
-    masks: Tensor,
-    films: Sequence[Film],
-    size: int,
-    progress: float = 1.0,
-) -> Batch:
+def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: int, progress: float = 1.0) -> Batch:
     """Draw one step's batch.
 
-    Three kinds of step. *Beginnings*: the first three latent frames of many films, which teach what words look like at
-    an eighth of the price of a window; most steps of the first third of a run, fewer later. *Teacher-forced* windows
-    (`forced`): every chunk is noisy and sees clean history, which is what inference does. *Diffusion forcing* (Chen et
-    al. 2024, arXiv 2407.01392): independent noise per chunk, often behind a clean beginning, for plans whose history is
-    still noisy.
+    *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like, at a 24th and an
+    eighth of the price of a window: most of a run's first quarter, a third of the rest. The other steps are *windows*.
+    Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which is what inference
+    does. The others are diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk, often
+    behind a clean beginning, for plans whose history is still noisy.
 
     Args:
         rng: the only source of chance.
-        latents: of all films, [N, 21, C, h, w].
-        masks: where their objects are, bool [N, 21, h, w].
-        films: their labels.
-        size: windows in the batch; beginnings are six times as many.
+        films: whole films, for windows.
+        beginnings: many more films' first three latent frames.
+        size: windows in the batch; of beginnings and pictures there are more.
         progress: 0..1 of the run.
     """
-    if rng.random() < (0.75 if progress < EARLY else 0.25):
-        return _beginnings(rng, latents, masks, films, 6 * size)
+    pictures, whole = (0.4, 0.2) if progress < EARLY else (0.1, 0.7)
+    kind = rng.random()
+    if kind < pictures:
+        return _openings(rng, beginnings, PICTURES * size, 1)
+    if kind < 1.0 - whole:
+        return _openings(rng, beginnings, BEGINNINGS * size, SINK)
     chunk = 3 if rng.random() < 0.8 else 1
     forced = bool(rng.random() < 0.8)
-    picks = rng.integers(len(films), size=size)
-    windows = [draw_window(rng, int(n), films[n], chunk) for n in picks]
+    picks = rng.integers(len(films.films), size=size)
+    windows = [draw_window(rng, int(n), films.films[n], chunk) for n in picks]
     chunks = WINDOW // chunk
     sigma = draw_sigma(rng, size * chunks).reshape(size, chunks).repeat(chunk, axis=1)
     weight = np.array([window.loss for window in windows], dtype=np.float32)
@@ -151,29 +159,44 @@ def draw_batch(
         sigma, weight = np.where(history, 0.0, sigma), np.where(history, 0.0, weight)
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them.
     shaken = np.where(rng.random((size, 1)) < 0.6, rng.uniform(0.0, 0.12, (size, 1)), 0.0) * np.ones((1, WINDOW))
+    outline = torch.stack([films.outlines[window.film][list(window.frames)] for window in windows])
     return Batch(
-        torch.stack([latents[window.film][list(window.frames)] for window in windows]).float(),
+        torch.stack([films.latents[window.film][list(window.frames)] for window in windows]).float(),
         torch.from_numpy(sigma).float(),
         torch.from_numpy(shaken).float(),
         torch.from_numpy(weight).float(),
-        _focus(torch.stack([masks[window.film][list(window.frames)] for window in windows])),
+        _focus(outline),
+        outline.float() / 2,
         [window.prompt for window in windows],
         chunk,
         forced,
     )
 
 
-def _focus(masks: Tensor) -> Tensor:
-    """Weights [..., h, w] from masks: the object counts FOCUS times more, all weights average 1."""
-    weight = 1.0 + FOCUS * masks.float()
+def _focus(outline: Tensor) -> Tensor:
+    """Weights [B, F, h, w]: the object and its edge count FOCUS times more, all weights average 1.
+
+    An object covers a tenth of the picture and is most of what a prompt says.
+    """
+    near = F.max_pool2d(outline.flatten(0, 1).float(), kernel_size=4, stride=2, padding=1).clamp(max=1)
+    weight = 1.0 + FOCUS * near.unflatten(0, outline.shape[:2])
     return weight / weight.mean()
 
 
-def _beginnings(rng: np.random.Generator, latents: Tensor, masks: Tensor, films: Sequence[Film], size: int) -> Batch:
-    """First chunks: what a text looks like when there is no history yet."""
-    picks = rng.integers(len(films), size=size)
-    prompts = ["" if rng.random() < DROPPED else caption(films[n].first, rng) for n in picks]
-    sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, SINK)
-    clean = torch.stack([latents[n, :SINK] for n in picks]).float()
-    focus = _focus(torch.stack([masks[n, :SINK] for n in picks]))
-    return Batch(clean, sigma, torch.zeros(size, SINK), torch.ones(size, SINK), focus, prompts, SINK, False)
+def _openings(rng: np.random.Generator, beginnings: Shelf, size: int, frames: int) -> Batch:
+    """The first one or three latent frames of films: what a text looks like when there is no history yet."""
+    picks = rng.integers(len(beginnings.films), size=size)
+    prompts = ["" if rng.random() < DROPPED else caption(beginnings.films[n].first, rng) for n in picks]
+    sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, frames)
+    outline = beginnings.outlines[picks, :frames]
+    return Batch(
+        beginnings.latents[picks, :frames].float(),
+        sigma,
+        torch.zeros(size, frames),
+        torch.ones(size, frames),
+        _focus(outline),
+        outline.float() / 2,
+        prompts,
+        frames,
+        False,
+    )
