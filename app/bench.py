@@ -14,9 +14,12 @@ from app.errors import UsageMistake
 from app.opening import EngineRequest, use_threads
 from app.sidecar import library_versions, machine
 
-BENCHMARKS = ("stream", "memory", "startup", "quality")
+BENCHMARKS = ("stream", "memory", "startup", "quality", "resume", "fuzz")
 STREAM_SECONDS, QUALITY_SECONDS = 20.0, 4.0
 """Film to measure, and film a prompt to judge, when `seconds` is None."""
+
+STARTS, KILLS, MUTANTS = 5, 20, 10_000
+"""Runs a command, kills of a render and mutated files a format, when `repeats` is None."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +31,7 @@ def run(
     seconds: float | None,
     frames: int,
     decode: bool,
-    repeats: int,
+    repeats: int | None,
     prompts: int,
     json_file: Path | None,
     console: Console,
@@ -58,10 +61,20 @@ def run(
             report=console.print,
         )
         table = quality.table(result)
+    elif name == "resume":
+        from benchmarks import resume
+
+        result = resume.measure(kills=repeats or KILLS, threads=engine.threads, report=console.print)
+        table = resume.table(result)
+    elif name == "fuzz":
+        from benchmarks import fuzz
+
+        result = fuzz.measure(count=repeats or MUTANTS)
+        table = fuzz.table(result)
     else:
         from benchmarks import startup
 
-        result = startup.measure(repeats=repeats)
+        result = startup.measure(repeats=repeats or STARTS)
         table = startup.table(result)
     console.print(table)
     result |= {"versions": library_versions(), "machine": machine()}

@@ -1,4 +1,4 @@
-"""The command line: `rivulet render`, `presets`, `bench`.
+"""The command line: `rivulet render`, `replay`, `presets`, `bench`.
 
 Nothing heavy is imported before a command needs it, so help comes at once; and every mistake ends as one
 sentence and one action on stderr, never as a traceback (`--debug` shows it).
@@ -6,31 +6,23 @@ sentence and one action on stderr, never as a traceback (`--debug` shows it).
 
 import io
 import json
-import re
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.errors import EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
-from app.timeline import FASTEST_FPS
-from pipelines.types import TRANSITIONS, Transition
+from app import cli_doctor
+from app.aliases import primary
+from app.cli_render import EPILOG, render_command
+from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
+from app.options import DeviceName, ModelName, PresetName, Threads
+from app.setting_values import DEVICES, READERS, choose
 
 if TYPE_CHECKING:
     from app.opening import EngineRequest
-
-SOFT_CHUNKS = 4
-"""Length of a soft transition when none is given: about three seconds with chunks of three latent frames."""
-
-Name = TypeVar("Name", bound=str)
-DURATION = "20s"
-LARGEST_SIDE = 4096
-SEED_LIMIT = 2**63
 
 app = typer.Typer(
     name="rivulet",
@@ -41,28 +33,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PresetName = Annotated[str, typer.Option("--preset", help="Streaming system; `rivulet presets` lists them.")]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Name or folder of a model.", show_default="the preset's")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads.", show_default="all cores")
-]
-DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    arguments = normalise(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a render
+    debug = "--debug" in arguments
     try:
+        arguments = normalise(arguments)
+        debug = "--debug" in arguments[:1]
         _check_command(arguments)
         result: object = app(arguments, prog_name="rivulet", standalone_mode=False)
         return result if isinstance(result, int) else EXIT_OK
     except (Exception, KeyboardInterrupt) as error:
-        if "--debug" in arguments[:1]:
+        if debug:
             traceback.print_exception(error)
         message, code = _explain_usage(error) if isinstance(error, typer.TyperException) else explain(error)
         print(f"rivulet: {printable(message)}", file=sys.stderr)
@@ -70,26 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
-    """Spell flags with `_`, as either is common, and put `--debug` first; a bare `--` ends it."""
+    """Spell flags with `_`, as either is common, and put `--debug` first; a bare `--` ends it.
+
+    Behind `render`, names of other projects become ours, and `--cache.sink_size 3` becomes the setting
+    `cache.sink_size=3`.
+
+    Raises:
+        UsageMistake: such a setting has no value.
+    """
     end = list(argv).index("--") if "--" in argv else len(argv)
+    render = next((argument for argument in argv[:end] if not argument.startswith("-")), None) == "render"
     flags: list[str] = []
-    for argument in argv[:end]:
+    arguments = iter(argv[:end])
+    for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            name = "--" + name[2:].replace("-", "_")
-        flags.append(name + equals + value)
+        if not name.startswith("--"):
+            flags.append(argument)
+        elif render and "." in name:
+            if not equals and (value := next(arguments, "--")).startswith("--"):
+                raise UsageMistake(f"{shorten(name, 40)} needs a value. Write {shorten(name, 40)} VALUE.")
+            flags.append(f"{name[2:]}={value}")
+        else:
+            spelled = name[2:].replace("-", "_")
+            flags.append(f"--{primary(spelled) if render else spelled}{equals}{value}")
     debug = ["--debug"] if "--debug" in flags else []
     return debug + [flag for flag in flags if flag != "--debug"] + list(argv[end:])
-
-
-def choose(name: str, choices: Sequence[Name], what: str) -> Name:
-    """Return the choice called `name`; if there is none, say which there are and which is nearest."""
-    for choice in choices:
-        if choice == name:
-            return choice
-    near = get_close_matches(name.lower(), choices, n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    raise UsageMistake(f"There is no {what} {shorten(name, 40)!r}: choose from {', '.join(choices)}{hint}")
 
 
 @app.callback(invoke_without_command=True)
@@ -107,82 +98,32 @@ def root(
         print(context.get_help())
 
 
-@app.command(
-    "render",
-    short_help="Render prompts into a film.",
-    epilog='Example: rivulet render "a red ball bounces over the sea" "a blue star over snow" -o out.mp4',
-)
-def render_command(
-    prompts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to show; several share the film equally.", show_default=False),
+app.command("render", short_help="Render prompts or a script into a film.", epilog=EPILOG)(render_command)
+
+
+@app.command("replay", short_help="Render a film again from what it carries.")
+def replay_command(
+    film: Annotated[Path, typer.Argument(metavar="FILE", help="A film of rivulet render, or its .json.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again.mp4")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The film, an .mp4.")] = Path("out.mp4"),
-    duration: Annotated[
-        str | None,
-        typer.Option(
-            "--duration",
-            help="20s, 0:20, 1m30s, 320f (frames), 32l (latent frames) or 11c (chunks).",
-            show_default=DURATION,
-        ),
-    ] = None,
-    num_frames: Annotated[int | None, typer.Option("--num_frames", help="Length in frames instead.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="-1 draws one, prints it and saves it.")] = 42,
-    preset: PresetName = "embedded",
-    model: ModelName = None,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the two, chunk by chunk; exit code 1 if they differ.")
     ] = False,
-    transition: Annotated[
-        str, typer.Option("--transition", help="How a prompt takes over: recache, soft, cut or keep.")
-    ] = "recache",
-    transition_chunks: Annotated[
-        int | None,
-        typer.Option("--transition_chunks", help="Length of a soft transition.", show_default=str(SOFT_CHUNKS)),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Picture size.", show_default="the model's")
-    ] = None,
-    height: Annotated[int | None, typer.Option("--height", help="Picture height, in pixels.")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Picture width, in pixels.")] = None,
-    fps: Annotated[
-        str | None,
-        typer.Option("--fps", help="Frame rate of the film; another than the model's own plays faster or slower."),
-    ] = None,
-    scale: Annotated[
-        int,
-        typer.Option(
-            "--scale", min=0, max=16, help="Enlarge the film; 0 brings small ones near 384 pixels, 1 leaves them."
-        ),
-    ] = 0,
-    crf: Annotated[int, typer.Option("--crf", min=0, max=51, help="H.264 quality, less is better.")] = 18,
-    device: DeviceName = "auto",
-    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
 ) -> int:
-    """Render prompts into a film (.mp4), with a .json of settings, seed and hashes beside it."""
+    """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
     from rich.console import Console
 
-    from app.render import RenderRequest, render
-    from app.timeline import parse_length
+    from app.replay import replay
 
-    if num_frames is not None and duration is not None:
-        raise UsageMistake("The length is given twice. Use either --duration or --num_frames.")
-    length = f"{num_frames}f" if num_frames is not None else duration or DURATION
-    request = RenderRequest(
-        prompts=tuple(prompts or ()),
-        output=output,
-        length=parse_length(length),
-        duration=length,
-        engine=_engine_request(preset, model, untrained, device, threads, _picture(size, height, width)),
-        seed=_seed(seed),
-        fps=_frame_rate(fps),
-        transition=_transition(transition, transition_chunks),
-        scale=scale,
-        crf=crf,
+    return replay(
+        film,
+        output or film.with_name(f"{film.stem}-again.mp4"),
+        check=check,
         overwrite=overwrite,
+        console=Console(highlight=False, markup=False, emoji=False),
     )
-    return render(request, console=Console(highlight=False, markup=False, emoji=False))
 
 
 @app.command("presets", short_help="List the streaming systems.")
@@ -203,9 +144,11 @@ def presets_command(
         console.print(preset_notes(rows), soft_wrap=True)
 
 
-@app.command("bench", short_help="Measure speed, memory, start-up or quality.")
+@app.command("bench", short_help="Measure speed, memory, start-up, quality, or robustness.")
 def bench_command(
-    name: Annotated[str, typer.Argument(metavar="stream|memory|startup|quality", help="What to measure.")] = "stream",
+    name: Annotated[
+        str, typer.Argument(metavar="stream|memory|startup|quality|resume|fuzz", help="What to measure.")
+    ] = "stream",
     preset: PresetName = "embedded",
     model: ModelName = None,
     device: DeviceName = "auto",
@@ -225,19 +168,28 @@ def bench_command(
         int, typer.Option("--frames", min=20, max=10**7, help="memory: latent frames to go to.")
     ] = 10_000,
     no_decode: Annotated[bool, typer.Option("--no_decode", help="memory: leave out decoding (faster).")] = False,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, max=100, help="startup: runs a command.")] = 5,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats",
+            min=1,
+            max=10**6,
+            help="startup: runs a command; resume: kills; fuzz: mutated files.",
+            show_default="5, 20, 10000",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
     ] = None,
-) -> None:
-    """Measure speed and first frame, memory over a long film, start-up, or the quality of the films."""
+) -> int:
+    """Measure speed, memory over a long film, start-up, the quality of films, what a kill costs, and bad files."""
     from rich.console import Console
 
     from app import bench
 
-    bench.run(
+    result = bench.run(
         choose(name, bench.BENCHMARKS, "benchmark"),
-        engine=_engine_request(preset, model, False, device, threads, (None, None)),
+        engine=_engine_request(preset, model, device, threads),
         seconds=seconds,
         frames=frames,
         decode=not no_decode,
@@ -246,81 +198,24 @@ def bench_command(
         json_file=json_file,
         console=Console(highlight=False),
     )
+    return EXIT_OK if result.get("passed", True) else EXIT_FAILURE
 
 
-def _engine_request(
-    preset: str,
-    model: str | None,
-    untrained: bool,
-    device: str,
-    threads: int | None,
-    picture: tuple[int | None, int | None],
-) -> "EngineRequest":
-    from app.opening import DEVICES, EngineRequest
+app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
+    cli_doctor.doctor_command
+)
+
+
+def _engine_request(preset: str, model: str | None, device: str, threads: int | None) -> "EngineRequest":
+    from app.opening import EngineRequest
     from pipelines.presets import PRESETS
 
-    if model is not None and ("\0" in model or not model.strip()):
-        raise UsageMistake("The name of the model is empty or holds a NUL byte. Give a name or a folder.")
     return EngineRequest(
         preset=PRESETS[choose(preset, list(PRESETS), "preset")],
-        model=model,
-        untrained=untrained,
+        model=None if model is None else READERS["model"]("--model", model),
         device=choose(device, DEVICES, "device"),
         threads=threads,
-        height=picture[0],
-        width=picture[1],
     )
-
-
-def _transition(kind: str, chunks: int | None) -> Transition:
-    known = choose(kind, TRANSITIONS, "transition")
-    if known != "soft":
-        if chunks is not None:
-            raise UsageMistake(
-                f"A {kind} transition has no length. Leave out --transition_chunks, or use --transition soft."
-            )
-        return Transition(known)
-    length = SOFT_CHUNKS if chunks is None else chunks
-    if not 1 <= length <= 10_000:
-        raise UsageMistake(f"A soft transition cannot last {length} chunks. Give --transition_chunks 1 or more.")
-    return Transition("soft", length)
-
-
-def _picture(size: str | None, height: int | None, width: int | None) -> tuple[int | None, int | None]:
-    """Return (height, width) from either way of giving them."""
-    if size is not None:
-        if height is not None or width is not None:
-            raise UsageMistake("The size is given twice. Use either --size or --height and --width.")
-        found = re.fullmatch(r"(\d{1,5})[x\u00d7](\d{1,5})", size.strip().lower(), re.ASCII)
-        if found is None:
-            raise UsageMistake(f"This is not a size: {shorten(size, 40)!r}. Write width x height, for example 96x96.")
-        width, height = int(found[1]), int(found[2])
-    for side in (height, width):
-        if side is not None and not 8 <= side <= LARGEST_SIDE:
-            raise UsageMistake(f"A picture cannot be {side} pixels high or wide. Give 8 to {LARGEST_SIDE}.")
-    return height, width
-
-
-def _frame_rate(fps: str | None) -> Fraction | None:
-    if fps is None:
-        return None
-    try:
-        if re.fullmatch(r"\d{1,4}(\.\d{1,6}|/\d{1,4})?", fps.strip(), re.ASCII) is None:
-            raise ValueError(fps)
-        rate = Fraction(fps).limit_denominator(1001)  # 23.976 is 24000/1001
-    except (ValueError, ZeroDivisionError):
-        raise UsageMistake(
-            f"This is not a frame rate: {shorten(fps, 40)!r}. Give frames a second, for example 16."
-        ) from None
-    if not 1 <= rate <= FASTEST_FPS:
-        raise UsageMistake(f"A film cannot play {shorten(fps, 40)} frames a second. Give 1 to {FASTEST_FPS}.")
-    return rate
-
-
-def _seed(seed: int) -> int:
-    if not -1 <= seed < SEED_LIMIT:
-        raise UsageMistake(f"The seed {seed} is out of range. Give 0 to {SEED_LIMIT - 1}, or -1 to draw one.")
-    return seed
 
 
 def _check_command(arguments: Sequence[str]) -> None:

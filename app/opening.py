@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Protocol
 
 from app.errors import UsageMistake
-from app.timeline import Rhythm
+from app.lengths import Rhythm
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads."""
+    """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads.
+
+    `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
+    the names of models, or of their weights, whose licence the person has accepted.
+    """
 
     preset: Preset
     model: str | None = None
@@ -30,6 +32,9 @@ class EngineRequest:
     threads: int | None = None
     height: int | None = None
     width: int | None = None
+    models_dir: Path | None = None
+    offline: bool = False
+    accepted_licences: frozenset[str] = frozenset()
 
 
 class FilmStream(Protocol):
@@ -44,7 +49,8 @@ class Opened:
 
     `read_prompt` encodes a prompt (raising ValueError if the model cannot read it) and returns the words
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
-    computes.
+    computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
+    ValueError if the file is not what it was.
     """
 
     stream: FilmStream
@@ -56,6 +62,8 @@ class Opened:
     threads: int
     read_prompt: Callable[[str], Mapping[str, tuple[str, ...]]]
     memory: Callable[[], int]
+    save: Callable[[Path], str]
+    restore: Callable[[Path, str], None]
 
 
 def open_stream(request: EngineRequest, seed: int) -> Opened:
@@ -63,13 +71,14 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
 
     Raises:
         UsageMistake: no CUDA device where one was asked for.
-        ValueError, FileNotFoundError: what the engine refuses, in a sentence of its own.
+        ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
     model = request.model or request.preset.model
     get_model(model)  # a wrong name is refused before torch takes its seconds
     import torch
 
     from pipelines.build import build_stream, load_components
+    from pipelines.snapshots import load_snapshot, save_snapshot
 
     device = request.device
     if device == "auto":
@@ -77,7 +86,14 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageMistake("torch finds no CUDA device on this machine. Use --device cpu.")
     threads = use_threads(request.threads)
-    components = load_components(model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    components = load_components(
+        model,
+        device=device,
+        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        models_dir=request.models_dir,
+        offline=request.offline,
+        licence_accepted=request.accepted_licences,
+    )
     stream = build_stream(
         request.preset,
         components,
@@ -101,6 +117,8 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
         threads=threads,
         read_prompt=read_prompt,
         memory=torch.cuda.memory_reserved if device == "cuda" else resident_bytes,
+        save=lambda path: save_snapshot(stream.snapshot(), path),
+        restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
     )
 
 

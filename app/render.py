@@ -1,34 +1,30 @@
-"""Render prompts into a film file: the headless job behind `rivulet render`.
+"""Render a script into a film file: the headless job behind `rivulet render`.
 
-Everything a person can get wrong is checked before the model loads; then one loop asks the stream for chunks
-and hands them to the encoder. The stream comes from `open_stream`, so that the job can be tested without a
-model.
+Everything a person can get wrong is checked before the model loads; then one loop asks the stream for chunks and hands
+them to the film. The stream comes from `open_stream`, so that the job can be tested without a model.
 """
 
-import hashlib
-import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from rich.console import Console
 
 from app import sidecar
-from app.errors import EXIT_INTERRUPTED, EXIT_OK, RenderFailure, UsageMistake, explain, printable, shorten
+from app.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, RenderFailure, UsageMistake, explain, printable
+from app.film import Film
+from app.interrupt import Interrupt
+from app.journal import FORMAT, Header, Journal, Past, Segment
 from app.opening import EngineRequest, Opened, open_stream
+from app.outcome import announce, conclude, finish
 from app.progress import Progress
-from app.timeline import Length, Timeline, share_equally
-from app.video import FilmWriter, finalise, viewing_scale
-from pipelines.types import Chunk, Controls, Transition
-
-_RECACHE = Transition("recache")
+from app.recipe import RenderRequest, config_of, reconcile
+from app.script import check_script
+from app.timeline import resolve
+from pipelines.types import Controls
 
 
 class StreamOpener(Protocol):
@@ -37,257 +33,204 @@ class StreamOpener(Protocol):
     def __call__(self, request: EngineRequest, seed: int) -> Opened: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RenderRequest:
-    """What to render, as the command line understood it.
-
-    `seed` -1 draws one, `fps` None takes the model's own, `scale` 0 enlarges small films for viewing.
-    """
-
-    prompts: tuple[str, ...]
-    output: Path
-    length: Length
-    duration: str
-    engine: EngineRequest
-    seed: int = 0
-    fps: Fraction | None = None
-    transition: Transition = _RECACHE
-    scale: int = 0
-    crf: int = 18
-    overwrite: bool = False
-
-    @property
-    def part(self) -> Path:
-        """Where the film grows until it is whole: out.part.mp4, which plays too."""
-        return self.output.with_name(f"{self.output.stem}.part{self.output.suffix}")
-
-
-class Interrupt:
-    """Ctrl-C asks for an orderly end after the chunk in hand; a second Ctrl-C raises KeyboardInterrupt at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: Callable[[int, FrameType | None], object] | int | None = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _ask(self, number: int, at: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        # Not print: the signal may come in the middle of one, whose buffer is then in use.
-        os.write(2, b"\nFinishing the file with what is done; Ctrl-C again stops at once.\n")
-
-
-class Film:
-    """The file being made: trims to the exact length, hashes what is shown, and writes it.
-
-    The encoder opens with the first chunk, which knows the size.
-    """
-
-    def __init__(self, request: RenderRequest, timeline: Timeline) -> None:
-        self.request = request
-        self.timeline = timeline
-        self.chunks: list[sidecar.ChunkRecord] = []
-        self.frames = 0
-        self.height = self.width = self.scale = 0
-        self._hash = hashlib.sha256()
-        self._writer: FilmWriter | None = None
-
-    @property
-    def sha256(self) -> str:
-        """Hash of every shown uint8 RGB frame so far."""
-        return self._hash.hexdigest()
-
-    @property
-    def seconds(self) -> float:
-        """Length of the film so far."""
-        return self.frames / self.timeline.fps
-
-    def add(self, chunk: Chunk) -> int:
-        """Append a chunk and return how many of its frames are shown."""
-        if chunk.pixels is None:
-            raise ValueError("a chunk without pixels cannot be shown")
-        shown = chunk.pixels[: self.timeline.frames - self.frames]
-        if self._writer is None:
-            self.height, self.width = shown.shape[1:3]
-            self.scale = self.request.scale or viewing_scale(self.height, self.width)
-            self._writer = FilmWriter(
-                self.request.part,
-                height=self.height,
-                width=self.width,
-                fps=self.request.fps or Fraction(self.timeline.fps),
-                scale=self.scale,
-                crf=self.request.crf,
-            )
-        start = time.perf_counter()
-        self._writer.write(shown)
-        self._hash.update(shown.tobytes())
-        self.frames += len(shown)
-        self.chunks.append(
-            sidecar.ChunkRecord(
-                index=chunk.index,
-                epoch=chunk.epoch,
-                latent=(chunk.latent.start, chunk.latent.stop),
-                frames=(chunk.pixel.start, chunk.pixel.stop),
-                shown=len(shown),
-                prompt=chunk.prompt,
-                sha256=chunk.sha256,
-                drift=chunk.drift,
-                seconds=chunk.seconds | {"encode": time.perf_counter() - start},
-            )
-        )
-        return len(shown)
-
-    def finish(self) -> None:
-        """Give the film its real name."""
-        if self._writer is not None:
-            self._writer.close()
-            finalise(self.request.part, self.request.output)
-
-    def abandon(self) -> None:
-        """Leave the part that is whole under its part name."""
-        if self._writer is not None:
-            self._writer.abandon()
-
-
 def render(request: RenderRequest, *, console: Console, opener: StreamOpener = open_stream) -> int:
-    """Render a film and return the exit code: 0, or 130 when Ctrl-C ended it early.
+    """Render a film and return the exit code: 0, or 130 (143) when Ctrl-C (SIGTERM) ended it early.
 
     Raises:
         UsageMistake, ValueError, OSError: something the person can put right.
         RenderFailure: the film could not be finished; what there is of it plays from `request.part`.
     """
-    _check_prompts(request.prompts)
+    _check_request(request)
+    if request.resume and not request.folder.is_dir() and _is_whole(request.output):
+        _say(console, request, f"{request.output} is whole already; there is nothing to resume.")
+        return EXIT_OK
     _check_output(request)
+    with Journal(request.folder) as journal:
+        past = journal.read() if request.resume else None
+        if past is None:
+            check_script(request.script)
+        if request.resume and past is None:
+            _say(console, request, f"Nothing to resume beside {request.output}: starting from the beginning.")
+        return _render(request, journal, past, console, opener)
+
+
+def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
+    if past is not None:
+        request = reconcile(request, past.header)
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
     begun = time.perf_counter()
     opened = opener(request.engine, seed)
     ready = time.perf_counter()
-    unknown = {prompt: opened.read_prompt(prompt) for prompt in request.prompts}
-    timeline = share_equally(
-        request.prompts,
-        request.length,
-        fps=float(request.fps or opened.fps),
-        rhythm=opened.rhythm,
-        transition=request.transition,
+    unknown = {
+        text: opened.read_prompt(text)
+        for prompt in request.script.prompts
+        for text in ([prompt] if isinstance(prompt, str) else [words for words, _ in prompt])
+    }
+    fps = request.fps or Fraction(opened.fps)
+    timeline = resolve(request.script, length=request.length, fps=float(fps), rhythm=opened.rhythm)
+    header = Header(
+        format=FORMAT,
+        seed=seed,
+        config=config_of(request, opened, timeline, fps),
+        model=sidecar.ModelRecord(name=opened.model, sha256=opened.checksum),
+        versions=sidecar.library_versions(),
     )
-    _announce(console, request, opened, timeline, seed, ready - begun)
-    _hint(console, unknown)
-    film = Film(request, timeline)
+    start = None
+    if past is not None:
+        _check_same(past.header, header, request.folder)
+        start = _restore(opened, journal, past, request, console)
+    if start is None:
+        journal.begin(header)
+    if not request.json_progress:
+        announce(console, request, opened, timeline, seed, ready - begun, unknown)
+    film = Film(
+        request.part,
+        journal,
+        timeline,
+        fps=fps,
+        scale=request.scale,
+        crf=request.crf,
+        segment_chunks=request.segment_chunks,
+        begin=start,
+    )
+    expected = {} if past is None else {chunk.index: chunk.sha256 for chunk in past.chunks}
     with Interrupt() as interrupt:
         try:
-            first = _shoot(opened, film, interrupt, console)
-        except BaseException as error:
-            film.abandon()
+            first = _shoot(opened, film, request, interrupt, console, expected)
             if not film.frames:
-                request.part.unlink(missing_ok=True)
-                raise
-            left = f"The first {film.seconds:.1f} s play from {request.part}."
-            if isinstance(error, KeyboardInterrupt):
-                console.print(f"Stopped at once. {left}", highlight=False, markup=False, soft_wrap=True)
-                return EXIT_INTERRUPTED
-            raise RenderFailure(f"{explain(error)[0]} {left}") from error
-    if not film.frames:
-        console.print("Nothing was rendered yet, so there is no file.")
-        return EXIT_INTERRUPTED
-    done = time.perf_counter()
-    timing = sidecar.Timing(
-        load=ready - begun, first_frame=first - ready, render=done - ready, fps=film.frames / (done - ready)
-    )
-    record = _record(request, opened, film, seed, timing)
-    try:
-        sidecar.write(record, sidecar.sidecar_path(request.output))
-    except OSError as error:
-        raise RenderFailure(f"{explain(error)[0]} The film is whole, its .json is not there.") from error
-    _conclude(console, request, record)
-    return EXIT_OK if film.frames == timeline.frames else EXIT_INTERRUPTED
+                journal.remove()
+                console.print("Nothing was rendered yet, so there is no file.")
+                return interrupt.code or EXIT_INTERRUPTED
+            done = time.perf_counter()
+            timing = sidecar.Timing(
+                load=ready - begun,
+                first_frame=(first or done) - ready,
+                render=done - ready,
+                fps=film.fresh / (done - ready),
+            )
+            status = "whole" if film.whole else f"ended early by {interrupt.word}"
+            record = finish(request, header, film, journal, timing, status)
+        except BaseException as error:
+            return _stopped(error, request, film, journal, console)
+    conclude(console, request, record)
+    if not film.whole:
+        return interrupt.code or EXIT_FAILURE
+    journal.remove()
+    request.part.unlink(missing_ok=True)
+    return EXIT_OK
 
 
-def _shoot(opened: Opened, film: Film, interrupt: Interrupt, console: Console) -> float:
+def _shoot(
+    opened: Opened,
+    film: Film,
+    request: RenderRequest,
+    interrupt: Interrupt,
+    console: Console,
+    expected: Mapping[int, str],
+) -> float:
     """Run the loop until the film is whole or stopped, and return the moment its first frame was in the file."""
     timeline = film.timeline
-    progress = Progress(console, chunks=timeline.chunks, frames=timeline.frames)
-    controls = [Controls(shot.prompt, film.request.transition) for shot in timeline.shots]
+    progress = Progress(
+        console, chunks=timeline.chunks, frames=timeline.frames, done=film.frames, as_json=request.json_progress
+    )
+    controls = [
+        Controls(shot.prompt, shot.transition, dict(shot.parameters).get("guidance_scale")) for shot in timeline.shots
+    ]
     first = 0.0
-    while film.frames < timeline.frames and not interrupt.asked:
-        index = len(film.chunks)
-        place = timeline.place(film.frames)
+    while not film.whole and not interrupt.asked:
+        index, place = film.next, timeline.place(film.frames)
+        film.begin_chunk(opened)
         chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
-        shown = film.add(chunk)
+        if expected.get(index, chunk.sha256) != chunk.sha256:
+            raise RenderFailure(
+                f"Chunk {index} came out differently than before the interruption, so the film would not be one. "
+                "Start over with --overwrite."
+            )
+        record = film.add(chunk, opened.memory())
         first = first or time.perf_counter()
-        progress.chunk(place, shown, prompt=chunk.prompt, drift=chunk.drift, memory=opened.memory())
-    film.finish()
+        progress.chunk(place, record)
+    film.close()
     return first
 
 
-def _record(request: RenderRequest, opened: Opened, film: Film, seed: int, timing: sidecar.Timing) -> sidecar.Sidecar:
-    whole = film.frames == film.timeline.frames
-    return sidecar.Sidecar(
-        format=sidecar.FORMAT,
-        status="whole" if whole else "ended early by Ctrl-C",
-        seed=seed,
-        config=sidecar.Config(
-            prompts=list(request.prompts),
-            duration=request.duration,
-            preset=request.engine.preset.name,
-            transition=request.transition.kind,
-            transition_chunks=request.transition.chunks,
-            device=opened.device,
-            threads=opened.threads,
-            system=sidecar.as_data(request.engine.preset),
-        ),
-        model=sidecar.ModelRecord(name=opened.model, sha256=opened.checksum, untrained=request.engine.untrained),
-        versions=sidecar.library_versions(),
-        machine=sidecar.machine(),
-        film=sidecar.FilmRecord(
-            file=request.output.name,
-            frames=film.frames,
-            seconds=film.seconds,
-            fps=film.timeline.fps,
-            height=film.height,
-            width=film.width,
-            scale=film.scale,
-            crf=request.crf,
-            sha256=film.sha256,
-        ),
-        shots=sidecar.shot_records(film.timeline),
-        chunks=film.chunks,
-        timing=timing,
-    )
+def _stopped(error: BaseException, request: RenderRequest, film: Film, journal: Journal, console: Console) -> int:
+    """Leave what is whole and say so; a second Ctrl-C is an exit code, everything else goes on as an error."""
+    film.abandon()
+    if not film.frames:
+        request.part.unlink(missing_ok=True)
+        journal.remove()
+        raise error
+    left = f"The first {film.seconds:.1f} s play from {request.part}; --resume goes on."
+    if isinstance(error, KeyboardInterrupt):
+        _say(console, request, f"Stopped at once. {left}")
+        return EXIT_INTERRUPTED
+    raise RenderFailure(f"{explain(error)[0]} {left}") from error
 
 
-def _check_prompts(prompts: tuple[str, ...]) -> None:
-    if not prompts:
-        raise UsageMistake(
-            'There is no prompt. Say what to show, for example: rivulet render "a red ball bounces over the sea"'
-        )
-    for prompt in prompts:
-        if not prompt.strip():
-            raise UsageMistake("A prompt is empty. Say in a few words what the film should show.")
-        if "\0" in prompt or any("\ud800" <= c <= "\udfff" for c in prompt):
+def _check_same(before: Header, now: Header, folder: Path) -> None:
+    """A film goes on only with what it was begun with: anything else would change its pictures in the middle."""
+    for name, old, new in (
+        ("seed", before.seed, now.seed),
+        ("model", before.model.name, now.model.name),
+        ("model's checksum", before.model.sha256[:12], now.model.sha256[:12]),
+        *((key, value, now.versions.get(key)) for key, value in before.versions.items()),
+        *((key, value, getattr(now.config, key)) for key, value in before.config),
+    ):
+        if old != new:
+            shown = [printable(str(value))[:60] for value in (old, new)]
             raise UsageMistake(
-                f'The prompt "{shorten(printable(prompt), 40)}" holds bytes that are not text. Type it again as UTF-8.'
+                f"The film in {folder} was begun with {name} {shown[0]}, not {shown[1]}. "
+                "Give what it was begun with (or only --resume and --output), or start over with --overwrite."
             )
+
+
+def _restore(opened: Opened, journal: Journal, past: Past, request: RenderRequest, console: Console) -> Segment | None:
+    """Put the stream where the last segment begins that is whole on the disk; None starts over."""
+    size = request.part.stat().st_size if request.part.is_file() else 0
+    for segment in reversed(past.segments):
+        if segment.bytes > size or segment.snapshot is None or segment.sha256 is None:
+            continue
+        try:
+            opened.restore(journal.folder / segment.snapshot, segment.sha256)
+        except (ValueError, OSError) as error:
+            _say(console, request, f"A snapshot cannot be used ({error}); going back to the one before.")
+            continue
+        journal.go_on(past, segment)
+        _say(console, request, f"Going on from chunk {segment.chunk}, frame {segment.frames}.")
+        return segment
+    _say(console, request, "No segment was finished yet: starting from the beginning.")
+    return None
+
+
+def _is_whole(output: Path) -> bool:
+    try:
+        return output.is_file() and sidecar.read(sidecar.sidecar_path(output)).status == "whole"
+    except (UsageMistake, OSError):
+        return False
+
+
+def _say(console: Console, request: RenderRequest, text: str) -> None:
+    if not request.json_progress:
+        console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_request(request: RenderRequest) -> None:
+    if request.script.shots or not request.resume:
+        check_script(request.script)
+    if "\0" in str(request.output):
+        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
+    if request.audio is not None:
+        from app.soundtrack import check_audio
+
+        check_audio(request.audio)
 
 
 def _check_output(request: RenderRequest) -> None:
     output = request.output
-    if "\0" in str(output):
-        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
     try:
         _check_output_folder(request)
     except OSError as error:
-        raise UsageMistake(
-            f"{shorten(str(output), 80)} cannot be written ({error.strerror}). Give another output."
-        ) from error
+        raise UsageMistake(f"{str(output)[:80]} cannot be written ({error.strerror}). Give another output.") from error
 
 
 def _check_output_folder(request: RenderRequest) -> None:
@@ -298,53 +241,24 @@ def _check_output_folder(request: RenderRequest) -> None:
         raise UsageMistake(f"{output} does not end in .mp4. Films are MP4 files: give for example {output.stem}.mp4.")
     if not output.parent.is_dir():
         raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
-    for path in (output, sidecar.sidecar_path(output), request.part):
+    begun = (request.folder / "journal.jsonl").is_file()
+    for path in (request.part, output, sidecar.sidecar_path(output), request.report):
+        if path is None:
+            continue
         if path.is_dir():
             raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
-        if path.exists() and not request.overwrite:
-            what = "was left by a render that did not finish" if path == request.part else "exists already"
-            raise UsageMistake(f"{path} {what}. Add --overwrite to replace it, or give another output.")
+        if not path.parent.is_dir():
+            raise UsageMistake(f"There is no folder {path.parent}. Create it, or give another file.")
+        if path.exists() and not request.overwrite and not (request.resume and begun):
+            if path == request.part:
+                raise UsageMistake(
+                    f"{path} was left by a render that did not finish. "
+                    "Add --resume to go on with it, --overwrite to replace it, or give another output."
+                )
+            raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
+    if request.folder.exists() and not request.folder.is_dir():
+        raise UsageMistake(f"{request.folder} is a file, and a folder of that name is needed. Give another output.")
     fresh = not request.part.exists()
     request.part.open("ab").close()  # the only honest test of permissions, read-only systems and quotas
     if fresh:
         request.part.unlink()
-
-
-def _announce(
-    console: Console, request: RenderRequest, opened: Opened, timeline: Timeline, seed: int, load_seconds: float
-) -> None:
-    lines = [
-        f"Preset {request.engine.preset.name}, model {opened.model}, {opened.device}, {opened.threads} threads, "
-        f"seed {seed}; loaded in {load_seconds:.1f} s.",
-        f"{timeline.frames} frames at {timeline.fps:g} fps = {timeline.frames / timeline.fps:.2f} s, "
-        f"{timeline.chunks} chunks:",
-    ]
-    for number, shot in enumerate(timeline.shots, 1):
-        asked = f"asked {shot.requested}, " if shot.requested != shot.actual else ""
-        lines.append(f'  shot {number}/{len(timeline.shots)}  {asked}begins {shot.actual}  "{printable(shot.prompt)}"')
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _hint(console: Console, unknown: Mapping[str, Mapping[str, tuple[str, ...]]]) -> None:
-    """Name the words the model does not know: they do nothing, and silence would look like a bad model."""
-    for word, near in {word: near for words in unknown.values() for word, near in words.items()}.items():
-        nearest = f"; nearest it knows: {', '.join(near)}" if near else ""
-        text = f'Hint: the model does not know "{printable(word)}"{nearest}.'
-        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def _conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) -> None:
-    film = record.film
-    size = f"{film.width * film.scale}x{film.height * film.scale}"
-    enlarged = f" ({film.width}x{film.height} enlarged {film.scale} times)" if film.scale > 1 else ""
-    early = "" if record.status == "whole" else f" ({record.status})"
-    console.print(
-        f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}{enlarged}, "
-        f"{request.output.stat().st_size / 1e6:.1f} MB; first frame after {record.timing.first_frame:.2f} s, "
-        f"{record.timing.fps:.1f} fps end to end.\n"
-        f"Frames sha256 {film.sha256}; settings, seed and chunk hashes in "
-        f"{sidecar.sidecar_path(request.output)}.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )

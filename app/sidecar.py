@@ -5,19 +5,27 @@ A strict schema rather than a loose dict, because programs will read it back: un
 file from another version are an error there, not a surprise later.
 """
 
+import hashlib
+import json
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.errors import UsageMistake
 from app.timeline import Place, Timeline
+from pipelines.types import prompt_text
 
-FORMAT = 1
+FORMAT = 2
 _LIBRARIES = ("rivulet", "torch", "diffusers", "numpy", "av")
+
+
+Kind = TypeVar("Kind", bound="Carried")
 
 
 class _Record(BaseModel):
@@ -46,7 +54,7 @@ class ChunkRecord(_Record):
     it.
 
     `sha256` is of the chunk's uint8 RGB frames as the engine gave them, before trimming, scaling and
-    encoding.
+    encoding. `memory` is the bytes in use when it was done, of the device that computes.
     """
 
     index: int
@@ -57,13 +65,14 @@ class ChunkRecord(_Record):
     prompt: str
     sha256: str
     drift: float | None
+    memory: int
     seconds: dict[str, float]
 
 
 class FilmRecord(_Record):
-    """The film: `sha256` is of all shown uint8 RGB frames in order, `height` and `width` are the engine's."""
+    """The film; `sha256` is as of `film_hash`, height and width are the engine's. It does not carry its own name."""
 
-    file: str
+    file: str = ""
     frames: int
     seconds: float
     fps: float
@@ -79,20 +88,30 @@ class ModelRecord(_Record):
 
     name: str
     sha256: str
-    untrained: bool
 
 
 class Config(_Record):
-    """Every setting that decides the frames, resolved: no `auto`, no -1; `system` is the preset spelled out."""
+    """Every setting that decides the frames and the file, resolved: no `auto`, no -1.
 
-    prompts: list[str]
-    duration: str
+    `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
+    `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
+    chunks an encoder lasts.
+    """
+
+    script: str
+    frames: int
     preset: str
-    transition: str
-    transition_chunks: int
+    knobs: dict[str, Any]
+    system: dict[str, Any]
+    untrained: bool
     device: str
     threads: int
-    system: dict[str, Any]
+    height: int | None
+    width: int | None
+    fps: str
+    scale: int
+    crf: int
+    segment_chunks: int
 
 
 class Timing(_Record):
@@ -104,8 +123,8 @@ class Timing(_Record):
     fps: float
 
 
-class Sidecar(_Record):
-    """The whole file."""
+class Carried(_Record):
+    """What the film itself carries: all that makes it again, the same for two equal renders."""
 
     format: int
     status: str
@@ -116,6 +135,11 @@ class Sidecar(_Record):
     machine: dict[str, str | int]
     film: FilmRecord
     shots: list[ShotRecord]
+
+
+class Sidecar(Carried):
+    """The whole file."""
+
     chunks: list[ChunkRecord]
     timing: Timing
 
@@ -125,10 +149,18 @@ def sidecar_path(film: Path) -> Path:
     return film.with_suffix(".json")
 
 
+def film_hash(chunks: Iterable[ChunkRecord]) -> str:
+    """sha256 over every chunk's hash and how many of its frames are shown: equal for equal films, and for no others."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(f"{chunk.sha256} {chunk.shown}\n".encode())
+    return digest.hexdigest()
+
+
 def shot_records(timeline: Timeline) -> list[ShotRecord]:
     """Turn the timeline's shots into records."""
     return [
-        ShotRecord(prompt=shot.prompt, requested=_place(shot.requested), actual=_place(shot.actual))
+        ShotRecord(prompt=prompt_text(shot.prompt), requested=_place(shot.requested), actual=_place(shot.actual))
         for shot in timeline.shots
     ]
 
@@ -158,6 +190,11 @@ def machine() -> dict[str, str | int]:
     return {"system": platform.system(), "cpu": _cpu_name(), "cores": os.cpu_count() or 0}
 
 
+def one_line(data: Mapping[str, Any]) -> str:
+    """One line of JSON for programs."""
+    return json.dumps(data, separators=(",", ":"))
+
+
 def write(sidecar: Sidecar, path: Path) -> None:
     """Write the file whole or not at all."""
     half = path.with_name(f".{path.name}.tmp")
@@ -172,8 +209,39 @@ def write(sidecar: Sidecar, path: Path) -> None:
 
 
 def read(path: Path) -> Sidecar:
-    """Read a sidecar back; pydantic's ValidationError names every entry that does not fit."""
-    return Sidecar.model_validate_json(path.read_text(encoding="utf-8"))
+    """Read a sidecar back.
+
+    Raises:
+        UsageMistake: another version wrote it, or it is damaged.
+        OSError: it cannot be read.
+    """
+    return _parse(Sidecar, path.read_bytes(), str(path))
+
+
+def read_carried(text: str, source: str) -> Carried:
+    """Read what a film carries; `source` says where it came from, for errors.
+
+    Raises:
+        UsageMistake: another version wrote it, or it is damaged.
+    """
+    return _parse(Carried, text, source)
+
+
+def carried(record: Sidecar) -> str:
+    """What goes into the film itself."""
+    return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file"}})
+
+
+def _parse(kind: type[Kind], data: str | bytes, source: str) -> Kind:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise UsageMistake(
+            f"{source}: {where}: {first['msg'].lower()[:80]}. It is damaged or from another version of Rivulet "
+            f"(this one reads format {FORMAT}); render the film again from its prompts."
+        ) from None
 
 
 def _place(place: Place) -> PlaceRecord:

@@ -1,90 +1,24 @@
-"""Lengths people write, and where each prompt of a film begins.
+"""Where each prompt of a film begins, and how much of it every chunk shows.
 
 A prompt can change only where a chunk starts, and "frames" means pixel frames to people and latent frames to
 models; so every place is a `Place` that says second, frame, latent frame and chunk, and a switch has two of
 them: asked for and given.
 """
 
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NoReturn
 
 from app.errors import UsageMistake
-from pipelines.types import Transition, pixel_range
+from app.lengths import LONGEST_SECONDS, Length, Rhythm
+from app.script import RECACHE, Script, ScriptShot, apply_style, check_script
+from pipelines.types import Prompt, Transition, pixel_range
 
-LONGEST_SECONDS = 24 * 3600
-"""A day of film. Streams have no end of their own; this catches `--duration 20000000s`."""
-FASTEST_FPS = 240
-"""The highest frame rate players and displays know."""
-
-_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):([0-5]?\d(?:\.\d{1,9})?)")
-_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
-_UNITS = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
-_COUNT = re.compile(r"(\d{1,9})([flcb])")
-_FORMS = "Write it like 20s, 0:20, 1m30s, 320f (frames), 32l (latent frames) or 11c (chunks)."
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """How a stream divides latent frames into chunks: `first` in chunk 0, `chunk` in every later one."""
-
-    first: int
-    chunk: int
-
-    def start(self, chunk: int) -> int:
-        """Return the first latent frame of a chunk."""
-        return 0 if chunk == 0 else self.first + (chunk - 1) * self.chunk
-
-    def start_frame(self, chunk: int) -> int:
-        """Return the first pixel frame of a chunk."""
-        return pixel_range(self.start(chunk)).start
-
-    def chunk_of(self, latent: int) -> int:
-        """Return the chunk that a latent frame belongs to."""
-        return 0 if latent < self.first else 1 + (latent - self.first) // self.chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """A length as written: `amount` of seconds ("s"), pixel frames ("f"), latent frames ("l") or chunks ("c")."""
-
-    amount: float
-    unit: str
-
-    def frames(self, fps: float, rhythm: Rhythm) -> int:
-        """Return how many pixel frames that is."""
-        if self.unit == "s":
-            return round(self.amount * fps)
-        if self.unit == "f":
-            return int(self.amount)
-        count = int(self.amount)
-        return pixel_range(count if self.unit == "l" else rhythm.start(count)).start
-
-
-def parse_length(text: str) -> Length:
-    """Read `20s`, `20`, `0:20`, `1:02:03`, `1m30s`, `2.5h`, `320f`, `32l` or `11c` (`11b` too).
-
-    Raises:
-        UsageMistake: not one of these forms, zero, or longer than a day.
-    """
-    written = text.strip().lower()
-    shown = repr(text if len(text) <= 32 else text[:32] + "...")
-    if count := _COUNT.fullmatch(written):
-        length = Length(float(count[1]), "c" if count[2] == "b" else count[2])
-    elif parts := _CLOCK.fullmatch(written):
-        length = Length(int(parts[1] or 0) * 3600 + int(parts[2]) * 60 + float(parts[3]), "s")
-    elif written and (parts := _UNITS.fullmatch(written)):
-        length = Length(float(parts[1] or 0) * 3600 + float(parts[2] or 0) * 60 + float(parts[3] or 0), "s")
-    elif re.fullmatch(r"-[\d.:]+[hmsflcb]?", written):
-        raise UsageMistake(f"A film cannot be {shown} long. Give a length above zero, for example 20s.")
-    else:
-        raise UsageMistake(f"This is not a duration: {shown}. {_FORMS}")
-    if length.amount <= 0:
-        raise UsageMistake(f"A film of {shown} has no frames. Give a length above zero, for example 20s.")
-    if length.amount > LONGEST_SECONDS * (1 if length.unit == "s" else FASTEST_FPS):
-        raise UsageMistake(f"{shown} is longer than a day of film. Give at most 24h.")
-    return length
+USUAL_LENGTH = Length(20, "s")
+"""Of a film of which neither script nor command line says how long it is."""
+_FAINT = 1e-9
+"""Shares of a blend below this show in no weight and are counted to the text before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +36,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A prompt, where it was asked to begin and where it begins."""
+    """A prompt, style included, where it was asked to begin and where it begins.
 
-    prompt: str
+    `parameters` are those in force during the shot: its own, and what earlier shots set and it leaves alone.
+    """
+
+    prompt: Prompt
     requested: Place
     actual: Place
+    transition: Transition = RECACHE
+    parameters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,40 +71,172 @@ class Timeline:
         """Return the index of the shot that a chunk belongs to."""
         return bisect_right(self.shots, chunk, key=lambda shot: shot.actual.chunk) - 1
 
+    def blend(self, chunk: int) -> tuple[tuple[str, float], ...]:
+        """The texts a chunk shows and their shares, which add up to 1, the newest text first.
 
-def share_equally(
-    prompts: Sequence[str], length: Length, *, fps: float, rhythm: Rhythm, transition: Transition
-) -> Timeline:
-    """Give every prompt the same share of the film; each begins at the first chunk that starts no earlier
-    than asked.
+        A soft transition of n chunks shows 1/(n+1) .. n/(n+1) of its text and then the whole of it, starting from
+        whatever the chunk before it showed, which may itself be a blend (pipelines/conditioning.py does the same).
+        """
+        shares: dict[str, float] = {}
+        rest, index = 1.0, self.shot_at(chunk)
+        while True:
+            first = self._begins(index)
+            part = self._arrived(first, chunk) if rest > _FAINT else 1.0
+            texts = _texts(self.shots[index].prompt)
+            total = sum(weight for _, weight in texts)
+            for text, weight in texts:
+                shares[text] = shares.get(text, 0.0) + rest * part * weight / total
+            rest *= 1 - part
+            if not rest:
+                return tuple(shares.items())
+            index, chunk = first - 1, self.shots[first].actual.chunk - 1
+
+    def blending(self, chunk: int) -> bool:
+        """Whether a chunk lies within a soft transition."""
+        return self._arrived(self._begins(self.shot_at(chunk)), chunk) < 1
+
+    def _begins(self, index: int) -> int:
+        """The shot with which the prompt of a shot began: the same prompt again is no switch to the stream."""
+        while index and self.shots[index - 1].prompt == self.shots[index].prompt:
+            index -= 1
+        return index
+
+    def _arrived(self, index: int, chunk: int) -> float:
+        """How much of a shot's prompt a chunk shows."""
+        shot = self.shots[index]
+        done = chunk - shot.actual.chunk + 1
+        if index == 0 or done > shot.transition.chunks:
+            return 1.0
+        return done / (shot.transition.chunks + 1)
+
+
+def resolve(script: Script, *, length: Length | None, fps: float, rhythm: Rhythm) -> Timeline:
+    """Give every shot its place: the first chunk that starts no earlier than asked.
+
+    Args:
+        script: shots in order; those without a time share what lies between their neighbours equally.
+        length: of the film; None takes the script's end, else USUAL_LENGTH.
+        fps: frames a second.
+        rhythm: of the stream's chunks.
 
     Raises:
-        UsageMistake: the film is too long, too short for its prompts, or too short for the transition between
-        them.
+        UsageMistake: what check_script refuses; the film is too long or too short; shots that are out of order, fall
+            into one chunk or begin behind the end; a transition longer than its shot.
     """
-    frames = length.frames(fps, rhythm)
+    check_script(script)
+    frames = (length or script.end or USUAL_LENGTH).frames(fps, rhythm)
     if frames < 1:
         raise UsageMistake(f"The film is shorter than one frame at {fps:g} fps. Give a longer duration.")
     if frames > LONGEST_SECONDS * fps:
         raise UsageMistake("That is more than a day of film. Give at most 24h.")
     film = Timeline(fps, rhythm, frames)
+    asked = _asked(script, film)
+    starts = _starts(script, film, asked)
     shots: list[Shot] = []
-    for index, prompt in enumerate(prompts):
-        asked = round(index * frames / len(prompts))
-        chunk = bisect_left(range(film.chunks + 1), asked, key=rhythm.start_frame)
-        shots.append(Shot(prompt, film.place(asked), film.place(rhythm.start_frame(chunk))))
-    starts = [shot.actual.chunk for shot in shots]
-    lengths = [end - start for start, end in zip(starts, [*starts[1:], film.chunks], strict=True)]
-    if min(lengths) < 1:
-        longest = max(rhythm.start_frame(chunk + 1) - rhythm.start_frame(chunk) for chunk in (0, 1))
-        raise UsageMistake(
-            f"{frames} frames are too few for {len(prompts)} prompts: each needs a chunk of {longest} frames. "
-            f"Give fewer prompts, or --duration {longest * len(prompts)}f or longer."
+    parameters: dict[str, float] = {}
+    for shot, frame, start in zip(script.shots, asked, starts, strict=True):
+        parameters |= dict(shot.parameters)
+        shots.append(
+            Shot(
+                apply_style(shot.prompt, script.style),
+                film.place(frame),
+                film.place(rhythm.start_frame(start)),
+                shot.transition or script.transition,
+                tuple(parameters.items()),
+            )
         )
-    later = lengths[1:]  # the first shot opens the film: nothing to blend from
-    if later and min(later) < transition.chunks:
-        raise UsageMistake(
-            f"A transition of {transition.chunks} chunks is longer than a shot of {min(later)}. "
-            f"Give --transition_chunks {min(later)} or less, or a longer film."
-        )
+    _check_transitions(script, shots, [*starts[1:], film.chunks])
     return Timeline(fps, rhythm, frames, tuple(shots))
+
+
+def _asked(script: Script, film: Timeline) -> list[int]:
+    """The pixel frame each shot is asked to begin at."""
+    given = [None if shot.at is None else shot.at.frames(film.fps, film.rhythm) for shot in script.shots]
+    given[0] = 0
+    known = [index for index, frame in enumerate(given) if frame is not None]
+    frames: list[int] = []
+    for index, following in pairwise([*known, len(given)]):
+        begin = given[index] or 0
+        end = film.frames if following == len(given) else given[following] or 0
+        frames += [begin + round(step * (end - begin) / (following - index)) for step in range(following - index)]
+    for index, (before, frame) in enumerate(pairwise(frames), 1):
+        shot = script.shots[index]
+        if shot.at is not None and frame <= before:
+            _fail(
+                shot,
+                index,
+                f"is to begin at {_moment(film, frame)}, which is not after the one above it "
+                f"({_moment(film, before)}). Give it a time after {before}f",
+            )
+        if shot.at is not None and frame >= film.frames:
+            _fail(
+                shot,
+                index,
+                f"begins at {_moment(film, frame)}, behind the end of the film ({_moment(film, film.frames)}). "
+                f"Let the film last {_later(film, frame)}f or longer, or take the shot out",
+            )
+    return frames
+
+
+def _starts(script: Script, film: Timeline, asked: list[int]) -> list[int]:
+    """The chunk each shot begins with."""
+    rhythm = film.rhythm
+    starts = [bisect_left(range(film.chunks + 1), frame, key=rhythm.start_frame) for frame in asked]
+    if all(shot.at is None for shot in script.shots):
+        if len(set(starts)) < len(starts) or starts[-1] >= film.chunks:
+            longest = max(rhythm.start_frame(chunk + 1) - rhythm.start_frame(chunk) for chunk in (0, 1))
+            raise UsageMistake(
+                f"{film.frames} frames are too few for {len(starts)} prompts: each needs a chunk of {longest} frames. "
+                f"Give fewer prompts, or --duration {longest * len(starts)}f or longer."
+            )
+        return starts
+    for index, (before, start) in enumerate(pairwise([-1, *starts])):
+        shot = script.shots[index]
+        if start >= film.chunks:
+            _fail(
+                shot,
+                index,
+                f"begins at {_moment(film, asked[index])}, and no chunk starts between there and the end of the film "
+                f"({_moment(film, film.frames)}). Let the film last {_later(film, asked[index])}f or longer",
+            )
+        if start <= before:
+            free = rhythm.start_frame(before + 1)
+            _fail(
+                shot,
+                index,
+                f"begins in the same chunk as the one above it: from {_moment(film, asked[index])} the next chunk "
+                f"is {start}. Let it begin at {free}f ({free / film.fps:.2f}s) or later",
+            )
+    return starts
+
+
+def _check_transitions(script: Script, shots: list[Shot], ends: list[int]) -> None:
+    for index, (shot, written, end) in enumerate(zip(shots, script.shots, ends, strict=True)):
+        room = end - shot.actual.chunk
+        if index and shot.transition.chunks > room:  # the first shot opens the film: nothing to blend from
+            own = written.transition is not None
+            action = f"Write chunks: {room}" if own else f"Give --transition_chunks {room}"
+            where = f"{written.place}: a" if written.place else "A"
+            raise UsageMistake(
+                f"{where} transition of {shot.transition.chunks} chunks is longer than its shot of {room}. "
+                f"{action} or less, or make the shot longer."
+            )
+
+
+def _texts(prompt: Prompt) -> tuple[tuple[str, float], ...]:
+    return ((prompt, 1.0),) if isinstance(prompt, str) else prompt
+
+
+def _later(film: Timeline, frame: int) -> int:
+    """Frames of the shortest film in which a shot asked for at `frame` has a whole chunk."""
+    chunk = bisect_left(range(frame + 2), frame, key=film.rhythm.start_frame)
+    return film.rhythm.start_frame(chunk + 1)
+
+
+def _moment(film: Timeline, frame: int) -> str:
+    return f"{frame / film.fps:.2f}s, frame {frame}"
+
+
+def _fail(shot: ScriptShot, index: int, sentence: str) -> NoReturn:
+    where = f"{shot.place}: this shot" if shot.place else f"Shot {index + 1}"
+    raise UsageMistake(f"{where} {sentence}.")

@@ -1,8 +1,8 @@
 """Write uint8 RGB frames as an H.264 MP4 that plays whatever happens to the process.
 
-The file grows as fragments (a fragment a frame), so what a killed render leaves still plays; only a finished
-film is copied, without re-encoding, into an ordinary MP4 under its real name, in one atomic rename. One
-encoder thread and no B-frames make the bytes a function of the frames and the settings alone.
+The file grows as fragments (a fragment a frame), so what a killed render leaves still plays; app/joining.py
+copies a finished film into an ordinary MP4. One encoder thread and no B-frames make the bytes a function of the
+frames, the settings and the places of the segments alone.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -11,6 +11,7 @@ encoder thread and no B-frames make the bytes a function of the frames and the s
 import os
 from contextlib import suppress
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 
 import av
@@ -22,7 +23,13 @@ VIEWING_SIDE = 384
 """Small films are enlarged by the largest whole factor that keeps their short side within this many pixels."""
 
 _SWSCALE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-_FRAGMENTED = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+# A fragment a frame, no index at the end: whatever is in the file plays. Timestamps stay as they are given, so that a
+# muxer that goes on in the middle of a film writes what the first one would have written.
+_FRAGMENTED = {
+    "movflags": "+frag_every_frame+empty_moov+default_base_moof+skip_trailer+frag_discont",
+    "avoid_negative_ts": "disabled",
+    "flush_packets": "1",
+}
 
 
 def viewing_scale(height: int, width: int) -> int:
@@ -30,53 +37,86 @@ def viewing_scale(height: int, width: int) -> int:
     return max(1, VIEWING_SIDE // min(height, width))
 
 
+class _Tail:
+    """What a muxer writes into: the film, but for the header of a muxer that goes on with a film that has one."""
+
+    def __init__(self, file: FileIO, *, header: bool) -> None:
+        self._file = file
+        self.open = header
+
+    def write(self, data: bytes) -> int:
+        """Take the bytes of a fragment, or swallow those of a header.
+
+        The file is unbuffered, so that a kill never cuts a fragment where Python's buffer happened to be full; such a
+        file may take a part of the bytes at a time, and says that a disk is full only to the next part.
+        """
+        rest = memoryview(data) if self.open else memoryview(b"")
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        return len(data)
+
+
 class FilmWriter:
-    """An MP4 that grows at `path`, playable up to the last `write` at any moment.
+    """An MP4 that grows at `path`, playable up to the last `write` at any moment, in segments.
+
+    A segment has an encoder and a muxer of its own, so that its bytes depend on nothing before it: a film that was cut
+    off at a segment's beginning goes on to be the file it would have been.
 
     Args:
-        path: where the fragments go; an existing file is replaced.
+        path: where the fragments go.
         height: of the frames that will be written, even after scaling (yuv420p halves the colour planes).
         width: likewise.
         fps: frames a second of the file.
-        scale: whole factor by which frames are enlarged (bicubic) before encoding; 1 keeps the engine's own
-        pixels. crf: x264's constant rate factor, 0 (lossless) to 51.
+        scale: whole factor by which frames are enlarged (bicubic) before encoding; 1 keeps the engine's own pixels.
+        crf: x264's constant rate factor, 0 (lossless) to 51.
+        frames: with how many frames to go on; 0 begins a film, and an existing file is replaced.
+        size: bytes of the file that hold them; what lies behind is cut off.
 
     Raises:
         ValueError: the scaled size is odd.
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, height: int, width: int, fps: Fraction, scale: int = 1, crf: int = 18) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        height: int,
+        width: int,
+        fps: Fraction,
+        scale: int = 1,
+        crf: int = 18,
+        frames: int = 0,
+        size: int = 0,
+    ) -> None:
         if height * scale % 2 or width * scale % 2:
             raise ValueError(
                 f"H.264 needs even sizes and {width * scale}x{height * scale} is not. Choose an even scale or size."
             )
         self.path = path
-        self.frames = 0
+        self.frames = frames
         self._shape = (height, width, 3)
         self._size = (width * scale, height * scale)
+        self._fps, self._crf = fps, crf
         self._tick = 1 / fps
-        self._whole_bytes = 0
         self._reformatter = VideoReformatter()  # one for all frames: its tables cost more than a frame
-        self._file = path.open("wb")
-        self._container = av.open(self._file, "w", format="mp4", options=_FRAGMENTED)
-        options = {
-            "preset": "veryfast",
-            "tune": "zerolatency",  # no B-frames, no look-ahead: a frame in is a frame out
-            "x264-params": "sliced-threads=0",
-            "threads": "1",
-            "crf": str(crf),
-        }
-        self._stream = self._container.add_stream("libx264", rate=fps, options=options)
-        self._stream.width, self._stream.height = self._size
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.time_base = self._tick
-        context.gop_size = max(1, round(2 * fps))  # a player can seek to every second second
-        context.colorspace = Colorspace.ITU709
-        context.color_range = ColorRange.MPEG
-        context.color_primaries = ColorPrimaries.BT709
-        context.color_trc = ColorTrc.BT709
+        self._file = path.open("r+b" if frames else "wb", buffering=0)
+        self._file.truncate(size if frames else 0)
+        self._file.seek(0, os.SEEK_END)
+        self._whole_bytes = self._file.tell()
+        self._open_segment()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file up to the last `write` or `begin_segment`."""
+        return self._whole_bytes
+
+    def begin_segment(self) -> int:
+        """Let the next frame begin a segment, with what came before safe on the disk; returns the bytes it takes."""
+        self._close_segment()
+        self._sync()
+        self._open_segment()
+        return self._whole_bytes
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
         """Append frames, uint8 RGB [T, H, W, 3], and hand the bytes to the operating system."""
@@ -103,10 +143,8 @@ class FilmWriter:
 
     def close(self) -> None:
         """Write what the encoder still holds and close the file; it is then a whole, if fragmented, MP4."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._close_segment()
+        self._sync()
         self._file.close()
 
     def abandon(self) -> None:
@@ -117,25 +155,38 @@ class FilmWriter:
             self._file.close()
         os.truncate(self.path, self._whole_bytes)
 
+    def _open_segment(self) -> None:
+        sink = _Tail(self._file, header=self.frames == 0)
+        options = _FRAGMENTED | {"fragment_index": str(self.frames + 1)}
+        self._container = av.open(sink, "w", format="mp4", options=options)
+        self._stream = self._container.add_stream(
+            "libx264",
+            rate=self._fps,
+            options={
+                "preset": "veryfast",
+                "tune": "zerolatency",  # no B-frames, no look-ahead: a frame in is a frame out
+                "x264-params": "sliced-threads=0",
+                "threads": "1",
+                "crf": str(self._crf),
+            },
+        )
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = self._tick
+        context.gop_size = max(1, round(2 * self._fps))  # a player can seek to every second second
+        context.colorspace = Colorspace.ITU709
+        context.color_range = ColorRange.MPEG
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+        self._container.start_encoding()  # writes the header
+        sink.open = True
 
-def finalise(fragmented: Path, output: Path) -> None:
-    """Copy a closed fragmented film into an ordinary MP4 (index first, so that it streams) at `output`.
+    def _close_segment(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
 
-    No re-encoding; the film appears under its name complete or not at all, and `fragmented` is removed.
-    """
-    whole = output.with_name(f".{output.name}.tmp")
-    try:
-        with av.open(str(fragmented.absolute()), "r") as source, whole.open("w+b") as file:
-            stream = source.streams.video[0]
-            with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as target:
-                copy = target.add_stream_from_template(stream)
-                for packet in source.demux(stream):
-                    if packet.dts is not None:  # the empty packet that ends every demux
-                        packet.stream = copy
-                        target.mux(packet)
-            file.flush()
-            os.fsync(file.fileno())
-        whole.replace(output)
-    finally:
-        whole.unlink(missing_ok=True)
-    fragmented.unlink()
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._whole_bytes = self._file.tell()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,7 +49,7 @@ def load_components(
     dtype: torch.dtype = torch.float32,
     models_dir: str | Path | None = None,
     offline: bool = False,
-    licence_accepted: bool = False,
+    licence_accepted: bool | Collection[str] = False,
 ) -> Components:
     """Load a model by name or from a folder, downloading first what the name stands for and is not here yet.
 
@@ -63,7 +63,8 @@ def load_components(
         dtype: of their parameters. A LoRA is merged in at least float32 before it counts.
         models_dir: folder for downloads; None = the Hugging Face cache.
         offline: never download.
-        licence_accepted: a person has accepted the licences of this model's weights.
+        licence_accepted: whether a person has accepted the licences of this model's weights, or the names of the
+            models and weights whose licences they have.
 
     Raises:
         ValueError: unknown name (the message lists the names), or a package is missing.
@@ -74,8 +75,10 @@ def load_components(
     spec = _stock_layout(get_model(model))
     if spec.tokenizer is not None:
         require_text_packages()  # before a download of many gigabytes
+    names = {spec.name, *(part.name for part in spec.weights)} if licence_accepted is True else licence_accepted or ()
     found = {
-        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=licence_accepted) for part in spec.weights
+        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=spec.name in names or part.name in names)
+        for part in spec.weights
     }
     card = _card(spec, found["transformer"].parent)  # before anything large is read
     transformer = _load_transformer(spec, found, dtype, device)

@@ -89,12 +89,12 @@ class StreamState:
                 f"the snapshot has {len(snapshot.kv)} memory lanes, this stream {len(self.kv)}: "
                 "restore it into a stream of the same preset"
             )
-        ours = [tuple(tensor.shape) for tensor in (self.latents.ring, *self.decoder)]
-        theirs = [tuple(tensor.shape) for tensor in (snapshot.latents, *snapshot.decoder)]
+        ours = [(tuple(tensor.shape), tensor.dtype) for tensor in (self.latents.ring, *self.decoder)]
+        theirs = [(tuple(tensor.shape), tensor.dtype) for tensor in (snapshot.latents, *snapshot.decoder)]
         if ours != theirs:  # asked before anything is changed
             raise ValueError(
                 f"the snapshot's latents are {theirs[0]}, this stream's are {ours[0]}, or their decoders differ: "
-                "restore it into a stream of the same preset, model and size"
+                "restore it into a stream of the same preset, model, size and precision"
             )
         for store, saved in zip(self.kv, snapshot.kv, strict=True):
             store.restore(saved)

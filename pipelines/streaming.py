@@ -101,6 +101,7 @@ class Stream:
         self._empty_kv: list[tuple[Tensor, Tensor]] | None = None
         self._rotary: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
         self._model_seconds = 0.0
+        self._guidance_scale = engine.policies.guidance_scale
 
     # ------------------------------------------------------------------ the loop
 
@@ -122,6 +123,8 @@ class Stream:
             )
         state, clock = self.state, _Clock()
         self._model_seconds = 0.0
+        asked = controls.guidance_scale
+        self._guidance_scale = self.engine.policies.guidance_scale if asked is None else asked
 
         # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
         switched = self._condition(controls)
@@ -283,7 +286,7 @@ class Stream:
         memory = store.read(ranges, keys, len(row.frames))
         text, tables = self._text(), self._tables(tuple(queries))
         timestep = _timesteps(row.levels, self._frame[0], self._device)
-        guided = work.kind == "denoise" and policies.guidance_scale != 1.0
+        guided = work.kind == "denoise" and self._guidance_scale != 1.0
 
         begun = perf_counter()
         x, transformer = latents.transpose(1, 2), self.engine.transformer
@@ -291,7 +294,7 @@ class Stream:
         unguided = transformer(x, timestep, self._no_text(), tables, memory) if guided else None
         flow = transformer(x, timestep, text, tables, memory)
         if unguided is not None:
-            flow = torch.lerp(unguided, flow, policies.guidance_scale)
+            flow = torch.lerp(unguided, flow, self._guidance_scale)
         flow = flow.transpose(1, 2)
         self._model_seconds += perf_counter() - begun
 

@@ -48,10 +48,11 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What a viewer may change, read once per chunk."""
+    """What a viewer may change, read once per chunk; `guidance_scale` None leaves the preset's."""
 
     prompt: Prompt
     transition: Transition = Transition()
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         texts = [self.prompt] if isinstance(self.prompt, str) else [text for text, _ in self.prompt]

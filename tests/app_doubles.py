@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from app.lengths import Rhythm
 from app.opening import EngineRequest, Opened
-from app.timeline import Rhythm
 from pipelines.types import Chunk, Controls, pixel_range, prompt_text
 
 HEIGHT, WIDTH, CHUNK = 16, 24, 3
@@ -23,11 +23,24 @@ class PaintedStream:
         self.seed = seed
         self.before = before
         self.asked: list[Controls] = []
+        self.done = 0
+
+    def save(self, path: Path) -> str:
+        """Write how many chunks there were; the only state of a painted stream."""
+        path.write_text(str(self.done))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def restore(self, path: Path, sha256: str) -> None:
+        """Go on behind that many chunks."""
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ValueError(f"{path} is damaged: render without it")
+        self.done = int(path.read_text())
 
     def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
-        index = len(self.asked)
+        index = self.done
         self.before(index)
         self.asked.append(controls)
+        self.done += 1
         latents = range(index * CHUNK, (index + 1) * CHUNK)
         frames = range(pixel_range(latents[0]).start, pixel_range(latents[-1]).stop)
         pixels = np.zeros((len(frames), HEIGHT, WIDTH, 3), np.uint8)
@@ -72,6 +85,8 @@ class Opener:
             threads=1,
             read_prompt=_unknown,
             memory=lambda: 2**29,
+            save=self.streams[-1].save,
+            restore=self.streams[-1].restore,
         )
 
 

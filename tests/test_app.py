@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy() -> None:
         "for words in ([], ['--help'], ['render', '--help'], ['presets', '--help'], ['bench', '--help']):\n"
         "    assert main(words) == 0, words\n"
         "assert main(['render', '--no-such-flag']) == 2\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'av', 'numpy'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'av', 'numpy', 'yaml'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -68,8 +68,8 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "rendr"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr
-        == "rivulet: There is no command 'rendr': choose from render, presets, bench; did you mean render?\n"
+        done.stderr == "rivulet: There is no command 'rendr': choose from render, replay, presets, bench, doctor; "
+        "did you mean render?\n"
     )
 
 
@@ -108,7 +108,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from render, presets, bench"),
+    "command not near": (["zzzz"], "choose from render, replay, presets, bench, doctor"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),
@@ -160,7 +160,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "output nowhere": (["render", "a ball", "-o", "no/such/film.mp4"], "no folder"),
     "output unwritable": (["render", "a ball", "-o", "/proc/film.mp4"], "cannot be written"),
     "output of another kind": (["render", "a ball", "-o", "film.gif"], "does not end in .mp4"),
-    "NUL in the output": (["render", "a ball", "-o", "a\0.mp4"], "null byte"),
+    "NUL in the output": (["render", "a ball", "-o", "a\0.mp4"], "NUL byte"),
     "bench file in a folder": (["bench", "startup", "--json", "."], "is a folder"),
     "bench file nowhere": (["bench", "startup", "--json", "no/such.json"], "no folder"),
     "bench seconds": (["bench", "--seconds", "0"], "See `rivulet bench --help`"),
@@ -197,7 +197,7 @@ def test_debug_shows_the_traceback_as_well(here: Path, capsys: pytest.CaptureFix
     assert main(["render", "a ball", "--duration", "soon", "--debug"]) == 2
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
-    assert said.splitlines()[-1].startswith("rivulet: This is not a duration")
+    assert said.splitlines()[-1].startswith("rivulet: --duration: This is not a duration")
 
 
 # Mistakes that only the engine can see: they need a model to be opened.
@@ -362,7 +362,7 @@ def test_only_our_own_value_errors_are_the_persons_fault() -> None:
         raise AssertionError("nothing was raised")
 
     assert explained(lambda: Path("a\0b").stat())[1] == 1  # raised inside Python, not by us
-    message, code = explained(lambda: sidecar.read(ROOT / "pyproject.toml"))
+    message, code = explained(lambda: sidecar.Sidecar.model_validate_json("{}"))  # pydantic's own, a ValueError too
     assert code == 1
     assert "--debug" in message
     assert explained(lambda: app_raises())[1] == 2

@@ -338,6 +338,11 @@ def test_a_licence_is_asked_for_before_a_download(damaged: Path, causal: ModelSp
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     with pytest.raises(FileNotFoundError, match=r"could not be fetched from https://huggingface.co/tiny/Causal"):
         load_components(NAME, models_dir=damaged / "hub", licence_accepted=True)
+    with pytest.raises(PermissionError, match=r"add --accept_licence \S*lora\.$"):
+        load_components(NAME, models_dir=damaged / "hub", licence_accepted={"another-model"})
+    for accepted in (NAME, "lora"):
+        with pytest.raises(FileNotFoundError, match="could not be fetched"):
+            load_components(NAME, models_dir=damaged / "hub", licence_accepted={accepted})
 
 
 def test_missing_packages_are_told_before_anything_is_fetched(

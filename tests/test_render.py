@@ -10,7 +10,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +17,14 @@ from rich.console import Console
 
 from app import sidecar
 from app.errors import RenderFailure, UsageMistake, explain
+from app.lengths import Rhythm, parse_length
 from app.opening import EngineRequest
 from app.progress import clock, span
-from app.render import RenderRequest, render
-from app.timeline import Length, Rhythm, Timeline, parse_length, share_equally
+from app.recipe import RenderRequest
+from app.render import render
+from app.script import script_of
+from app.shot_list import parse_native
+from app.timeline import Timeline
 from pipelines.presets import PRESETS
 from pipelines.types import Transition, pixel_range
 from tests.app_doubles import HEIGHT, WIDTH, Opener, PaintedStream
@@ -39,18 +42,21 @@ def film_request(
     transition: Transition = RECACHE,
     scale: int = 2,
     overwrite: bool = False,
+    resume: bool = False,
+    segment_chunks: int = 3,
+    threads: int | None = None,
 ) -> RenderRequest:
     return RenderRequest(
-        prompts=prompts or ("a red ball", "a blue star"),
+        script=script_of(prompts or ("a red ball", "a blue star"), transition=transition),
         output=folder / "out.mp4",
         length=parse_length(duration),
-        duration=duration,
-        engine=EngineRequest(PRESETS["embedded"]),
+        engine=EngineRequest(PRESETS["embedded"], threads=threads),
         seed=seed,
         fps=fps,
-        transition=transition,
         scale=scale,
         overwrite=overwrite,
+        resume=resume,
+        segment_chunks=segment_chunks,
     )
 
 
@@ -75,15 +81,15 @@ def test_the_film_is_as_long_as_asked_and_its_last_chunk_is_trimmed(tmp_path: Pa
     chunks = sidecar.read(tmp_path / "out.json").chunks
     assert [chunk.shown for chunk in chunks] == [9, 12, 12, 7]
     assert chunks[-1].frames == (33, 45)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.json", "out.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.json", "out.mp4", "out.vtt"]
 
 
 def test_the_sidecar_tells_everything_that_made_the_film(tmp_path: Path) -> None:
     opener = Opener()
     run(film_request(tmp_path, duration="40f", seed=11), opener)
     record = sidecar.read(tmp_path / "out.json")
-    assert (record.format, record.status, record.seed) == (1, "whole", 11)
-    assert record.config.prompts == ["a red ball", "a blue star"]
+    assert (record.format, record.status, record.seed) == (2, "whole", 11)
+    assert parse_native(record.config.script, "it").prompts == ("a red ball", "a blue star")
     assert (record.config.preset, record.config.threads, record.config.device) == ("embedded", 1, "cpu")
     assert (record.model.name, record.model.sha256) == ("painted", "0" * 64)
     assert {"python", "torch", "diffusers", "numpy", "av", "rivulet"} <= record.versions.keys()
@@ -95,8 +101,12 @@ def test_the_sidecar_tells_everything_that_made_the_film(tmp_path: Path) -> None
     assert [chunk.prompt for chunk in record.chunks] == ["a red ball"] * 2 + ["a blue star"] * 2
     assert all({"denoise", "decode", "encode"} <= chunk.seconds.keys() for chunk in record.chunks)
     painted = PaintedStream(11)
-    frames = np.concatenate([painted.next_chunk(asked).pixels for asked in opener.streams[0].asked])[:40]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    assert record.film.sha256 == hashlib.sha256(frames.tobytes()).hexdigest()
+    chunks = [painted.next_chunk(asked) for asked in opener.streams[0].asked]
+    assert [chunk.sha256 for chunk in record.chunks] == [chunk.sha256 for chunk in chunks]
+    digest = hashlib.sha256()
+    for chunk, shown in zip(chunks, (9, 12, 12, 7), strict=True):
+        digest.update(f"{chunk.sha256} {shown}\n".encode())
+    assert record.film.sha256 == digest.hexdigest()
 
 
 def test_the_same_command_twice_makes_the_same_film(tmp_path: Path) -> None:
@@ -179,7 +189,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_a_part_that_plays(tmp_path: Pa
     code, printed = run(film_request(tmp_path, duration="20s"), at(2, twice))
     assert code == 130
     assert f"The first 1.3 s play from {tmp_path / 'out.part.mp4'}" in printed
-    assert [file.name for file in tmp_path.iterdir()] == ["out.part.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.part", "out.part.mp4"]
     assert len(decode(tmp_path / "out.part.mp4")) >= 20
 
 
@@ -207,7 +217,7 @@ def test_a_failure_under_way_leaves_a_part_that_plays_and_no_film(
         run(film_request(tmp_path, duration="20s"), at(3, raiser(error)))
     assert "The first 2.1 s play from" in str(caught.value)
     assert explain(caught.value)[1] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["out.part.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.part", "out.part.mp4"]
     assert len(decode(tmp_path / "out.part.mp4")) >= 32
 
 
@@ -219,7 +229,7 @@ def test_a_disk_that_fills_up_stops_the_film_cleanly(tmp_path: Path) -> None:
             run(film_request(tmp_path, duration="60s", scale=16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [file.name for file in tmp_path.iterdir()] == ["out.part.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.part", "out.part.mp4"]
     assert len(decode(tmp_path / "out.part.mp4")) >= 8
 
 
@@ -237,7 +247,7 @@ def test_a_failed_render_keeps_the_film_it_should_have_replaced(tmp_path: Path) 
     assert (tmp_path / "out.mp4").read_bytes() == before
     assert run(film_request(tmp_path, seed=2, overwrite=True))[0] == 0
     assert (tmp_path / "out.mp4").read_bytes() != before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.json", "out.mp4"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.json", "out.mp4", "out.vtt"]
 
 
 # ------------------------------------------------------------------ outputs refused before the model loads
@@ -268,10 +278,9 @@ def test_an_impossible_output_is_refused_before_the_model_loads(tmp_path: Path, 
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file.txt").write_text("")
     request = RenderRequest(
-        prompts=("a ball",),
+        script=script_of(["a ball"]),
         output=tmp_path / output,
         length=parse_length("1s"),
-        duration="1s",
         engine=EngineRequest(PRESETS["embedded"]),
     )
     with pytest.raises(UsageMistake, match=said):
@@ -333,34 +342,6 @@ def test_a_place_is_the_same_moment_in_every_unit(rhythm: Rhythm, frame: int, fp
     assert frame in pixel_range(place.latent)
     assert rhythm.start(place.chunk) <= place.latent < rhythm.start(place.chunk + 1)
     assert place.second == pytest.approx(frame / fps, abs=1e-6)
-
-
-@given(rhythms, st.integers(1, 12), st.integers(1, 3000))
-def test_prompts_share_a_film_and_begin_with_chunks(rhythm: Rhythm, count: int, frames: int) -> None:
-    prompts = [f"shot {index}" for index in range(count)]
-    length = Length(frames, "f")
-    try:
-        film = share_equally(prompts, length, fps=16, rhythm=rhythm, transition=RECACHE)
-    except UsageMistake as mistake:
-        suggested = int(str(mistake).split("--duration ")[1].split("f")[0])
-        assert suggested > frames
-        film = share_equally(prompts, Length(suggested, "f"), fps=16, rhythm=rhythm, transition=RECACHE)
-    assert [shot.prompt for shot in film.shots] == prompts
-    for index, shot in enumerate(film.shots):
-        assert shot.requested.frame == round(index * film.frames / count)
-        assert shot.actual.frame == rhythm.start_frame(shot.actual.chunk)
-        late = shot.actual.frame - shot.requested.frame
-        assert (
-            0 <= late < rhythm.start_frame(shot.actual.chunk) - rhythm.start_frame(max(0, shot.actual.chunk - 1))
-            or not late
-        )
-    starts = [shot.actual.chunk for shot in film.shots]
-    assert starts[0] == 0
-    assert starts == sorted(set(starts))
-    assert starts[-1] < film.chunks
-    seen = [film.shot_at(chunk) for chunk in range(film.chunks)]
-    assert seen == sorted(seen)
-    assert set(seen) == set(range(count))
 
 
 def test_times_are_written_as_people_read_them() -> None:

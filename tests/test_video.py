@@ -14,7 +14,8 @@ import pytest
 from av.error import InvalidDataError
 from numpy.typing import NDArray
 
-from app.video import FilmWriter, finalise, viewing_scale
+from app.joining import join
+from app.video import FilmWriter, viewing_scale
 
 FPS = Fraction(16)
 
@@ -35,7 +36,8 @@ def write_film(path: Path, pixels: NDArray[np.uint8], *, scale: int = 1, crf: in
     for start in range(0, len(pixels), 5):
         writer.write(pixels[start : start + 5])
     writer.close()
-    finalise(part, path)
+    join([part], path)
+    part.unlink()
     return path
 
 
@@ -135,8 +137,8 @@ def test_a_film_appears_whole_under_its_name_with_its_index_first(tmp_path: Path
 def test_a_copy_that_fails_leaves_the_part_and_no_film(tmp_path: Path) -> None:
     part = tmp_path / "film.part.mp4"
     part.write_bytes(b"this is not a film")
-    with pytest.raises(InvalidDataError):
-        finalise(part, tmp_path / "film.mp4")
+    with pytest.raises(ValueError, match="not a segment"):
+        join([part], tmp_path / "film.mp4")
     assert [file.name for file in tmp_path.iterdir()] == ["film.part.mp4"]
 
 

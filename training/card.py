@@ -55,8 +55,8 @@ rivulet bench quality                              # adherence, switches, drift
 ## Limits
 
 - Two and a half hours of two processor cores are little: scenes, colours and mostly shapes follow the prompt, but
-  outlines are soft, a shape may change on its way, and about half of the motions are not the one that was asked for;
-  up, down and orbit are the weakest (`rivulet bench quality`; figures in docs/log.md).
+  outlines are soft, a shape may change on its way, and more than half of the motions are not the one that was asked
+  for; up, down and orbit are the weakest (`rivulet bench quality`; figures in docs/log.md).
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
 - Other picture sizes than the one above were never trained.

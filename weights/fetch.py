@@ -50,7 +50,7 @@ def fetch(
         if spec.licence_tick and not licence_accepted:
             raise PermissionError(
                 f"{spec.name} asks for your consent before a download (licence: {spec.licence}); read "
-                f"{spec.page} and say that you accept it."
+                f"{spec.page} and, if you accept it, add --accept_licence {spec.name}."
             )
         path = _download(spec, models_dir)
     if spec.sha256 is not None and path.is_file():

@@ -1,0 +1,170 @@
+"""What a script would become, before any model is loaded: every shot and every blend with its place, and the cost.
+
+A script asks in seconds and a stream answers in chunks; whoever reads this table sees what was moved and by how much
+before a night of rendering.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from app.errors import printable, shorten
+from app.progress import clock, span
+from app.timeline import Place, Shot, Timeline
+from pipelines.types import prompt_text
+
+_PROMPT_WIDTH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a render will take: wall time, bytes on disk and in memory at most, and what these figures rest on."""
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int
+    basis: str
+
+
+def dry_run_lines(
+    timeline: Timeline, estimate: Estimate | None = None, *, notes: Sequence[str] = ()
+) -> list[RenderableType]:
+    """What a person sees: notes, the shots, the chunks of every blend, totals and the estimate."""
+    lines: list[RenderableType] = [Text(printable(f"Note: {note}")) for note in notes]
+    lines.append(_shot_table(timeline))
+    blends = [(number, chunk) for number, chunks in _blends(timeline) for chunk in chunks]
+    if blends:
+        lines.append(_blend_table(timeline, blends))
+    totals = _totals(timeline)
+    lines.append(
+        Text(
+            f"{totals['shots']} shots, {totals['frames']} frames at {timeline.fps:g} fps = {totals['seconds']:.2f} s, "
+            f"{totals['latent_frames']} latent frames, {totals['chunks']} chunks."
+        )
+    )
+    if estimate is not None:
+        lines.append(
+            Text(
+                printable(
+                    f"About {span(estimate.seconds)} to render, {_size(estimate.disk_bytes)} on disk, "
+                    f"{_size(estimate.memory_bytes)} of memory ({estimate.basis})."
+                )
+            )
+        )
+    return lines
+
+
+def dry_run_data(timeline: Timeline, estimate: Estimate | None = None, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The same for programs, in plain JSON types; a weighted prompt is a list of [text, weight]."""
+    return {
+        "fps": timeline.fps,
+        "rhythm": asdict(timeline.rhythm),
+        "shots": [_shot_data(timeline, index) for index in range(len(timeline.shots))],
+        "blends": [
+            {
+                "shot": number,
+                **asdict(timeline.place(timeline.rhythm.start_frame(chunk))),
+                "weights": [list(share) for share in timeline.blend(chunk)],
+            }
+            for number, chunks in _blends(timeline)
+            for chunk in chunks
+        ],
+        "totals": _totals(timeline),
+        "estimate": None if estimate is None else asdict(estimate),
+        "notes": list(notes),
+    }
+
+
+def _blends(timeline: Timeline) -> Iterator[tuple[int, range]]:
+    """The shots (from 1) that begin softly, each with the chunks of its blend."""
+    for number, shot in enumerate(timeline.shots, 1):
+        chunks = range(shot.actual.chunk, shot.actual.chunk + shot.transition.chunks)
+        if chunks and timeline.blending(chunks[0]):
+            yield number, chunks
+
+
+def _shot_table(timeline: Timeline) -> Table:
+    table = Table("shot", "asked", "frame", "begins", "frame", "latent", "chunk", "chunks", "transition", "prompt")
+    for index, shot in enumerate(timeline.shots):
+        asked, given = shot.requested, shot.actual
+        moved = "yellow" if asked.frame != given.frame else ""
+        table.add_row(
+            str(index + 1),
+            clock(asked.second),
+            str(asked.frame),
+            Text(clock(given.second), style=moved),
+            Text(str(given.frame), style=moved),
+            str(given.latent),
+            str(given.chunk),
+            str(_length(timeline, index)),
+            Text(_transition(shot)),
+            Text(_described(shot)),
+        )
+    return table
+
+
+def _blend_table(timeline: Timeline, blends: Sequence[tuple[int, int]]) -> Table:
+    table = Table("shot", "chunk", "begins", "frame", "latent", "weights")
+    for number, chunk in blends:
+        place = timeline.place(timeline.rhythm.start_frame(chunk))
+        weights = "\n".join(f"{weight:.3f} {_short(text)}" for text, weight in timeline.blend(chunk))
+        table.add_row(str(number), str(chunk), clock(place.second), str(place.frame), str(place.latent), Text(weights))
+    return table
+
+
+def _shot_data(timeline: Timeline, index: int) -> dict[str, Any]:
+    shot = timeline.shots[index]
+    return {
+        "shot": index + 1,
+        "prompt": shot.prompt if isinstance(shot.prompt, str) else [list(share) for share in shot.prompt],
+        "requested": _place(shot.requested),
+        "actual": _place(shot.actual),
+        "chunks": _length(timeline, index),
+        "transition": asdict(shot.transition),
+        "parameters": dict(shot.parameters),
+    }
+
+
+def _totals(timeline: Timeline) -> dict[str, Any]:
+    return {
+        "shots": len(timeline.shots),
+        "seconds": round(timeline.frames / timeline.fps, 6),
+        "frames": timeline.frames,
+        "latent_frames": timeline.rhythm.start(timeline.chunks),
+        "chunks": timeline.chunks,
+    }
+
+
+def _length(timeline: Timeline, index: int) -> int:
+    following = timeline.shots[index + 1].actual.chunk if index + 1 < len(timeline.shots) else timeline.chunks
+    return following - timeline.shots[index].actual.chunk
+
+
+def _place(place: Place) -> dict[str, float | int]:
+    return asdict(place)
+
+
+def _transition(shot: Shot) -> str:
+    kind, chunks = shot.transition.kind, shot.transition.chunks
+    return f"{kind} {chunks}" if chunks else kind
+
+
+def _described(shot: Shot) -> str:
+    parameters = "".join(f"\n{name} {value:g}" for name, value in shot.parameters)
+    return _short(prompt_text(shot.prompt)) + parameters
+
+
+def _short(text: str) -> str:
+    return shorten(printable(" ".join(text[:400].split())), _PROMPT_WIDTH)
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in decimal units as disks are sold."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

@@ -1,0 +1,14 @@
+"""Flags that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+PresetName = Annotated[str, typer.Option("--preset", help="Streaming system; `rivulet presets` lists them.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Name or folder of a model.", show_default="the preset's")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads.", show_default="all cores")
+]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

@@ -1,0 +1,128 @@
+"""What a render says before it begins, and what lies on the disk when it is done."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from app import sidecar
+from app.errors import RenderFailure, explain, printable
+from app.film import Film
+from app.joining import join
+from app.journal import Header, Journal
+from app.opening import Opened
+from app.recipe import RenderRequest
+from app.subtitles import chapters_of, write_vtt
+from app.timeline import Timeline
+from pipelines.types import prompt_text
+
+
+def announce(
+    console: Console,
+    request: RenderRequest,
+    opened: Opened,
+    timeline: Timeline,
+    seed: int,
+    load_seconds: float,
+    unknown: Mapping[str, Mapping[str, tuple[str, ...]]],
+) -> None:
+    """Say what will be made, and name the words the model does not know: silence would look like a bad model."""
+    lines = [
+        f"Preset {request.engine.preset.name}, model {opened.model}, {opened.device}, {opened.threads} threads, "
+        f"seed {seed}; loaded in {load_seconds:.1f} s.",
+        f"{timeline.frames} frames at {timeline.fps:g} fps = {timeline.frames / timeline.fps:.2f} s, "
+        f"{timeline.chunks} chunks:",
+    ]
+    for number, shot in enumerate(timeline.shots, 1):
+        asked = f"asked {shot.requested}, " if shot.requested != shot.actual else ""
+        text = printable(prompt_text(shot.prompt))
+        lines.append(f'  shot {number}/{len(timeline.shots)}  {asked}begins {shot.actual}  "{text}"')
+    lines += [printable(note) for note in request.script.notes]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    for word, near in {word: near for words in unknown.values() for word, near in words.items()}.items():
+        nearest = f"; nearest it knows: {', '.join(near)}" if near else ""
+        text = f'Hint: the model does not know "{printable(word)}"{nearest}.'
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def finish(
+    request: RenderRequest, header: Header, film: Film, journal: Journal, timing: sidecar.Timing, status: str
+) -> sidecar.Sidecar:
+    """Make the film, its .json, its subtitles and its report out of what was rendered.
+
+    Raises:
+        RenderFailure: the film is there, and what belongs beside it is not.
+        OSError: the film cannot be written.
+    """
+    chunks = journal.chunks()
+    record = sidecar.Sidecar(
+        format=sidecar.FORMAT,
+        status=status,
+        seed=header.seed,
+        config=header.config,
+        model=header.model,
+        versions=header.versions,
+        machine=sidecar.machine(),
+        film=sidecar.FilmRecord(
+            file=request.output.name,
+            frames=film.frames,
+            seconds=film.seconds,
+            fps=film.timeline.fps,
+            height=film.height,
+            width=film.width,
+            scale=film.scale,
+            crf=request.crf,
+            sha256=sidecar.film_hash(chunks),
+        ),
+        shots=sidecar.shot_records(film.timeline),
+        chunks=chunks,
+        timing=timing,
+    )
+    chapters = chapters_of(
+        [(shot.actual.frame / film.timeline.fps, prompt_text(shot.prompt)) for shot in film.timeline.shots],
+        film.seconds,
+    )
+    titles = [chapter.title for chapter in chapters]
+    join(
+        [request.part],
+        request.output,
+        chapters=chapters,
+        metadata={
+            "title": titles[0],
+            "comment": f"Rivulet, preset {header.config.preset}, seed {header.seed}",
+            "rivulet": sidecar.carried(record),
+        },
+        audio=request.audio,
+    )
+    try:
+        sidecar.write(record, sidecar.sidecar_path(request.output))
+        write_vtt(chapters, request.output.with_suffix(".vtt"))
+        if request.report is not None:
+            from app import report
+
+            report.write(record, request.output, request.report)
+    except OSError as error:
+        raise RenderFailure(f"{explain(error)[0]} {request.output} is there, what belongs beside it is not.") from error
+    return record
+
+
+def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) -> None:
+    """Say what was made; as JSON for programs."""
+    film = record.film
+    if request.json_progress:
+        done = {"event": "done", "status": record.status, "film": film.model_dump(), "seed": record.seed}
+        print(sidecar.one_line(done), file=console.file, flush=True)
+        return
+    size = f"{film.width * film.scale}x{film.height * film.scale}"
+    enlarged = f" ({film.width}x{film.height} enlarged {film.scale} times)" if film.scale > 1 else ""
+    early = "" if record.status == "whole" else f" ({record.status}; the same command with --resume goes on)"
+    report = f" Report: {request.report}." if request.report is not None else ""
+    console.print(
+        f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}{enlarged}, "
+        f"{request.output.stat().st_size / 1e6:.1f} MB; first frame after {record.timing.first_frame:.2f} s, "
+        f"{record.timing.fps:.1f} fps end to end.\n"
+        f"Frames sha256 {film.sha256}; settings, seed and chunk hashes in "
+        f"{sidecar.sidecar_path(request.output)}.{report}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

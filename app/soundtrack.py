@@ -1,0 +1,171 @@
+"""Sound for a film: any file PyAV reads, as AAC of exactly the film's length.
+
+The film ends when its last frame does, not when the song does, so sound is cut or padded with silence; it is
+made as the film is muxed, a second at a time, so an hour of it takes no memory.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (PyAV's stubs leave the parameter of Packet open, in every call that takes or gives one.)
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import UsageMistake
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+
+RATE = 48_000
+_FRAME = 1024
+"""Samples in a frame of AAC."""
+_BIT_RATE = 192_000
+_SILENT = 1e-4
+"""Amplitude (of 1) below which sound is silence: -80 dB, under the dither of a 16-bit file."""
+
+
+def check_audio(path: Path) -> None:
+    """Refuse, before a film is rendered for it, a file that cannot become its sound.
+
+    Reads up to the first audible sample, so a song is accepted at once and only silence is read whole.
+
+    Raises:
+        UsageMistake: the file is missing, unreadable, without sound, or silent throughout.
+    """
+    from av.error import FFmpegError
+
+    other = "Give another file with --audio, for example a .wav, .mp3, .flac or .m4a."
+    if "\0" in str(path):
+        raise UsageMistake("The name of the audio file holds a NUL byte. Give an ordinary file name.")
+    if not path.exists():
+        raise UsageMistake(f"There is no audio file {path}. {other}")
+    if path.is_dir():
+        raise UsageMistake(f"{path} is a folder, not sound. {other}")
+    heard = False
+    try:
+        with _open(path) as container:
+            if not container.streams.audio:
+                raise UsageMistake(f"{path} holds no sound. {other}")
+            for frame in _samples(container):
+                heard = True
+                if abs(frame.to_ndarray()).max() > _SILENT:
+                    return
+    except PermissionError as error:
+        raise UsageMistake(f"{path} may not be read. Change its permissions, or give another file.") from error
+    except (FFmpegError, OSError, IndexError) as error:
+        raise UsageMistake(f"{path} cannot be read as sound. {other}") from error
+    what = "is silent from beginning to end" if heard else "holds a sound track with nothing in it"
+    raise UsageMistake(f"{path} {what}. {other}")
+
+
+class Soundtrack:
+    """Feeds the sound of `path` into `target` beside the pictures.
+
+    `until` before each picture's packet keeps the two interleaved; `finish` settles the length and says how.
+    """
+
+    def __init__(self, path: Path, target: OutputContainer) -> None:
+        from av.audio.fifo import AudioFifo
+
+        self.path = path
+        self._target = target
+        self._source = _open(path)
+        self._decoded = _samples(self._source)
+        self._stream = target.add_stream("aac", rate=RATE, layout="stereo")
+        self._stream.bit_rate = _BIT_RATE
+        self._fifo = AudioFifo()
+        self._sent = self._read = 0
+        self._ended = False
+
+    def until(self, second: Fraction) -> None:
+        """Mux the sound up to a moment of the film."""
+        self._send(int(second * RATE) // _FRAME * _FRAME)
+
+    def finish(self, seconds: Fraction) -> str:
+        """Mux the rest of the sound of a film of `seconds`, and return a sentence if it is not as long."""
+        total = round(seconds * RATE)
+        self._send(total)
+        cut = self._fifo.samples > 0 or (not self._ended and next(self._decoded, None) is not None)
+        self._target.mux(self._stream.encode(None))
+        silence = total - self._read
+        if cut:
+            return f"The sound of {self.path.name} is longer than the film and was cut at {float(seconds):.2f} s."
+        if silence > 0:
+            return (
+                f"The sound of {self.path.name} ends at {self._read / RATE:.2f} s; the last {silence / RATE:.2f} s "
+                "of the film are silent."
+            )
+        return f"The sound of {self.path.name} is exactly as long as the film."
+
+    def close(self) -> None:
+        """Close the sound file."""
+        self._source.close()
+
+    def _send(self, total: int) -> None:
+        while self._sent < total:
+            size = min(_FRAME, total - self._sent)
+            while self._fifo.samples < size:
+                self._fetch(size)
+            frame = self._fifo.read(size)
+            assert frame is not None
+            frame.pts, frame.time_base = self._sent, Fraction(1, RATE)
+            self._target.mux(self._stream.encode(frame))
+            self._sent += size
+
+    def _fetch(self, size: int) -> None:
+        frame = None if self._ended else next(self._decoded, None)
+        if frame is None:
+            self._ended = True
+            frame = _silence(size - self._fifo.samples)
+        else:
+            self._read += frame.samples
+        frame.pts = None
+        self._fifo.write(frame)
+
+
+def _open(path: Path) -> InputContainer:
+    import av
+
+    return av.open(str(path.absolute()), "r", metadata_errors="replace")
+
+
+def _samples(container: InputContainer) -> Iterator[AudioFrame]:
+    """Decode as 48 kHz stereo; a damaged packet is left out, as players do."""
+    from av.audio.resampler import AudioResampler
+    from av.error import InvalidDataError
+
+    resampler = AudioResampler(format="fltp", layout="stereo", rate=RATE)
+    for packet in _packets(container):
+        try:
+            frames = packet.decode()
+        except InvalidDataError:
+            continue
+        for frame in frames:
+            yield from resampler.resample(frame)  # pyright: ignore[reportArgumentType]
+    yield from resampler.resample(None)
+
+
+def _packets(container: InputContainer) -> Iterator[Packet[AudioStream]]:
+    from av.error import InvalidDataError
+
+    packets = container.demux(container.streams.audio[0])
+    while True:
+        try:
+            yield next(packets)
+        except (StopIteration, InvalidDataError):  # damage in the container ends it: its packets cannot be found
+            return
+
+
+def _silence(samples: int) -> AudioFrame:
+    import numpy as np
+    from av.audio.frame import AudioFrame
+
+    frame = AudioFrame.from_ndarray(np.zeros((2, samples), np.float32), format="fltp", layout="stereo")
+    frame.sample_rate = RATE
+    return frame

@@ -1,0 +1,65 @@
+"""Write the prompts of a film as WebVTT subtitles: what was asked for, shown while the film plays.
+
+A file of its own beside the film, because burnt-in text spoils pictures and few players show text tracks of an
+MP4; VLC and mpv load out.vtt with out.mp4 unasked, and a web page takes it as a <track>.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_MEANT = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": "�"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A stretch of a film under one title; `start` and `end` in seconds."""
+
+    start: float
+    end: float
+    title: str
+
+
+def chapters_of(shots: Sequence[tuple[float, str]], seconds: float) -> tuple[Chapter, ...]:
+    """Turn shots (begin in seconds, prompt) into chapters; a shot that begins past the film's end has none."""
+    begun = [shot for shot in shots if shot[0] < seconds]
+    ends = [start for start, _ in [*begun[1:], (seconds, "")]]
+    return tuple(Chapter(start, end, title) for (start, title), end in zip(begun, ends, strict=False))
+
+
+def write_vtt(chapters: Sequence[Chapter], path: Path) -> None:
+    """Write a cue a chapter, whole or not at all.
+
+    Any text is legal: markup and "-->" are escaped, lines kept, empty lines (which end a cue) dropped. A chapter
+    shorter than a millisecond, or of white space only, has no cue.
+    """
+    cues: list[str] = []
+    for chapter in chapters:
+        start, end = round(chapter.start * 1000), round(chapter.end * 1000)
+        text = cue_text(chapter.title)
+        if end > start and text:
+            cues.append(f"{_clock(start)} --> {_clock(end)}\n{text}\n")
+    half = path.absolute().with_name(f".{path.name}.tmp")
+    try:
+        with half.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("\n".join(["WEBVTT\n", *cues]))
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def cue_text(text: str) -> str:
+    """Escape a text for the payload of a WebVTT cue."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    return "".join(_MEANT.get(letter, letter) for letter in "\n".join(line for line in lines if line))
+
+
+def _clock(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}.{rest:03d}"

@@ -1,0 +1,101 @@
+"""A film in a few lines of Python, for notebooks and scripts: everything else is a call on the stream it returns.
+
+The command line opens its streams itself, because it also has to tell people about licences, threads and checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipelines.build import build_stream, load_components
+from pipelines.presets import get_preset
+from pipelines.streaming import Stream
+from pipelines.types import Controls
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def open_stream(
+    preset: str = "embedded",
+    *,
+    model: str | None = None,
+    seed: int = 42,
+    device: str = "auto",
+    height: int | None = None,
+    width: int | None = None,
+    untrained: bool = False,
+    models_dir: str | Path | None = None,
+    offline: bool = False,
+    licence_accepted: bool | Collection[str] = False,
+) -> Stream:
+    """A film about to begin: `stream.next_chunk(Controls("a prompt"))` makes its next piece.
+
+    Args:
+        preset: how to stream; a name of pipelines.presets.
+        model: name or folder of the model; None = the preset's.
+        seed: of all its noise.
+        device: auto (CUDA where there is one), cpu or cuda. Networks are float32 on a CPU, else bfloat16.
+        height: of the picture in pixels; the model's own if None.
+        width: of the picture in pixels; the model's own if None.
+        untrained: allow a preset, or a size, that the model was not trained for.
+        models_dir: folder for downloads; None = the Hugging Face cache.
+        offline: never download.
+        licence_accepted: whether you have accepted the licences of the model's weights, or the names of those you have.
+
+    Raises:
+        ValueError: an unknown name, a device that is not there, or a combination the model cannot work in.
+        FileNotFoundError: weights are missing and could not be, or were not to be, fetched.
+        PermissionError: a licence has to be accepted first.
+    """
+    system = get_preset(preset)
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError('torch finds no CUDA device on this machine: use device="cpu"')
+    components = load_components(
+        model or system.model,
+        device=device,
+        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        models_dir=models_dir,
+        offline=offline,
+        licence_accepted=licence_accepted,
+    )
+    return build_stream(system, components, height=height, width=width, seed=seed, untrained=untrained)
+
+
+def film(
+    *prompts: str, seconds: float = 5.0, seed: int = 42, preset: str = "embedded", stream: Stream | None = None
+) -> list[NDArray[np.uint8]]:
+    """A whole film as a list of frames, uint8 RGB [H, W, 3], `Stream.fps` of them a second.
+
+    Args:
+        prompts: what to show; several share the film equally, each beginning with the first chunk of its share.
+        seconds: length, rounded to whole frames.
+        seed: of all its noise.
+        preset: how to stream; a name of pipelines.presets.
+        stream: go on with this stream, from `open_stream`, instead of opening one; `seed` and `preset` are then its.
+
+    Raises:
+        ValueError: no prompt, an empty one, or no length; else as `open_stream`.
+    """
+    if not prompts:
+        raise ValueError("a film needs a prompt: say in a few words what it should show")
+    controls = [Controls(prompt) for prompt in prompts]  # an empty one is refused before a model is loaded
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"a film of {seconds} seconds cannot be made: give it a length above 0")
+    stream = stream or open_stream(preset, seed=seed)
+    wanted = max(1, round(seconds * stream.fps))
+    frames: list[NDArray[np.uint8]] = []
+    while len(frames) < wanted:
+        pixels = stream.next_chunk(controls[len(frames) * len(controls) // wanted]).pixels
+        assert pixels is not None  # it was asked to decode
+        frames.extend(pixels)
+    return frames[:wanted]

@@ -1,0 +1,282 @@
+"""The settings of a published system under the names its users know, applied to a preset.
+
+Every repository of the field spells its schedule and memory with the same dozen names (`local_attn_size`,
+`sink_size`, `denoising_step_list` ...); what each means in our policies, and what is impossible, is said here once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any, cast
+
+from cache.switches import Keep, Recache
+from pipelines.presets.base import Preset, Schedule
+
+LARGEST_WINDOW = 4096
+LARGEST_CHUNK = 256
+MOST_STEPS = 1000
+"""Entries of the schedule's table: there are no more levels to step through."""
+
+_FAR = 1e300  # past every range here
+
+
+class KnobError(ValueError):
+    """A setting that cannot be. `knob` is its name, so that a caller can say where it was given."""
+
+    def __init__(self, knob: str, text: str) -> None:
+        super().__init__(text)
+        self.knob = knob
+
+
+def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    """The preset with some settings changed.
+
+    - `num_inference_steps`: so many steps, spread evenly (see `spaced_steps`); `denoising_step_list`: these steps.
+      Both may be given if they agree.
+    - `shift`, `guidance_scale`, `warp_denoising_step`: of the schedule. `context_noise`: the timestep (0..999) at
+      which the pass that writes the memory runs.
+    - `num_frame_per_block`: latent frames a chunk. `independent_first_frame`: the first chunk is one latent frame.
+    - `local_attn_size`: latent frames a pass sees at most, its own and the sink included; a re-cache replays as many.
+      `sink_size`: first frames that are never forgotten.
+    - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
+
+    Args:
+        preset: what to change; it stays as it is.
+        knobs: names of KNOBS and their values: numbers, true or false, a sequence for `denoising_step_list`.
+
+    Returns:
+        The changed preset; `apply_knobs(preset, knob_values(preset))` is `preset` itself.
+
+    Raises:
+        KnobError: a ValueError of one sentence and one action: no such setting, one that this preset does not have,
+            or a value that cannot be, alone or beside the others.
+    """
+    for name in knobs:
+        if name not in KNOBS:
+            near = get_close_matches(name, KNOBS, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise KnobError(name, f"a preset has no setting {_shown(name)}: choose from {', '.join(KNOBS)}{hint}")
+    changed = _set_schedule(preset, knobs)
+    changed = _set_chunks(changed, knobs)
+    changed = _set_memory(changed, knobs)
+    changed = _set_switch(changed, knobs)
+    return preset if changed == preset else changed
+
+
+def knob_values(preset: Preset) -> dict[str, Any]:
+    """The value of every setting that the preset has, in plain types."""
+    values = {name: read(preset) for name, read in KNOBS.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def spaced_steps(schedule: Schedule, count: int) -> tuple[float, ...]:
+    """`count` steps in place of those of `schedule`, spread evenly before the shift bends them.
+
+    A sampler that follows the flow (`euler`) divides the way from pure noise to the picture into equal parts: step i
+    of n stands at 1000 * (n - i) / n, as the 8 steps of the embedded preset do. A few-step student (`renoise`) was
+    distilled at the levels it lists and is asked for none outside their range: its steps go evenly from the first to
+    the last of them, and a single step is the first. Where steps are looked up in the shifted table (`warp`) they are
+    rounded to its entries.
+    """
+    if schedule.step == "euler":
+        exact = [MOST_STEPS * (count - index) / count for index in range(count)]
+    else:
+        listed = _listed(schedule)
+        exact = [listed[0] - (listed[0] - listed[-1]) * index / max(1, count - 1) for index in range(count)]
+    return tuple(float(round(step)) for step in exact) if schedule.warp else tuple(exact)
+
+
+def _set_schedule(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    schedule = preset.schedule
+    for name, field in (("warp_denoising_step", "warp"), ("shift", "shift"), ("guidance_scale", "guidance_scale")):
+        if name in knobs:
+            value = _truth(name, knobs[name]) if field == "warp" else _number(name, knobs[name])
+            schedule = replace(schedule, **{field: value})
+    if not 0 < schedule.shift <= 100:
+        raise KnobError(
+            "shift", f"shift cannot be {schedule.shift:g}: give more than 0 and at most 100, usually 3 to 8."
+        )
+    if not schedule.warp and "shift" in knobs and schedule.shift != preset.schedule.shift:
+        raise KnobError("shift", "shift does nothing without warp_denoising_step: change denoising_step_list instead.")
+    if not 0 <= schedule.guidance_scale <= 100:
+        raise KnobError(
+            "guidance_scale",
+            f"guidance_scale cannot be {schedule.guidance_scale:g}: give 0 to 100, where 1 is no guidance.",
+        )
+    if "context_noise" in knobs:
+        level = _number("context_noise", knobs["context_noise"])
+        if not 0 <= level < 1000:
+            raise KnobError("context_noise", f"context_noise cannot be {level:g}: give 0 (clean, the usual) to 999.")
+        schedule = replace(schedule, clean_level=level)
+    return replace(preset, schedule=_set_steps(schedule, knobs))
+
+
+def _set_steps(schedule: Schedule, knobs: Mapping[str, object]) -> Schedule:
+    name, other = "denoising_step_list", "num_inference_steps"
+    count = _whole(other, knobs[other], 1, MOST_STEPS) if other in knobs else None
+    if name in knobs:
+        listed = _read_steps(knobs[name], whole=schedule.warp)
+        if count not in (None, len(listed)):
+            raise KnobError(other, f"{other} is {count}, but {name} has {len(listed)} steps: give one of the two.")
+    elif count is not None and count != len(_listed(schedule)):
+        listed = spaced_steps(schedule, count)
+        if any(low >= high for high, low in pairwise(listed)):
+            most = int(_listed(schedule)[0] - _listed(schedule)[-1]) + 1
+            raise KnobError(
+                other, f"there are no {count} different steps in this schedule: give {other} {most} or less."
+            )
+    else:
+        return schedule
+    return schedule if listed == _listed(schedule) else replace(schedule, denoising_step_list=listed)
+
+
+def _read_steps(value: object, *, whole: bool) -> tuple[float, ...]:
+    name, example = "denoising_step_list", "give falling timesteps such as 1000,750,500,250."
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise KnobError(name, f"{name} cannot be {_shown(value)}: {example}")
+    listed = [_number(name, step) for step in cast("Sequence[object]", value)]
+    if listed and listed[-1] == 0:  # names the end and is no step of its own; released configs write it
+        listed.pop()
+    if not 1 <= len(listed) <= MOST_STEPS:
+        raise KnobError(name, f"{name} cannot have {len(listed)} steps: {example}")
+    for step in listed:
+        if not 0 < step <= 1000:
+            raise KnobError(name, f"{name} holds {step:g}, which is not between 0 and 1000: {example}")
+        if whole and step != int(step):
+            raise KnobError(name, f"{name} holds {step:g}, which is not a whole number: {example}")
+    for high, low in pairwise(listed):
+        if high <= low:
+            raise KnobError(name, f"{name} goes from {high:g} to {low:g}, but has to fall: {example}")
+    return tuple(listed)
+
+
+def _set_chunks(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    if "num_frame_per_block" in knobs:
+        preset = replace(preset, chunk=_whole("num_frame_per_block", knobs["num_frame_per_block"], 1, LARGEST_CHUNK))
+    if "independent_first_frame" in knobs:
+        single = _truth("independent_first_frame", knobs["independent_first_frame"])
+        preset = replace(preset, first_chunk=1 if single else None)
+    return preset
+
+
+def _set_memory(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    """Window and sink together: each alone may pass through a pair that its policy refuses."""
+    given: dict[str, int] = {}
+    for name, field, least in (("local_attn_size", "window", 1), ("sink_size", "sink", 0)):
+        if name in knobs:
+            if not _has(preset.cache, field):
+                raise KnobError(name, f"preset {preset.name!r} has no {name}: leave it out, or choose another preset.")
+            if field == "window" and knobs[name] == -1 and knobs[name] is not True:
+                raise KnobError(
+                    name, f"preset {preset.name!r} has no memory without a limit: give {name} up to {LARGEST_WINDOW}."
+                )
+            given[field] = _whole(name, knobs[name], least, LARGEST_WINDOW)
+    if not given and not {"num_frame_per_block", "independent_first_frame"} & knobs.keys():
+        return preset
+    window, sink = given.get("window", preset.cache.capacity), given.get("sink", _sink(preset))
+    chunk = max(preset.chunk, preset.first_chunk or 0)
+    if sink + chunk > window:
+        order = ("sink_size", "num_frame_per_block", "local_attn_size", "independent_first_frame")
+        raise KnobError(
+            next(name for name in order if name in knobs),
+            f"a window (local_attn_size) of {window} latent frames is too small for a sink (sink_size) of {sink} and "
+            f"a chunk (num_frame_per_block) of {chunk}: make the window {sink + chunk} or more.",
+        )
+    changes = {f: v for f, v in given.items() if v != {"window": preset.cache.capacity, "sink": _sink(preset)}[f]}
+    return replace(
+        preset,
+        cache=_with(preset.cache, changes),
+        window=_with(preset.window, changes),
+        switch=_with(preset.switch, changes),
+    )
+
+
+def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    if "recache_on_switch" in knobs:
+        wanted = _truth("recache_on_switch", knobs["recache_on_switch"])
+        if not isinstance(preset.switch, Keep | Recache):
+            raise KnobError(
+                "recache_on_switch",
+                f"preset {preset.name!r} meets a new prompt in a way of its own: leave recache_on_switch out.",
+            )
+        if wanted != isinstance(preset.switch, Recache):
+            sink = _sink(preset)
+            again = Recache(window=preset.cache.capacity, sink=sink, keep_sink=sink > 0)
+            preset = replace(preset, switch=again if wanted else Keep())
+    if "global_sink" in knobs:
+        keep = _truth("global_sink", knobs["global_sink"])
+        if not isinstance(preset.switch, Recache):
+            raise KnobError(
+                "global_sink",
+                f"{preset.name!r} does not re-cache and has no global_sink: add recache_on_switch or leave it out.",
+            )
+        if preset.switch.keep_sink != keep:
+            preset = replace(preset, switch=replace(preset.switch, keep_sink=keep))
+    return preset
+
+
+def _listed(schedule: Schedule) -> tuple[float, ...]:
+    """The steps without a final 0."""
+    steps = schedule.denoising_step_list
+    return steps[:-1] if steps and steps[-1] == 0 else steps
+
+
+def _sink(preset: Preset) -> int:
+    return int(getattr(preset.cache, "sink", 0))
+
+
+def _has(policy: object, field: str) -> bool:
+    return is_dataclass(policy) and field in {known.name for known in fields(policy)}
+
+
+def _with(policy: Any, changes: Mapping[str, int]) -> Any:
+    """The policy with those of the changes that it has fields for."""
+    known = {field: value for field, value in changes.items() if _has(policy, field)}
+    return replace(policy, **known) if known else policy
+
+
+def _number(name: str, value: object) -> float:
+    # The comparison refuses NaN and infinity, and takes whole numbers that no float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise KnobError(name, f"{name} cannot be {_shown(value)}: give a finite number.")
+    return float(min(max(value, -_FAR), _FAR))
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise KnobError(name, f"{name} cannot be {_shown(value)}: give a whole number from {least} to {most}.")
+    return value
+
+
+def _truth(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise KnobError(name, f"{name} cannot be {_shown(value)}: give true or false.")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else text[:38] + " …"
+
+
+KNOBS: dict[str, Callable[[Preset], object]] = {
+    "num_inference_steps": lambda preset: len(_listed(preset.schedule)),
+    "denoising_step_list": lambda preset: list(_listed(preset.schedule)),
+    "shift": lambda preset: preset.schedule.shift,
+    "warp_denoising_step": lambda preset: preset.schedule.warp,
+    "guidance_scale": lambda preset: preset.schedule.guidance_scale,
+    "context_noise": lambda preset: preset.schedule.clean_level,
+    "local_attn_size": lambda preset: getattr(preset.cache, "window", None),
+    "sink_size": lambda preset: getattr(preset.cache, "sink", None),
+    "num_frame_per_block": lambda preset: preset.chunk,
+    "independent_first_frame": lambda preset: preset.first_chunk == 1,
+    "recache_on_switch": lambda preset: (
+        isinstance(preset.switch, Recache) if isinstance(preset.switch, Keep | Recache) else None
+    ),
+    "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
+}
+"""Every setting by name, and how to read it from a preset (None: the preset has none)."""
