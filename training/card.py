@@ -40,7 +40,7 @@ for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a w
 | autoencoder | fresh clips of the world, Muon | {autoencoder_steps} steps, {autoencoder_minutes} min |
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
 | data | the first 9 pixel frames of other films | {beginnings} films |
-| transformer, text | flow matching, teacher forcing, outlines, Muon | {transformer_steps} steps, {transformer_minutes} min |
+| transformer, text | flow matching on forced windows, outlines | {transformer_steps} steps, {transformer_minutes} min |
 
 {remarks}All on one machine ({machine}) that other work shared.
 On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.
