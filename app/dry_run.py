@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from app.errors import printable, shorten
-from app.progress import clock, span
+from app.progress import span
 from app.timeline import Place, Shot, Timeline
 from pipelines.types import prompt_text
 
@@ -35,10 +34,10 @@ def dry_run_lines(
 ) -> list[RenderableType]:
     """What a person sees: notes, the shots, the chunks of every blend, totals and the estimate."""
     lines: list[RenderableType] = [Text(printable(f"Note: {note}")) for note in notes]
-    lines.append(_shot_table(timeline))
+    lines += _shot_lines(timeline)
     blends = [(number, chunk) for number, chunks in _blends(timeline) for chunk in chunks]
     if blends:
-        lines.append(_blend_table(timeline, blends))
+        lines += _blend_lines(timeline, blends)
     totals = _totals(timeline)
     lines.append(
         Text(
@@ -87,33 +86,28 @@ def _blends(timeline: Timeline) -> Iterator[tuple[int, range]]:
             yield number, chunks
 
 
-def _shot_table(timeline: Timeline) -> Table:
-    table = Table("shot", "asked", "frame", "begins", "frame", "latent", "chunk", "chunks", "transition", "prompt")
+def _shot_lines(timeline: Timeline) -> Iterator[Text]:
+    """Two lines a shot: a table of all this is wider than a terminal, and cut columns tell nothing."""
+    width = len(str(len(timeline.shots)))
     for index, shot in enumerate(timeline.shots):
         asked, given = shot.requested, shot.actual
-        moved = "yellow" if asked.frame != given.frame else ""
-        table.add_row(
-            str(index + 1),
-            clock(asked.second),
-            str(asked.frame),
-            Text(clock(given.second), style=moved),
-            Text(str(given.frame), style=moved),
-            str(given.latent),
-            str(given.chunk),
-            str(_length(timeline, index)),
-            Text(_transition(shot)),
-            Text(_described(shot)),
-        )
-    return table
+        chunks = _length(timeline, index)
+        facts = f"begins {given}, {chunks} chunk{'s' * (chunks != 1)}"
+        if index:
+            facts += f", {_transition(shot)}"
+        line = Text.assemble((f"shot {index + 1:>{width}}  ", "bold"), facts)
+        if asked.frame != given.frame:
+            line.append(f"  (asked for t={asked.second:.2f}s, frame {asked.frame})", style="yellow")
+        yield line
+        yield Text(f"{'':{width + 7}}{_described(shot)}", style="green")
 
 
-def _blend_table(timeline: Timeline, blends: Sequence[tuple[int, int]]) -> Table:
-    table = Table("shot", "chunk", "begins", "frame", "latent", "weights")
+def _blend_lines(timeline: Timeline, blends: Sequence[tuple[int, int]]) -> Iterator[Text]:
     for number, chunk in blends:
         place = timeline.place(timeline.rhythm.start_frame(chunk))
-        weights = "\n".join(f"{weight:.3f} {_short(text)}" for text, weight in timeline.blend(chunk))
-        table.add_row(str(number), str(chunk), clock(place.second), str(place.frame), str(place.latent), Text(weights))
-    return table
+        yield Text(f"blend into shot {number}  {place}", style="bold")
+        for text, weight in timeline.blend(chunk):
+            yield Text(f"  {weight:.3f} {_short(text)}")
 
 
 def _shot_data(timeline: Timeline, index: int) -> dict[str, Any]:
@@ -154,7 +148,7 @@ def _transition(shot: Shot) -> str:
 
 
 def _described(shot: Shot) -> str:
-    parameters = "".join(f"\n{name} {value:g}" for name, value in shot.parameters)
+    parameters = "".join(f"  {name} {value:g}" for name, value in shot.parameters)
     return _short(prompt_text(shot.prompt)) + parameters
 
 
