@@ -11,16 +11,17 @@ from pathlib import Path
 from app.journal import Journal, Segment
 from app.opening import Opened
 from app.sidecar import ChunkRecord
+from app.stills import AnimatedImage, PngSequence, sink_kind
 from app.timeline import Timeline
 from app.video import FilmWriter, viewing_scale
 from pipelines.types import Chunk
 
 
 class Film:
-    """A growing MP4 with its journal.
+    """A growing MP4 with its journal; or pictures, which have no segments and cannot be gone on with.
 
     Args:
-        path: where it grows.
+        path: where it grows; its ending says what it is.
         journal: where chunks and segments are noted.
         timeline: what is to be shown; the last chunk is trimmed to its frames.
         fps: frames a second of the file.
@@ -51,7 +52,7 @@ class Film:
         self._journal = journal
         self._fps, self._crf, self._segment_chunks = fps, crf, segment_chunks
         self._begun = self.next
-        self._writer: FilmWriter | None = None
+        self._writer: FilmWriter | PngSequence | AnimatedImage | None = None
 
     @property
     def whole(self) -> bool:
@@ -65,9 +66,8 @@ class Film:
 
     def begin_chunk(self, opened: Opened) -> None:
         """Begin a segment if it is time for one; call before each chunk."""
-        if self.next % self._segment_chunks or self.next == self._begun:
+        if self.next % self._segment_chunks or self.next == self._begun or not isinstance(self._writer, FilmWriter):
             return
-        assert self._writer is not None
         size = self._writer.begin_segment()
         path = self._journal.snapshot_path(self.next)
         sha256 = opened.save(path)
@@ -83,16 +83,7 @@ class Film:
         if self._writer is None:  # the first chunk knows the size
             self.height, self.width = shown.shape[1:3]
             self.scale = self.scale or viewing_scale(self.height, self.width)
-            self._writer = FilmWriter(
-                self.path,
-                height=self.height,
-                width=self.width,
-                fps=self._fps,
-                scale=self.scale,
-                crf=self._crf,
-                frames=self.frames,
-                size=self._size,
-            )
+            self._writer = self._open()
         start = time.perf_counter()
         self._writer.write(shown)
         self.frames += len(shown)
@@ -112,6 +103,23 @@ class Film:
         )
         self._journal.chunk(record)
         return record
+
+    def _open(self) -> FilmWriter | PngSequence | AnimatedImage:
+        kind = sink_kind(self.path)
+        if kind == "png":
+            return PngSequence(self.path, scale=self.scale)
+        if kind != "mp4":
+            return AnimatedImage(self.path, fps=self._fps, scale=self.scale)
+        return FilmWriter(
+            self.path,
+            height=self.height,
+            width=self.width,
+            fps=self._fps,
+            scale=self.scale,
+            crf=self._crf,
+            frames=self.frames,
+            size=self._size,
+        )
 
     def close(self) -> None:
         """Finish the growing file."""

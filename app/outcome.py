@@ -11,6 +11,7 @@ from app.joining import join
 from app.journal import Header, Journal
 from app.opening import Opened
 from app.recipe import RenderRequest
+from app.stills import sink_kind
 from app.subtitles import chapters_of, write_vtt
 from app.timeline import Timeline
 from pipelines.types import prompt_text
@@ -82,20 +83,21 @@ def finish(
         film.seconds,
     )
     titles = [chapter.title for chapter in chapters]
-    join(
-        [request.part],
-        request.output,
-        chapters=chapters,
-        metadata={
-            "title": titles[0],
-            "comment": f"Rivulet, preset {header.config.preset}, seed {header.seed}",
-            "rivulet": sidecar.carried(record),
-        },
-        audio=request.audio,
-    )
+    if sink_kind(request.output) == "mp4":  # pictures have their names already
+        join(
+            [request.part],
+            request.output,
+            chapters=chapters,
+            metadata={
+                "title": titles[0],
+                "comment": f"Rivulet, preset {header.config.preset}, seed {header.seed}",
+                "rivulet": sidecar.carried(record),
+            },
+            audio=request.audio,
+        )
     try:
         sidecar.write(record, sidecar.sidecar_path(request.output))
-        write_vtt(chapters, request.output.with_suffix(".vtt"))
+        write_vtt(chapters, sidecar.beside(request.output, ".vtt"))
         if request.report is not None:
             from app import report
 
@@ -114,12 +116,14 @@ def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) 
         return
     size = f"{film.width * film.scale}x{film.height * film.scale}"
     enlarged = f" ({film.width}x{film.height} enlarged {film.scale} times)" if film.scale > 1 else ""
-    early = "" if record.status == "whole" else f" ({record.status}; the same command with --resume goes on)"
+    goes_on = "; the same command with --resume goes on" if sink_kind(request.output) == "mp4" else ""
+    early = "" if record.status == "whole" else f" ({record.status}{goes_on})"
     report = f" Report: {request.report}." if request.report is not None else ""
+    size += enlarged
+    size += f", {request.output.stat().st_size / 1e6:.1f} MB" if request.output.is_file() else ""
     console.print(
-        f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}{enlarged}, "
-        f"{request.output.stat().st_size / 1e6:.1f} MB; first frame after {record.timing.first_frame:.2f} s, "
-        f"{record.timing.fps:.1f} fps end to end.\n"
+        f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}; "
+        f"first frame after {record.timing.first_frame:.2f} s, {record.timing.fps:.1f} fps end to end.\n"
         f"Frames sha256 {film.sha256}; settings, seed and chunk hashes in "
         f"{sidecar.sidecar_path(request.output)}.{report}",
         highlight=False,

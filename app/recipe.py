@@ -10,7 +10,7 @@ from app.lengths import Length
 from app.opening import EngineRequest, Opened
 from app.script import Script
 from app.shot_list import export_native, parse_native
-from app.sidecar import Config, as_data
+from app.sidecar import Config, as_data, beside
 from app.timeline import Timeline
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs, knob_values
@@ -46,12 +46,12 @@ class RenderRequest:
     @property
     def part(self) -> Path:
         """Where the film grows until it is whole: out.part.mp4, which plays too."""
-        return self.output.with_name(f"{self.output.stem}.part{self.output.suffix}")
+        return beside(self.output, f".part{self.output.suffix}")
 
     @property
     def folder(self) -> Path:
         """Where the journal and the snapshots of an unfinished film lie."""
-        return self.output.with_name(f"{self.output.stem}.part")
+        return beside(self.output, ".part")
 
 
 def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: Fraction) -> Config:

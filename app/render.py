@@ -23,6 +23,7 @@ from app.outcome import announce, conclude, finish
 from app.progress import Progress
 from app.recipe import RenderRequest, config_of, reconcile
 from app.script import check_script
+from app.stills import PngSequence, check_stills, sink_kind
 from app.timeline import resolve
 from pipelines.types import Controls
 
@@ -68,6 +69,8 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     }
     fps = request.fps or Fraction(opened.fps)
     timeline = resolve(request.script, length=request.length, fps=float(fps), rhythm=opened.rhythm)
+    check_stills(request.output, timeline.frames, fps=fps)
+    pictures = sink_kind(request.output) != "mp4"
     header = Header(
         format=FORMAT,
         seed=seed,
@@ -84,7 +87,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, unknown)
     film = Film(
-        request.part,
+        request.output if pictures else request.part,
         journal,
         timeline,
         fps=fps,
@@ -113,11 +116,11 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         except BaseException as error:
             return _stopped(error, request, film, journal, console)
     conclude(console, request, record)
-    if not film.whole:
+    if not film.whole and not pictures:
         return interrupt.code or EXIT_FAILURE
     journal.remove()
     request.part.unlink(missing_ok=True)
-    return EXIT_OK
+    return EXIT_OK if film.whole else interrupt.code or EXIT_FAILURE
 
 
 def _shoot(
@@ -156,7 +159,7 @@ def _shoot(
 def _stopped(error: BaseException, request: RenderRequest, film: Film, journal: Journal, console: Console) -> int:
     """Leave what is whole and say so; a second Ctrl-C is an exit code, everything else goes on as an error."""
     film.abandon()
-    if not film.frames:
+    if not film.frames or film.path == request.output:
         request.part.unlink(missing_ok=True)
         journal.remove()
         raise error
@@ -237,8 +240,11 @@ def _check_output_folder(request: RenderRequest) -> None:
     output = request.output
     if output.is_dir():
         raise UsageMistake(f"{output} is a folder. Give a file name in it, for example {output / 'out.mp4'}.")
-    if output.suffix.lower() != ".mp4":
-        raise UsageMistake(f"{output} does not end in .mp4. Films are MP4 files: give for example {output.stem}.mp4.")
+    kind = sink_kind(output)
+    if kind != "mp4" and request.resume:
+        raise UsageMistake(f"Only an .mp4 can be resumed, not {output}. Render it again with --overwrite.")
+    if kind != "mp4" and request.audio is not None:
+        raise UsageMistake(f"{output} holds no sound. Leave out --audio, or give {output.stem}.mp4.")
     if not output.parent.is_dir():
         raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
     begun = (request.folder / "journal.jsonl").is_file()
@@ -258,6 +264,8 @@ def _check_output_folder(request: RenderRequest) -> None:
             raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
     if request.folder.exists() and not request.folder.is_dir():
         raise UsageMistake(f"{request.folder} is a file, and a folder of that name is needed. Give another output.")
+    if kind == "png" and not request.overwrite and PngSequence(output).file(0).exists():
+        raise UsageMistake(f"{PngSequence(output).file(0)} exists already. Add --overwrite, or give another output.")
     fresh = not request.part.exists()
     request.part.open("ab").close()  # the only honest test of permissions, read-only systems and quotas
     if fresh:

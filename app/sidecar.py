@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -145,8 +146,14 @@ class Sidecar(Carried):
 
 
 def sidecar_path(film: Path) -> Path:
-    """Return where the sidecar of a film lies: out.mp4 has out.json."""
-    return film.with_suffix(".json")
+    """Return where the sidecar of a film lies: out.mp4 has out.json, out_%06d.png too."""
+    return beside(film, ".json")
+
+
+def beside(film: Path, ending: str) -> Path:
+    """A file beside a film, with the film's name, or that of its pictures without their number."""
+    stem = re.sub(r"[_.-]?%\d*d", "", film.stem)
+    return film.with_name(f"{stem or 'film'}{ending}")
 
 
 def film_hash(chunks: Iterable[ChunkRecord]) -> str:

@@ -7,12 +7,14 @@ import io
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from app import sidecar
@@ -156,6 +158,40 @@ def test_the_transition_reaches_the_stream(tmp_path: Path) -> None:
     assert {controls.transition for controls in opener.streams[0].asked} == {Transition("soft", 2)}
     with pytest.raises(UsageMistake, match="--transition_chunks 2 or less"):
         run(film_request(tmp_path, transition=Transition("soft", 3), overwrite=True))
+
+
+# ------------------------------------------------------------------ pictures instead of a film
+
+
+@pytest.mark.parametrize("name", ["out.gif", "out.webp", "out_%06d.png"])
+def test_a_film_can_be_pictures(tmp_path: Path, name: str) -> None:
+    request = replace(film_request(tmp_path), output=tmp_path / name)
+    code, printed = run(request)
+    assert code == 0
+    assert f"{name}: 2.50 s" in printed
+    record = sidecar.read(tmp_path / "out.json")
+    assert (record.status, record.film.frames) == ("whole", 40)
+    pictures = [f"out_{number:06d}.png" for number in range(40)] if "%" in name else [name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*pictures, "out.json", "out.vtt"])
+    with Image.open(tmp_path / pictures[0]) as picture:
+        assert picture.size == (2 * WIDTH, 2 * HEIGHT)
+        assert getattr(picture, "n_frames", 1) == 40 // len(pictures)
+    with pytest.raises(UsageMistake, match="--overwrite"):
+        run(request)
+    assert run(replace(request, overwrite=True))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["out.gif", "out_%06d.png"])
+def test_pictures_are_neither_resumed_nor_heard_and_leave_no_half(tmp_path: Path, name: str) -> None:
+    request = replace(film_request(tmp_path), output=tmp_path / name)
+    with pytest.raises(UsageMistake, match="can be resumed, not"):
+        run(replace(request, resume=True))
+    with pytest.raises(MemoryError):
+        run(request, at(1, raiser(MemoryError())))
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left <= {f"out_{number:06d}.png" for number in range(9)}
+    with pytest.raises(UsageMistake, match="too many for an animated GIF"):
+        run(replace(film_request(tmp_path, duration="90s"), output=tmp_path / "long.gif"))
 
 
 # ------------------------------------------------------------------ what goes wrong on the way
