@@ -48,6 +48,11 @@ def explain(error: BaseException) -> tuple[str, int]:
     )
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit on a file's size ran out."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory of host or device ran out; for the host torch raises a bare RuntimeError."""
     return (
@@ -68,7 +73,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def _explain_os_error(error: OSError) -> tuple[str, int]:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if disk_full(error):
         return "The disk is full. Free some space and run the command again.", EXIT_FAILURE
     if isinstance(error, BrokenPipeError):
         return "Whatever read this output has gone. Run the command again without cutting its output off.", EXIT_FAILURE

@@ -104,6 +104,11 @@ class Film:
         self._journal.chunk(record)
         return record
 
+    def missing_bytes(self) -> int:
+        """What the rest of the film will take if it goes on as it began, and its copy under its real name."""
+        here = self.path.stat().st_size
+        return round(here / self.frames * (2 * self.timeline.frames - self.frames))
+
     def _open(self) -> FilmWriter | PngSequence | AnimatedImage:
         kind = sink_kind(self.path)
         if kind == "png":

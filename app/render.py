@@ -14,7 +14,16 @@ from typing import Protocol
 from rich.console import Console
 
 from app import sidecar
-from app.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, RenderFailure, UsageMistake, explain, printable
+from app.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    RenderFailure,
+    UsageMistake,
+    disk_full,
+    explain,
+    printable,
+)
 from app.film import Film
 from app.interrupt import Interrupt
 from app.journal import FORMAT, Header, Journal, Past, Segment
@@ -167,7 +176,8 @@ def _stopped(error: BaseException, request: RenderRequest, film: Film, journal: 
     if isinstance(error, KeyboardInterrupt):
         _say(console, request, f"Stopped at once. {left}")
         return EXIT_INTERRUPTED
-    raise RenderFailure(f"{explain(error)[0]} {left}") from error
+    needed = f" About {film.missing_bytes() / 1e6:.0f} MB more are needed." if disk_full(error) else ""
+    raise RenderFailure(f"{explain(error)[0]}{needed} {left}") from error
 
 
 def _check_same(before: Header, now: Header, folder: Path) -> None:

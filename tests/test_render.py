@@ -261,7 +261,9 @@ def test_a_disk_that_fills_up_stops_the_film_cleanly(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(RenderFailure, match=r"disk is full.*The first \d+\.\d s play from"):
+        with pytest.raises(
+            RenderFailure, match=r"disk is full.*About \d+ MB more are needed.*The first \d+\.\d s play from"
+        ):
             run(film_request(tmp_path, duration="60s", scale=16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
