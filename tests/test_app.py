@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "output folder": (["render", "a ball", "-o", "."], "is a folder"),
     "output nowhere": (["render", "a ball", "-o", "no/such/film.mp4"], "no folder"),
     "output unwritable": (["render", "a ball", "-o", "/proc/film.mp4"], "cannot be written"),
-    "output of another kind": (["render", "a ball", "-o", "film.gif"], "does not end in .mp4"),
+    "output of another kind": (["render", "a ball", "-o", "film.avi"], "does not end in .mp4"),
     "NUL in the output": (["render", "a ball", "-o", "a\0.mp4"], "NUL byte"),
     "bench file in a folder": (["bench", "startup", "--json", "."], "is a folder"),
     "bench file nowhere": (["bench", "startup", "--json", "no/such.json"], "no folder"),
