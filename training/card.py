@@ -57,6 +57,8 @@ rivulet bench quality                              # adherence, switches, drift
 - Two and a half hours of two processor cores are little: scenes, colours and mostly shapes follow the prompt, but
   outlines are soft, a shape may change on its way, and more than half of the motions are not the one that was asked
   for; up, down and orbit are the weakest (`rivulet bench quality`; figures in docs/log.md).
+- What a prompt leaves open may change on the way: "a ball" went from night to day, and through three colours, in 20
+  seconds, and the drift meter says so. Name the colour and the scene.
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
 - Other picture sizes than the one above were never trained.
