@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import UsageMistake
 from app.sidecar import ChunkRecord, Config, ModelRecord
+from app.whole_file import write_text
 
 FORMAT = 1
 KEPT = 2
@@ -36,6 +37,7 @@ class Header(_Line):
     config: Config
     model: ModelRecord
     versions: dict[str, str]
+    machine: dict[str, str | int]
 
 
 class Segment(_Line):
@@ -53,11 +55,16 @@ class Segment(_Line):
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a journal tells of a render that did not finish."""
+    """What a journal tells of a render that did not finish.
+
+    `expected` are all chunks that were ever made, those among them that a resume has to make again: a film goes on
+    only as long as they come out as before, however often it is killed meanwhile.
+    """
 
     header: Header
     segments: tuple[Segment, ...]
     chunks: tuple[ChunkRecord, ...]
+    expected: tuple[ChunkRecord, ...]
 
 
 class Journal:
@@ -112,13 +119,17 @@ class Journal:
         events = [_event(self.path, number, line) for number, line in enumerate(lines[:-1], 1)]
         if not events:
             return None
-        first, *rest = events
-        if not isinstance(first, Header):
+        (kind, first), *rest = events
+        if kind != "begun" or not isinstance(first, Header):
             raise UsageMistake(f"{self.path}, line 1: this is no journal of a film. Add --overwrite to start over.")
+        chunks = tuple(event for kind, event in rest if kind == "chunk" and isinstance(event, ChunkRecord))
+        before = [event for kind, event in rest if kind == "expected" and isinstance(event, ChunkRecord)]
+        expected = {event.index: event for event in (*before, *chunks)}
         return Past(
             first,
-            tuple(event for event in rest if isinstance(event, Segment)),
-            tuple(event for event in rest if isinstance(event, ChunkRecord)),
+            tuple(event for _, event in rest if isinstance(event, Segment)),
+            chunks,
+            tuple(expected.values()),
         )
 
     def go_on(self, past: Past, segment: Segment) -> None:
@@ -126,15 +137,8 @@ class Journal:
         kept: list[tuple[str, BaseModel]] = [("begun", past.header)]
         kept += [("segment", earlier) for earlier in past.segments if earlier.chunk <= segment.chunk]
         kept += [("chunk", chunk) for chunk in past.chunks if chunk.index < segment.chunk]
-        half = self.path.with_name(".journal.tmp")
-        try:
-            with half.open("w", encoding="utf-8") as file:
-                file.writelines(_line(kind, record) for kind, record in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(self.path)
-        finally:
-            half.unlink(missing_ok=True)
+        kept += [("expected", chunk) for chunk in past.expected if chunk.index >= segment.chunk]
+        write_text(self.path, "".join(_line(kind, record) for kind, record in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def chunk(self, record: ChunkRecord) -> None:
@@ -185,13 +189,18 @@ def _line(kind: str, record: BaseModel) -> str:
     return json.dumps({kind: record.model_dump(mode="json")}, separators=(",", ":")) + "\n"
 
 
-_KINDS: dict[str, type[BaseModel]] = {"begun": Header, "segment": Segment, "chunk": ChunkRecord}
+_KINDS: dict[str, type[BaseModel]] = {
+    "begun": Header,
+    "segment": Segment,
+    "chunk": ChunkRecord,
+    "expected": ChunkRecord,
+}
 
 
-def _event(path: Path, number: int, line: bytes) -> BaseModel:
+def _event(path: Path, number: int, line: bytes) -> tuple[str, BaseModel]:
     try:
         ((kind, data),) = json.loads(line).items()
-        return _KINDS[kind].model_validate(data)
+        return kind, _KINDS[kind].model_validate(data)
     except (ValueError, KeyError, AttributeError, ValidationError):
         raise UsageMistake(
             f"{path}, line {number}: another version of Rivulet wrote this, or it is damaged. "

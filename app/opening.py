@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import UsageMistake
 from app.lengths import Rhythm
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
@@ -70,26 +69,21 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
     """Load the model of `request` and build its stream.
 
     Raises:
-        UsageMistake: no CUDA device where one was asked for.
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
     model = request.model or request.preset.model
     get_model(model)  # a wrong name is refused before torch takes its seconds
     import torch
 
-    from pipelines.build import build_stream, load_components
+    from pipelines.build import build_stream, choose_device, load_components
     from pipelines.snapshots import load_snapshot, save_snapshot
 
-    device = request.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageMistake("torch finds no CUDA device on this machine. Use --device cpu.")
+    device, dtype = choose_device(request.device)
     threads = use_threads(request.threads)
     components = load_components(
         model,
         device=device,
-        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        dtype=dtype,
         models_dir=request.models_dir,
         offline=request.offline,
         licence_accepted=request.accepted_licences,

@@ -62,7 +62,7 @@ def finish(
         config=header.config,
         model=header.model,
         versions=header.versions,
-        machine=sidecar.machine(),
+        machine=header.machine,
         film=sidecar.FilmRecord(
             file=request.output.name,
             frames=film.frames,

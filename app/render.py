@@ -86,6 +86,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         config=config_of(request, opened, timeline, fps),
         model=sidecar.ModelRecord(name=opened.model, sha256=opened.checksum),
         versions=sidecar.library_versions(),
+        machine=sidecar.machine(),
     )
     start = None
     if past is not None:
@@ -105,13 +106,15 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         segment_chunks=request.segment_chunks,
         begin=start,
     )
-    expected = {} if past is None else {chunk.index: chunk.sha256 for chunk in past.chunks}
+    # A film that starts over may be another one; a film that goes on may not.
+    expected = {} if past is None or start is None else {chunk.index: chunk.sha256 for chunk in past.expected}
     with Interrupt() as interrupt:
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
-            if not film.frames:
-                journal.remove()
-                console.print("Nothing was rendered yet, so there is no file.")
+            if not film.fresh:
+                if start is None:
+                    journal.remove()
+                _say(console, request, "Nothing was rendered, so no file has changed.")
                 return interrupt.code or EXIT_INTERRUPTED
             done = time.perf_counter()
             timing = sidecar.Timing(
@@ -187,6 +190,7 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         ("model", before.model.name, now.model.name),
         ("model's checksum", before.model.sha256[:12], now.model.sha256[:12]),
         *((key, value, now.versions.get(key)) for key, value in before.versions.items()),
+        ("CPU", before.machine.get("cpu"), now.machine.get("cpu")),
         *((key, value, getattr(now.config, key)) for key, value in before.config),
     ):
         if old != new:
@@ -211,7 +215,7 @@ def _restore(opened: Opened, journal: Journal, past: Past, request: RenderReques
         journal.go_on(past, segment)
         _say(console, request, f"Going on from chunk {segment.chunk}, frame {segment.frames}.")
         return segment
-    _say(console, request, "No segment was finished yet: starting from the beginning.")
+    _say(console, request, "There is no segment to go on from: starting from the beginning.")
     return None
 
 
@@ -258,7 +262,12 @@ def _check_output_folder(request: RenderRequest) -> None:
     if not output.parent.is_dir():
         raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
     begun = (request.folder / "journal.jsonl").is_file()
-    for path in (request.part, output, sidecar.sidecar_path(output), request.report):
+    for path in (
+        request.part,
+        output,
+        *(sidecar.beside(output, ending) for ending in (".json", ".vtt")),
+        request.report,
+    ):
         if path is None:
             continue
         if path.is_dir():

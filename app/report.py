@@ -18,6 +18,7 @@ from app.plots import Plot, Point, draw
 from app.progress import clock, span
 from app.report_style import STYLE
 from app.sidecar import ChunkRecord, ShotRecord, Sidecar
+from app.whole_file import write_text
 from pipelines.types import prompt_text
 
 _STRIP, _SHOT_PICTURES = 12, 36
@@ -25,7 +26,6 @@ _STRIP, _SHOT_PICTURES = 12, 36
 _PICTURE_LIMIT = 1_800_000
 _ROWS, _TEXT = 200, 400
 """Rows of a table and letters of a text that are shown; the sidecar has all of them."""
-_COMMAND = 4000
 _HOPS = ("conditioning", "plan", "denoise", "remember", "decode", "encode")
 """Where a chunk's time goes; "model" is a part of denoise and remember, so it would be counted twice."""
 
@@ -42,16 +42,7 @@ def write(record: Sidecar, film: Path, path: Path) -> None:
         ValueError: the film cannot be read.
         OSError: the film cannot be opened or the page not be written.
     """
-    content = page(record, film, path)
-    half = path.absolute().with_name(f".{path.name}.tmp")
-    try:
-        with half.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_text(path, page(record, film, path))
 
 
 def page(record: Sidecar, film: Path, path: Path) -> str:

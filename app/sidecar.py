@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import UsageMistake
 from app.timeline import Place, Timeline
+from app.whole_file import write_text
 from pipelines.types import prompt_text
 
 FORMAT = 2
@@ -204,15 +205,7 @@ def one_line(data: Mapping[str, Any]) -> str:
 
 def write(sidecar: Sidecar, path: Path) -> None:
     """Write the file whole or not at all."""
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        with half.open("w", encoding="utf-8") as file:
-            file.write(sidecar.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_text(path, sidecar.model_dump_json(indent=2) + "\n")
 
 
 def read(path: Path) -> Sidecar:

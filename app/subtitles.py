@@ -4,11 +4,12 @@ A file of its own beside the film, because burnt-in text spoils pictures and few
 MP4; VLC and mpv load out.vtt with out.mp4 unasked, and a web page takes it as a <track>.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from app.whole_file import write_text
 
 _MEANT = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": "�"}
 
@@ -41,15 +42,7 @@ def write_vtt(chapters: Sequence[Chapter], path: Path) -> None:
         text = cue_text(chapter.title)
         if end > start and text:
             cues.append(f"{_clock(start)} --> {_clock(end)}\n{text}\n")
-    half = path.absolute().with_name(f".{path.name}.tmp")
-    try:
-        with half.open("w", encoding="utf-8", newline="\n") as file:
-            file.write("\n".join(["WEBVTT\n", *cues]))
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_text(path, "\n".join(["WEBVTT\n", *cues]))
 
 
 def cue_text(text: str) -> str:

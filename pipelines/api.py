@@ -9,9 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from pipelines.build import build_stream, load_components
+from pipelines.build import build_stream, choose_device, load_components
 from pipelines.presets import get_preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -54,16 +52,11 @@ def open_stream(
         PermissionError: a licence has to be accepted first.
     """
     system = get_preset(preset)
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}: choose auto, cpu or cuda")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError('torch finds no CUDA device on this machine: use device="cpu"')
+    place, dtype = choose_device(device)
     components = load_components(
         model or system.model,
-        device=device,
-        dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        device=place,
+        dtype=dtype,
         models_dir=models_dir,
         offline=offline,
         licence_accepted=licence_accepted,

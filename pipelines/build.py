@@ -100,6 +100,21 @@ def load_components(
     return Components(spec.name, transformer, autoencoder, text_encoder, card, tuple(found.values()))
 
 
+def choose_device(device: str) -> tuple[str, torch.dtype]:
+    """Where networks go and in which precision: auto takes CUDA where there is one, float32 on a CPU, else bfloat16.
+
+    Raises:
+        ValueError: unknown, or not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise ValueError("torch finds no CUDA device on this machine: use the device cpu")
+    chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
+    return chosen, torch.float32 if chosen == "cpu" else torch.bfloat16
+
+
 def build_engine(preset: Preset, components: Components, *, untrained: bool = False) -> Engine:
     """Policies of a preset over the networks of a model.
 

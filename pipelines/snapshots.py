@@ -51,7 +51,7 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> str:
     for name in _TEXTS:
         text: Tensor | None = getattr(snapshot.text, name)
         if text is not None:
-            tensors[f"text.{name}"] = text
+            tensors[f"text.{name}"] = text.clone()  # a mix may share its memory with what it came from
     for name in _DRIFTS:
         statistics = getattr(snapshot.drift, name)
         if statistics:
@@ -74,8 +74,7 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> str:
         },
         "drift_since": snapshot.drift.since,
     }
-    # One view of a buffer would be saved as the whole of it, and refused by safetensors where two share one.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     half = path.with_name(f".{path.name}.tmp")
     try:
         save_file(tensors, half, metadata={"rivulet": json.dumps(header)})

@@ -277,7 +277,7 @@ def test_a_damaged_model_is_a_mistake_that_says_which_file(
         (["snow", "sea", "a star"], "Give fewer prompts, or --duration"),
         (["--transition", "soft", "--transition_chunks", "9", "snow"], "--transition_chunks 1 or less"),
         (["word " * 17], "shorten it"),
-        (["--device", "cuda"], "Use --device cpu"),
+        (["--device", "cuda"], "use the device cpu"),
     ],
     ids=["size", "odd size", "indivisible size", "too short", "transition too long", "prompt too long", "no cuda"],
 )

@@ -291,7 +291,7 @@ def test_a_failed_render_keeps_the_film_it_should_have_replaced(tmp_path: Path) 
 # ------------------------------------------------------------------ outputs refused before the model loads
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.json", "out.part.mp4"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.json", "out.vtt", "out.part.mp4"])
 def test_no_existing_file_is_touched_without_overwrite(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(UsageMistake, match="--overwrite"):

@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from app import sidecar
 from app.errors import RenderFailure, UsageMistake
 from app.journal import Journal
 from app.opening import EngineRequest
+from app.progress import Progress
 from app.replay import read_record, replay
 from app.script import Script
 from pipelines.presets import PRESETS
@@ -125,6 +127,40 @@ def test_a_chunk_that_comes_out_differently_stops_the_film(tmp_path: Path) -> No
 
     with pytest.raises(RenderFailure, match="Chunk 9 came out differently"):
         run(film_request(folder, duration=LENGTH, resume=True), Drifting())
+
+
+def test_a_second_resume_still_knows_what_the_chunks_were(tmp_path: Path) -> None:
+    folder = killed_films(tmp_path / "film")[11]
+    journal = folder / "out.part" / "journal.jsonl"
+    lines = journal.read_text().splitlines()
+    other = json.loads(lines[-1])
+    other["chunk"]["sha256"] = "0" * 64  # as if another processor had made it
+    journal.write_text("\n".join([*lines[:-1], json.dumps(other)]) + "\n")
+    for _ in range(3):
+        with pytest.raises(RenderFailure, match="Chunk 10 came out differently"):
+            run(film_request(folder, duration=LENGTH, resume=True))
+    assert not (folder / "out.mp4").exists()
+
+
+def test_ctrl_c_before_the_first_new_chunk_leaves_what_there_was(tmp_path: Path) -> None:
+    expected = whole_film(tmp_path / "whole")
+    folder = killed_films(tmp_path / "film")[11]
+
+    before = (folder / "out.part.mp4").read_bytes()
+
+    def signal_first(*arguments: Any, **options: Any) -> Progress:  # it is made just before the loop
+        signal.raise_signal(signal.SIGINT)
+        return Progress(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.render.Progress", signal_first)
+        code, printed = run(film_request(folder, duration=LENGTH, resume=True))
+    assert code == 130
+    assert "no file has changed" in printed
+    assert (folder / "out.part.mp4").read_bytes() == before
+    assert not (folder / "out.mp4").exists()
+    assert run(film_request(folder, duration=LENGTH, resume=True))[0] == 0
+    assert (folder / "out.mp4").read_bytes() == expected
 
 
 def test_ctrl_c_gives_a_film_that_can_still_go_on(tmp_path: Path) -> None:

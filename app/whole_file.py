@@ -1,0 +1,21 @@
+"""Write a text file whole or not at all: a kill or a full disk leaves what was there before."""
+
+import os
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 with plain line ends, safe from a power cut, in one rename.
+
+    Raises:
+        OSError: it cannot be written; an older file of that name is still there.
+    """
+    half = path.absolute().with_name(f".{path.name}.tmp")
+    try:
+        with half.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
