@@ -51,6 +51,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
             "sink_size",
             "num_frame_per_block",
             "independent_first_frame",
+            "kv_cache_attention_bias",
             "recache_on_switch",
             "global_sink",
             "context_noise",

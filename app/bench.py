@@ -13,10 +13,11 @@ from rich.console import Console
 from app.errors import UsageMistake
 from app.opening import EngineRequest, use_threads
 from app.sidecar import library_versions, machine
+from pipelines.presets import PRESETS
 
-BENCHMARKS = ("stream", "memory", "startup", "quality", "resume", "fuzz")
-STREAM_SECONDS, QUALITY_SECONDS = 20.0, 4.0
-"""Film to measure, and film a prompt to judge, when `seconds` is None."""
+BENCHMARKS = ("stream", "memory", "startup", "quality", "film", "presets", "cost", "resume", "fuzz")
+STREAM_SECONDS, QUALITY_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 4.0, 3600.0, 8.0
+"""Film to measure, film a prompt to judge, the long film, and each film under each preset, when `seconds` is None."""
 
 STARTS, KILLS, MUTANTS = 5, 20, 10_000
 """Runs a command, kills of a render and mutated files a format, when `repeats` is None."""
@@ -33,11 +34,19 @@ def run(
     decode: bool,
     repeats: int | None,
     prompts: int,
+    every_preset: bool,
+    quick: bool,
+    random_weights: bool,
+    budget: float | None,
     json_file: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Run one of BENCHMARKS and return its numbers, which also go to `result_file`."""
-    file = result_file(name, json_file)
+    """Run one of BENCHMARKS and return its numbers, which also go to `result_file`.
+
+    `every_preset` is for those that compare presets: without it they measure that of `engine` alone.
+    """
+    file = result_file("random_weights" if random_weights else name, json_file)
+    presets = PRESETS if every_preset else {engine.preset.name: engine.preset}
     if name == "stream":
         from benchmarks import stream
 
@@ -61,6 +70,39 @@ def run(
             report=console.print,
         )
         table = quality.table(result)
+    elif name == "film":
+        from benchmarks import long_film
+
+        result = long_film.measure(engine, seconds=seconds or FILM_SECONDS, report=console.print)
+        table = long_film.table(result)
+    elif name == "presets":
+        from benchmarks import presets as films
+
+        use_threads(engine.threads)
+        short, sheet = (3.0, None) if quick else (PRESETS_SECONDS, _CHECKOUT / "docs" / "presets.png")
+        result = films.measure(
+            engine,
+            presets,
+            seconds=seconds or short,
+            scripts=1 if quick else len(films.SCRIPTS),
+            untrained=engine.untrained,
+            sheet=sheet if file is not None and json_file is None else None,
+            report=console.print,
+        )
+        table = films.table(result)
+    elif name == "cost" and random_weights:
+        from benchmarks import random_weights as built
+
+        use_threads(engine.threads)
+        result = built.measure(
+            presets, model=engine.model or "wan-1.3b", device=engine.device, budget=budget, report=console.print
+        )
+        table = built.table(result)
+    elif name == "cost":
+        from benchmarks import cost
+
+        result = cost.measure(engine.model or cost.MODEL, presets)
+        table = cost.table(result)
     elif name == "resume":
         from benchmarks import resume
 

@@ -9,6 +9,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,8 @@ from app import cli_doctor
 from app.aliases import primary
 from app.cli_render import EPILOG, render_command
 from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
-from app.options import DeviceName, ModelName, PresetName, Threads
+from app.lengths import parse_length
+from app.options import DeviceName, ModelName, Threads
 from app.setting_values import DEVICES, READERS, choose
 
 if TYPE_CHECKING:
@@ -144,23 +146,49 @@ def presets_command(
         console.print(preset_notes(rows), soft_wrap=True)
 
 
-@app.command("bench", short_help="Measure speed, memory, start-up, quality, or robustness.")
+@app.command("bench", short_help="Measure speed, memory, quality, presets, costs, or robustness.")
 def bench_command(
     name: Annotated[
-        str, typer.Argument(metavar="stream|memory|startup|quality|resume|fuzz", help="What to measure.")
-    ] = "stream",
-    preset: PresetName = "embedded",
+        str,
+        typer.Argument(
+            metavar="stream|memory|startup|quality|film|presets|cost|resume|fuzz",
+            help="What to measure.",
+            show_default="stream",
+        ),
+    ] = "",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="Streaming system; `rivulet presets` lists them.",
+            show_default="embedded; presets and cost: every one",
+        ),
+    ] = None,
     model: ModelName = None,
     device: DeviceName = "auto",
     threads: Threads = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="presets: also those that the model was not trained for.")
+    ] = False,
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random_weights", help="cost: build --model with random weights and time it; a CPU gets a small one."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="cost: at most so long, such as 8m.", show_default="no limit"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="presets: one short film each, no picture.")] = False,
     seconds: Annotated[
         float | None,
         typer.Option(
             "--seconds",
             min=1,
             max=86400,
-            help="stream: seconds of film; quality: of each film.",
-            show_default="20, quality 4",
+            help="stream, film: seconds of film; quality, presets: of each film.",
+            show_default="20, quality 4, presets 8, film 3600",
         ),
     ] = None,
     prompts: Annotated[int, typer.Option("--prompts", min=1, max=10_000, help="quality: films to judge.")] = 100,
@@ -182,14 +210,22 @@ def bench_command(
         Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
     ] = None,
 ) -> int:
-    """Measure speed, memory over a long film, start-up, the quality of films, what a kill costs, and bad files."""
+    """Measure speed, memory, start-up, quality, an hour of film, every preset, what a kill costs, and bad files."""
     from rich.console import Console
 
     from app import bench
 
+    asked = choose(name or ("cost" if random_weights else "stream"), bench.BENCHMARKS, "benchmark")
+    if random_weights and asked != "cost":
+        raise UsageMistake(f"Random weights say nothing about {asked}. Write rivulet bench cost --random_weights.")
+    engine = _engine_request(preset or "embedded", model, device, threads)
     result = bench.run(
-        choose(name, bench.BENCHMARKS, "benchmark"),
-        engine=_engine_request(preset, model, device, threads),
+        asked,
+        engine=replace(engine, untrained=untrained),
+        every_preset=preset is None,
+        quick=quick,
+        random_weights=random_weights,
+        budget=None if budget is None else _seconds("--budget", budget),
         seconds=seconds,
         frames=frames,
         decode=not no_decode,
@@ -204,6 +240,13 @@ def bench_command(
 app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
     cli_doctor.doctor_command
 )
+
+
+def _seconds(flag: str, text: str) -> float:
+    length = parse_length(text)
+    if length.unit != "s":
+        raise UsageMistake(f"{flag} is a time, not a part of a film: {shorten(text, 40)}. Write it like 8m or 90s.")
+    return length.amount
 
 
 def _engine_request(preset: str, model: str | None, device: str, threads: int | None) -> "EngineRequest":

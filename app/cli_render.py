@@ -151,6 +151,10 @@ def render_command(
         bool | None,
         typer.Option("--independent_first_frame/--no_independent_first_frame", help="Begin with a chunk of one."),
     ] = None,
+    kv_cache_attention_bias: Annotated[
+        float | None,
+        typer.Option("--kv_cache_attention_bias", help="How much past frames count, up to 1; less repeats less."),
+    ] = None,
     recache_on_switch: Annotated[
         bool | None,
         typer.Option("--recache_on_switch/--no_recache_on_switch", help="Replay the memory under a new prompt."),
@@ -172,6 +176,12 @@ def render_command(
     audio: Annotated[str | None, typer.Option("--audio", metavar="FILE", help="Sound for the film.")] = None,
     report: Annotated[
         str | None, typer.Option("--report", metavar="FILE", help="Write an .html page about the render.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="FILE", help="Write the script as .yaml, or .jsonl for LongLive, and film nothing."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a render that did not finish.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
@@ -210,6 +220,7 @@ def render_command(
             dry_run=dry_run,
             as_json=as_json,
             json_progress=json_progress,
+            export=export,
             accept_licence=tuple(accept_licence or ()),
         ),
     )

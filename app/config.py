@@ -25,7 +25,7 @@ from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
 from weights.catalog import get_model
 
-FLAGS_ONLY = ("config", "overwrite", "resume", "dry_run", "json", "json_progress", "accept_licence")
+FLAGS_ONLY = ("config", "export", "overwrite", "resume", "dry_run", "json", "json_progress", "accept_licence")
 """What a person decides when typing the command: no settings, not read from files."""
 _ONE_OF = (("prompt", "script", "prompts"), ("duration", "num_frames", "num_output_frames"))
 """Settings that answer the same question: one of them in one place, and a higher place's answer holds."""
@@ -84,6 +84,7 @@ class Settings(BaseModel):
     sink_size: int | None = None
     num_frame_per_block: int | None = None
     independent_first_frame: bool | None = None
+    kv_cache_attention_bias: float | None = None
     recache_on_switch: bool | None = None
     global_sink: bool | None = None
     transition: str = "recache"
@@ -100,11 +101,6 @@ class Settings(BaseModel):
         if self.num_output_frames is not None:
             return parse_length(f"{self.num_output_frames}l")
         return None if self.duration is None else parse_length(self.duration)
-
-    def as_data(self) -> dict[str, Any]:
-        """Plain JSON types, without what is None and without where this machine keeps its models."""
-        data = self.model_dump(mode="json", exclude_none=True, exclude={"models_dir", "offline"})
-        return {name: value for name, value in data.items() if name != "prompt" or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +156,6 @@ def given_by_overrides(arguments: Sequence[str]) -> Layer:
         path, _, value = argument.partition("=")
         shown = printable(shorten(path, 60))
         _put(layer, _setting_of(path.strip(), f"override {shown}"), value.strip(), "override", f"override {shown}")
-    return _whole(layer)
-
-
-def given_by_data(data: Mapping[str, object], source: str) -> Layer:
-    """Settings as Settings.as_data() dumped them, from a sidecar or a film; `source` is its name."""
-    layer: dict[str, Given] = {}
-    for name, value in data.items():
-        shown = printable(shorten(str(name), 60))
-        _put(layer, _setting_of(str(name), f"{source}: {shown}"), value, f"file {source}", f"{source}: {shown}")
     return _whole(layer)
 
 
@@ -312,16 +299,16 @@ def _place(node: Node) -> str:
 
 
 def _of_card(model: str, given: Given | None) -> dict[str, Any]:
-    """Size and frame rate from the model's card if it is on this disk; whoever loads it tells what is wrong with it."""
+    """Size and frame rate from the model's card; whoever loads it tells what is wrong with it."""
     try:
-        transformer = get_model(model).transformer
+        spec = get_model(model)
     except (OSError, ValueError) as error:
         why = f"{shorten(model, 40)} is no path ({getattr(error, 'strerror', '')}). Give a name or a folder."
         raise UsageMistake(_with_place(given, why if isinstance(error, OSError) else str(error))) from None
-    if transformer.where == "hub":
-        return {}
+    if spec.transformer.where == "hub":
+        return {"height": spec.size[0], "width": spec.size[1], "fps": str(spec.fps)}
     try:
-        card = json.loads((Path(transformer.file).parent / "card.json").read_text(encoding="utf-8"))
+        card = json.loads((Path(spec.transformer.file).parent / "card.json").read_text(encoding="utf-8"))
         height, width = (int(side) for side in card["sizes"][0])
         return {"height": height, "width": width, "fps": str(int(card.get("fps", 16)))}
     except (OSError, ValueError, TypeError, KeyError, IndexError):

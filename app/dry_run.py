@@ -21,10 +21,14 @@ _PROMPT_WIDTH = 48
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a render will take: wall time, bytes on disk and in memory at most, and what these figures rest on."""
+    """What a render will take: wall time, bytes on disk and in memory at most, and what these figures rest on.
+
+    `film_bytes` is what stays on the disk: the film and its .json.
+    """
 
     seconds: float
     disk_bytes: int
+    film_bytes: int
     memory_bytes: int
     basis: str
 
@@ -49,8 +53,9 @@ def dry_run_lines(
         lines.append(
             Text(
                 printable(
-                    f"About {span(estimate.seconds)} to render, {_size(estimate.disk_bytes)} on disk, "
-                    f"{_size(estimate.memory_bytes)} of memory ({estimate.basis})."
+                    f"About {span(estimate.seconds)} to render, {_size(estimate.disk_bytes)} on disk meanwhile and "
+                    f"{_size(estimate.film_bytes)} in the end, {_size(estimate.memory_bytes)} of memory "
+                    f"({estimate.basis})."
                 )
             )
         )

@@ -4,11 +4,13 @@ Between two segments everything is on the disk: the frames, the stream's snapsho
 order, so that whatever the journal names is there.
 """
 
+import tempfile
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
-from app.journal import Journal, Segment
+from app.journal import KEPT, Journal, Segment
 from app.opening import Opened
 from app.sidecar import ChunkRecord
 from app.stills import AnimatedImage, PngSequence, sink_kind
@@ -104,10 +106,15 @@ class Film:
         self._journal.chunk(record)
         return record
 
-    def missing_bytes(self) -> int:
-        """What the rest of the film will take if it goes on as it began, and its copy under its real name."""
+    def missing_bytes(self, opened: Opened) -> int:
+        """What the rest of the film will take if it goes on as it began: itself, its final copy and its snapshots."""
         here = self.path.stat().st_size
-        return round(here / self.frames * (2 * self.timeline.frames - self.frames))
+        film = round(here / self.frames * (2 * self.timeline.frames - self.frames))
+        if self.timeline.chunks <= self._segment_chunks:
+            return film
+        snapshots = self._journal.snapshots()
+        size = snapshots[-1].stat().st_size if snapshots else _state_bytes(opened)
+        return film + (KEPT + 1 - len(snapshots)) * size  # a new one is there before the oldest goes
 
     def _open(self) -> FilmWriter | PngSequence | AnimatedImage:
         kind = sink_kind(self.path)
@@ -135,3 +142,11 @@ class Film:
         """Leave what is whole of the growing file."""
         if self._writer is not None:
             self._writer.abandon()
+
+
+def _state_bytes(opened: Opened) -> int:
+    """What a snapshot takes, tried in the system's folder for such things; 0 if that is full too."""
+    with suppress(OSError), tempfile.TemporaryDirectory() as folder:
+        opened.save(Path(folder) / "state")
+        return (Path(folder) / "state").stat().st_size
+    return 0

@@ -4,6 +4,7 @@ A batch runs for a night without anybody there, so what is wrong with every film
 is wrong with one is told at the end, after the others.
 """
 
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from rich.console import Console
 from app.config import Resolved, Settings
 from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, RenderFailure, UsageMistake, explain, printable
 from app.estimate import dry_run
+from app.exporting import export
 from app.importers import load_script, switch_at
 from app.opening import EngineRequest
 from app.recipe import SEGMENT_CHUNKS, RenderRequest
@@ -24,7 +26,7 @@ from app.setting_values import SEED_LIMIT, choose
 from pipelines.types import TRANSITIONS, Transition
 from weights.catalog import MODELS
 
-USUAL_FILE, USUAL_FOLDER = "out.mp4", "out"
+USUAL_FILE, USUAL_FOLDER, USUAL_PICTURE = "out.mp4", "out", "frame_%06d.png"
 _AS_BEGUN = Script(())
 """The script of a film that goes on with what it was begun with."""
 
@@ -39,12 +41,20 @@ class RunFlags:
     as_json: bool = False
     json_progress: bool = False
     accept_licence: tuple[str, ...] = ()
+    export: Path | None = None
 
 
 def film(resolved: Resolved, flags: RunFlags) -> int:
     """Do what a command line asked for and return its exit code."""
     console = Console(highlight=False, markup=False, emoji=False)
     requests = film_requests(resolved, flags)
+    if flags.export is not None:
+        fps = None if resolved.settings.fps is None else float(Fraction(resolved.settings.fps))
+        told = export(requests, flags.export, fps=fps, overwrite=flags.overwrite)
+        if not flags.as_json:
+            console.print(printable(told), soft_wrap=True)
+        if not flags.dry_run:
+            return EXIT_OK
     if flags.dry_run:
         if not flags.as_json:
             for name, value, origin in resolved.table():
@@ -68,7 +78,7 @@ def film_requests(resolved: Resolved, flags: RunFlags) -> list[RenderRequest]:
     if flags.resume and flags.overwrite:
         raise UsageMistake("--resume goes on with a film and --overwrite throws it away. Give one of them.")
     seeds = _seeds(settings, len(scripts), flags.resume and batch)
-    outputs = _outputs(settings, len(scripts)) if batch else [Path(settings.output or USUAL_FILE)]
+    outputs = _outputs(settings, len(scripts)) if batch else [_output(settings)]
     engine = _engine(resolved, flags)
     return [
         RenderRequest(
@@ -198,6 +208,12 @@ def _seeds(settings: Settings, count: int, resumed_batch: bool) -> list[int]:
         first = secrets.randbelow(2**31)
     step = int(settings.seed_mode == "increment")
     return [(first + index * step) % SEED_LIMIT for index in range(count)]
+
+
+def _output(settings: Settings) -> Path:
+    """Where a film goes; `pictures/` is a folder of PNGs."""
+    output = settings.output or USUAL_FILE
+    return Path(output) / USUAL_PICTURE if output.endswith(("/", os.sep)) else Path(output)
 
 
 def _outputs(settings: Settings, count: int) -> list[Path]:

@@ -4,7 +4,6 @@ The kind is told from the file's ending and content, never asked for: txt, LongL
 FramePack-Studio's timed sections, Daydream Scope's timelines. Each reader is a file of its own; this one chooses.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,8 +17,6 @@ from app.nodes import Node, one_line, read_text
 from app.scope_timeline import scope_script
 from app.script import MAX_SHOTS, Script, ScriptShot, check_script
 from app.shot_list import native_script, parse_native
-from app.timeline import Timeline
-from pipelines.types import prompt_text
 
 MAX_VIDEOS = 10_000
 _KINDS = "Use a shot list (.yaml), prompts (.txt), LongLive .jsonl, or a Scope timeline (.json)."
@@ -74,29 +71,6 @@ def switch_at(script: Script, indices: Sequence[int]) -> Script:
     timed = replace(script, shots=shots)
     check_script(timed)
     return timed
-
-
-def export_longlive(timeline: Timeline) -> tuple[str, tuple[int, ...]]:
-    """Write a film as LongLive reads it: a line of jsonl, and the switch_frame_indices (latent frames).
-
-    Raises:
-        UsageMistake: weighted prompts, scheduled parameters or transitions other than re-cache, which that format
-            has no words for.
-    """
-    prompts: list[str] = []
-    for number, shot in enumerate(timeline.shots, 1):
-        lost = None
-        if not isinstance(shot.prompt, str):
-            lost = f"the weights of its prompt ({prompt_text(shot.prompt)[:40]})"
-        elif shot.parameters:
-            lost = f"its {shot.parameters[0][0]}"
-        elif number > 1 and shot.transition.kind != "recache":
-            lost = f"its {shot.transition.kind} transition"
-        if lost is not None or not isinstance(shot.prompt, str):
-            raise UsageMistake(f"Shot {number}: LongLive's format cannot carry {lost}. Export the native shot list.")
-        prompts.append(shot.prompt)
-    line = json.dumps({"prompts": prompts}, ensure_ascii=False)
-    return line, tuple(shot.actual.latent for shot in timeline.shots[1:])
 
 
 def _reader(text: str, file: str) -> Callable[[str, str, bool], list[Script]]:

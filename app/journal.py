@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Literal, Self, TextIO
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,7 +20,8 @@ from app.errors import UsageMistake
 from app.sidecar import ChunkRecord, Config, ModelRecord
 from app.whole_file import write_text
 
-FORMAT = 1
+Format = Literal[2]
+FORMAT: Format = 2
 KEPT = 2
 """Snapshots that stay: should the last one be damaged, the one before it still is there."""
 
@@ -32,7 +33,7 @@ class _Line(BaseModel):
 class Header(_Line):
     """What is being rendered, and with what: a film goes on only with the same."""
 
-    format: int
+    format: Format
     seed: int
     config: Config
     model: ModelRecord
@@ -101,7 +102,7 @@ class Journal:
 
     def begin(self, header: Header) -> None:
         """Start a film from its first frame."""
-        for snapshot in self.folder.glob("*.safetensors"):
+        for snapshot in self.snapshots():
             snapshot.unlink()
         self._file = self.path.open("w", encoding="utf-8")
         self._write("begun", header)
@@ -150,8 +151,12 @@ class Journal:
         self._write("segment", segment)
         assert self._file is not None
         os.fsync(self._file.fileno())
-        for snapshot in sorted(self.folder.glob("*.safetensors"))[:-KEPT]:
+        for snapshot in self.snapshots()[:-KEPT]:
             snapshot.unlink()
+
+    def snapshots(self) -> list[Path]:
+        """The snapshots that are there, the newest last."""
+        return sorted(self.folder.glob("*.safetensors"))
 
     def snapshot_path(self, chunk: int) -> Path:
         """Where the snapshot before a chunk goes."""
@@ -169,7 +174,7 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
-        for file in (*self.folder.glob("*.safetensors"), self.path):
+        for file in (*self.snapshots(), self.path):
             file.unlink(missing_ok=True)
 
     def _write(self, kind: str, record: BaseModel) -> None:

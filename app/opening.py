@@ -65,6 +65,11 @@ class Opened:
     restore: Callable[[Path, str], None]
 
 
+def rhythm_of(preset: Preset) -> Rhythm:
+    """How many latent frames the chunks of a preset have; known without its model."""
+    return Rhythm(preset.first_chunk or preset.chunk, preset.chunk)
+
+
 def open_stream(request: EngineRequest, seed: int) -> Opened:
     """Load the model of `request` and build its stream.
 
@@ -103,7 +108,7 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
 
     return Opened(
         stream=stream,
-        rhythm=Rhythm(request.preset.first_chunk or request.preset.chunk, request.preset.chunk),
+        rhythm=rhythm_of(request.preset),
         fps=stream.fps,
         model=model,
         checksum=weights_checksum(components.sources),

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-PresetName = Annotated[str, typer.Option("--preset", help="Streaming system; `rivulet presets` lists them.")]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="Name or folder of a model.", show_default="the preset's")
 ]

@@ -3,16 +3,17 @@
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from app.errors import UsageMistake
-from app.journal import Header
+from app.journal import FORMAT, Header
 from app.lengths import Length
 from app.opening import EngineRequest, Opened
 from app.script import Script
 from app.shot_list import export_native, parse_native
-from app.sidecar import Config, as_data, beside
+from app.sidecar import Config, ModelRecord, as_data, beside, library_versions, machine
 from app.timeline import Timeline
-from pipelines.presets import PRESETS
+from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import apply_knobs, knob_values
 
 SEGMENT_CHUNKS = 24
@@ -62,7 +63,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         frames=timeline.frames,
         preset=preset.name,
         knobs={name: as_data(value) for name, value in knob_values(preset).items()},
-        system=as_data(preset),
+        system=_system_of(preset),
         untrained=request.engine.untrained,
         device=opened.device,
         threads=opened.threads,
@@ -72,6 +73,18 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         scale=request.scale,
         crf=request.crf,
         segment_chunks=request.segment_chunks,
+    )
+
+
+def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: Fraction, seed: int) -> Header:
+    """What the journal of a film begins with: the request, and everything else that decides its bits."""
+    return Header(
+        format=FORMAT,
+        seed=seed,
+        config=config_of(request, opened, timeline, fps),
+        model=ModelRecord(name=opened.model, sha256=opened.checksum),
+        versions=library_versions(),
+        machine=machine(),
     )
 
 
@@ -95,7 +108,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         fps = Fraction(config.fps)
     except (ValueError, ZeroDivisionError) as error:
         raise UsageMistake(f"{source}: its settings cannot be used ({error}). Render it from its prompts.") from None
-    if as_data(preset) != config.system:
+    if _system_of(preset) != config.system:
         raise UsageMistake(
             f"{source}: preset {config.preset!r} has changed since. Use the version of Rivulet that made the film."
         )
@@ -118,6 +131,11 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         crf=config.crf,
         segment_chunks=config.segment_chunks,
     )
+
+
+def _system_of(preset: Preset) -> dict[str, Any]:
+    """What of a preset decides pictures; its title is for people, and says what held before any knob."""
+    return {name: value for name, value in as_data(preset).items() if name != "title"}
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:

@@ -26,11 +26,11 @@ from app.errors import (
 )
 from app.film import Film
 from app.interrupt import Interrupt
-from app.journal import FORMAT, Header, Journal, Past, Segment
+from app.journal import Header, Journal, Past, Segment
 from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
 from app.progress import Progress
-from app.recipe import RenderRequest, config_of, reconcile
+from app.recipe import RenderRequest, header_of, reconcile
 from app.script import check_script
 from app.stills import PngSequence, check_stills, sink_kind
 from app.timeline import resolve
@@ -80,14 +80,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     timeline = resolve(request.script, length=request.length, fps=float(fps), rhythm=opened.rhythm)
     check_stills(request.output, timeline.frames, fps=fps)
     pictures = sink_kind(request.output) != "mp4"
-    header = Header(
-        format=FORMAT,
-        seed=seed,
-        config=config_of(request, opened, timeline, fps),
-        model=sidecar.ModelRecord(name=opened.model, sha256=opened.checksum),
-        versions=sidecar.library_versions(),
-        machine=sidecar.machine(),
-    )
+    header = header_of(request, opened, timeline, fps, seed)
     start = None
     if past is not None:
         _check_same(past.header, header, request.folder)
@@ -126,7 +119,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
             status = "whole" if film.whole else f"ended early by {interrupt.word}"
             record = finish(request, header, film, journal, timing, status)
         except BaseException as error:
-            return _stopped(error, request, film, journal, console)
+            return _stopped(error, request, film, journal, opened, console)
     conclude(console, request, record)
     if not film.whole and not pictures:
         return interrupt.code or EXIT_FAILURE
@@ -168,18 +161,27 @@ def _shoot(
     return first
 
 
-def _stopped(error: BaseException, request: RenderRequest, film: Film, journal: Journal, console: Console) -> int:
+def _stopped(
+    error: BaseException, request: RenderRequest, film: Film, journal: Journal, opened: Opened, console: Console
+) -> int:
     """Leave what is whole and say so; a second Ctrl-C is an exit code, everything else goes on as an error."""
     film.abandon()
     if not film.frames or film.path == request.output:
         request.part.unlink(missing_ok=True)
         journal.remove()
+        if isinstance(error, OSError):  # it was in order when the render began
+            raise RenderFailure(explain(error)[0]) from error
         raise error
-    left = f"The first {film.seconds:.1f} s play from {request.part}; --resume goes on."
+    if not request.part.is_file():
+        raise RenderFailure(
+            f"{request.part} was removed while it was written, so nothing of the film is left. Render it again."
+        ) from error
+    goes_on = "--resume goes on" if journal.path.is_file() else "its journal is gone, so --overwrite starts over"
+    left = f"The first {film.seconds:.1f} s play from {request.part}; {goes_on}."
     if isinstance(error, KeyboardInterrupt):
         _say(console, request, f"Stopped at once. {left}")
         return EXIT_INTERRUPTED
-    needed = f" About {film.missing_bytes() / 1e6:.0f} MB more are needed." if disk_full(error) else ""
+    needed = f" About {film.missing_bytes(opened) / 1e6:.1f} MB more are needed." if disk_full(error) else ""
     raise RenderFailure(f"{explain(error)[0]}{needed} {left}") from error
 
 
@@ -253,12 +255,16 @@ def _check_output(request: RenderRequest) -> None:
 def _check_output_folder(request: RenderRequest) -> None:
     output = request.output
     if output.is_dir():
-        raise UsageMistake(f"{output} is a folder. Give a file name in it, for example {output / 'out.mp4'}.")
+        raise UsageMistake(
+            f"{output} is a folder. Give a file name in it, for example {output / 'out.mp4'}, or {output}/ for PNGs."
+        )
     kind = sink_kind(output)
     if kind != "mp4" and request.resume:
         raise UsageMistake(f"Only an .mp4 can be resumed, not {output}. Render it again with --overwrite.")
     if kind != "mp4" and request.audio is not None:
         raise UsageMistake(f"{output} holds no sound. Leave out --audio, or give {output.stem}.mp4.")
+    if kind == "png" and output.parent.parent.is_dir():
+        output.parent.mkdir(exist_ok=True)  # a folder of pictures is as much the output as a film is
     if not output.parent.is_dir():
         raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
     begun = (request.folder / "journal.jsonl").is_file()
@@ -276,9 +282,10 @@ def _check_output_folder(request: RenderRequest) -> None:
             raise UsageMistake(f"There is no folder {path.parent}. Create it, or give another file.")
         if path.exists() and not request.overwrite and not (request.resume and begun):
             if path == request.part:
+                goes_on = "Add --resume to go on with it, " if begun else "Its journal is gone: add "
                 raise UsageMistake(
                     f"{path} was left by a render that did not finish. "
-                    "Add --resume to go on with it, --overwrite to replace it, or give another output."
+                    f"{goes_on}--overwrite to replace it, or give another output."
                 )
             raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
     if request.folder.exists() and not request.folder.is_dir():

@@ -235,6 +235,7 @@ READERS: Mapping[str, Reader] = {
     "sink_size": whole(0, 4096),
     "num_frame_per_block": whole(1, 256),
     "independent_first_frame": truth,
+    "kv_cache_attention_bias": number,
     "recache_on_switch": truth,
     "global_sink": truth,
     "transition": one_of(TRANSITIONS, "transition"),

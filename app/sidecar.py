@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,7 +23,8 @@ from app.timeline import Place, Timeline
 from app.whole_file import write_text
 from pipelines.types import prompt_text
 
-FORMAT = 2
+Format = Literal[3]
+FORMAT: Format = 3
 _LIBRARIES = ("rivulet", "torch", "diffusers", "numpy", "av")
 
 
@@ -128,7 +129,7 @@ class Timing(_Record):
 class Carried(_Record):
     """What the film itself carries: all that makes it again, the same for two equal renders."""
 
-    format: int
+    format: Format
     status: str
     seed: int
     config: Config
@@ -206,6 +207,12 @@ def one_line(data: Mapping[str, Any]) -> str:
 def write(sidecar: Sidecar, path: Path) -> None:
     """Write the file whole or not at all."""
     write_text(path, sidecar.model_dump_json(indent=2) + "\n")
+
+
+def written_bytes(chunk: ChunkRecord) -> int:
+    """What a chunk takes in the file that `write` makes."""
+    text = chunk.model_dump_json(indent=2)
+    return len(text.encode()) + 4 * text.count("\n") + len("    ,\n")
 
 
 def read(path: Path) -> Sidecar:

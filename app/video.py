@@ -153,7 +153,8 @@ class FilmWriter:
             return
         with suppress(OSError):  # what is still buffered finds no room either
             self._file.close()
-        os.truncate(self.path, self._whole_bytes)
+        with suppress(FileNotFoundError):  # somebody removed it
+            os.truncate(self.path, self._whole_bytes)
 
     def _open_segment(self) -> None:
         sink = _Tail(self._file, header=self.frames == 0)

@@ -14,7 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from app.errors import UsageMistake
-from app.importers import export_longlive, parse_script
+from app.exporting import export_longlive
+from app.importers import parse_script
 from app.lengths import Rhythm
 from app.nodes import decode
 from app.shot_list import export_native, parse_native

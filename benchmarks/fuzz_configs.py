@@ -4,9 +4,11 @@ The seeds use every notation and group once; the reader goes as far as a command
 mutation that still reads as settings must end in a whole record or in one sentence.
 """
 
-from app.config import given_by_data, given_by_overrides, parse_config, resolve
+from app.config import Settings, given_by_overrides, parse_config, resolve
 from app.nodes import decode
 from benchmarks.fuzz import Target
+from pipelines.presets import PRESETS
+from pipelines.presets.knobs import apply_knobs, knob_values
 
 SEEDS: dict[str, bytes] = {
     "film.yaml": b"""# a night's work
@@ -33,16 +35,17 @@ transition-chunks: 2
 
 
 def read_config(data: bytes, name: str) -> None:
-    """Read settings and resolve them, as a command line does; then again from the record, as a replay does."""
+    """Read settings and resolve them, as a command line does; then the preset from its knobs, as a replay does."""
     text = decode(data, name)
     if name == "overrides":
         layer = given_by_overrides([line for line in text.split("\n") if "=" in line])
     else:
         layer = parse_config(text, name)
     resolved = resolve([layer])
-    again = resolve([given_by_data(resolved.settings.as_data(), "out.json")])
-    if again.preset != resolved.preset or again.settings.as_data() != resolved.settings.as_data():
-        raise AssertionError("settings do not come back from their record as they were")
+    if Settings.model_validate_json(resolved.settings.model_dump_json()) != resolved.settings:
+        raise AssertionError("settings do not come back from JSON as they were")
+    if apply_knobs(PRESETS[resolved.preset.name], knob_values(resolved.preset)) != resolved.preset:
+        raise AssertionError("a preset does not come back from its knobs as it was")
 
 
 CONFIGS: dict[str, tuple[bytes, Target]] = {name: (data, read_config) for name, data in SEEDS.items()}

@@ -150,8 +150,8 @@ def test_an_unknown_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
 def test_one_word_that_is_a_file_name_is_a_script(filmed: list[tuple[Resolved, RunFlags]]) -> None:
     def asked(*words: str) -> dict[str, Any]:
         assert main(["render", *words]) == 0
-        data = filmed[-1][0].settings.as_data()
-        return {name: data[name] for name in ("script", "prompt") if name in data}
+        data = filmed[-1][0].settings.model_dump(mode="json")
+        return {name: data[name] for name in ("script", "prompt") if data[name]}
 
     assert asked("shots.yaml") == {"script": "shots.yaml"}
     assert asked("lines.TXT", "seed=3") == {"script": "lines.TXT"}

@@ -10,7 +10,9 @@ import pytest
 from app import bench
 from app.cli import main
 from app.errors import UsageMistake
-from benchmarks import startup, stream
+from app.opening import EngineRequest
+from benchmarks import long_film, startup, stream
+from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 
 
@@ -54,6 +56,26 @@ def test_the_memory_benchmark_compares_two_late_moments(
     assert result["rss_end_bytes"] / result["rss_baseline_bytes"] - 1 == pytest.approx(result["growth"])
     assert [at for at, _ in result["curve"]] == list(range(3, 91, 3))
     assert "--no_decode" in capsys.readouterr().out
+
+
+def test_the_film_benchmark_compares_what_was_predicted_with_what_came(tiny: Path) -> None:
+    result = long_film.measure(EngineRequest(PRESETS["embedded"], str(tiny), threads=None), seconds=45)
+    assert (result["film_seconds"], result["shots"], result["frames"]) == (45, 2, 720)
+    assert result["chunks"] == 61
+    assert result["was"]["film_bytes"] == pytest.approx(result["predicted"]["film_bytes"], rel=0.2)
+    assert result["was"]["disk_bytes"] > result["was"]["film_bytes"] > 50_000
+    for name in ("memory", "chunk_cpu_s", "chunk_wall_s"):
+        row = result[name]
+        assert row["late"] / row["early"] - 1 == pytest.approx(row["growth"])
+    assert [row[0] for row in result["curve"]] == list(range(60))  # what the last chunk takes has no end to measure
+    assert isinstance(result["passed"], bool)
+    assert "disk at most, MB" in list(long_film.table(result).columns[0].cells)
+
+
+def test_the_film_benchmark_sees_what_grows() -> None:
+    flat, grown = [5.0] * 100, [float(value) for value in range(100)]
+    assert long_film._compare(flat)["growth"] == 0  # pyright: ignore[reportPrivateUsage]
+    assert long_film._compare(grown)["growth"] > 4  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_startup_benchmark_runs_real_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from app.config import (
     Layer,
     Resolved,
     Settings,
-    given_by_data,
     given_by_file,
     given_by_flags,
     given_by_overrides,
@@ -26,8 +25,10 @@ from app.errors import UsageMistake
 from app.setting_values import READERS
 from benchmarks.fuzz import run
 from benchmarks.fuzz_configs import CONFIGS
+from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, knob_values
+from weights.catalog import get_model
 
 GOOD: dict[str, tuple[str, object]] = {
     "prompt": ("a red ball", ("a red ball",)),
@@ -62,6 +63,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "sink_size": ("4", 4),
     "num_frame_per_block": ("2", 2),
     "independent_first_frame": ("on", True),
+    "kv_cache_attention_bias": ("0.3", 0.3),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),
     "transition": ("soft", "soft"),
@@ -137,7 +139,11 @@ def test_the_preset_answers_for_its_knobs_and_the_card_for_the_picture() -> None
     assert other.origin["local_attn_size"] == "preset self-forcing"
     assert other.settings.local_attn_size == 21
     assert other.settings.global_sink is None
-    assert (other.settings.height, other.origin["height"]) == (None, "default")  # its weights are not on this disk
+    card = _card(get_model("self-forcing-1.3b"), Path())  # its weights are not on this disk
+    assert [other.settings.height, other.settings.width] == card["sizes"][0]
+    assert other.settings.fps == str(card["fps"])
+    assert {other.origin[name] for name in ("height", "width", "fps")} == {"model card"}
+    assert not {"height", "width", "fps"} & other.given
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -197,7 +203,7 @@ def read(name: str, text: str, folder: Path) -> Layer:
 
 
 def test_the_three_notations_say_the_same(tmp_path: Path) -> None:
-    dumps = [resolve([read(name, text, tmp_path)]).settings.as_data() for name, text in NOTATIONS.items()]
+    dumps = [resolve([read(name, text, tmp_path)]).settings.model_dump(mode="json") for name, text in NOTATIONS.items()]
     assert dumps[0] == dumps[1] == dumps[2]
     expected = {"seed": 7, "height": 96, "sink_size": 2, "local_attn_size": 11, "output": "a.mp4", "crf": 20}
     expected |= {"num_inference_steps": 4, "duration": "0:20", "prompt": ["a", "b: c"], "recache_on_switch": False}
@@ -227,15 +233,10 @@ def test_every_name_of_a_group_is_understood_with_the_group_and_without(group: s
         assert nested[setting].value == dotted[setting].value == GOOD[setting][1]
 
 
-def test_settings_come_back_from_their_record() -> None:
+def test_settings_come_back_from_json() -> None:
     layer = given_by_overrides([override_of(n) for n in ("prompt", "fps", "sink_size", "seed", "models_dir")])
-    resolved = resolve([layer])
-    data = json.loads(json.dumps(resolved.settings.as_data()))
-    assert not {"models_dir", "offline"} & data.keys(), "where this machine keeps its models is nobody's business"
-    again = resolve([given_by_data(data, "out.json")])
-    assert again.settings.as_data() == resolved.settings.as_data()
-    assert again.preset == resolved.preset
-    assert Settings.model_validate(data).as_data() == data
+    settings = resolve([layer]).settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
 # ------------------------------------------------------------------ what is refused
@@ -373,13 +374,6 @@ def test_a_mistake_of_a_flag_names_the_flag() -> None:
         with pytest.raises(UsageMistake) as refusal:
             resolve([given_by_flags(flags)])
         assert said in str(refusal.value)
-
-
-def test_a_record_from_elsewhere_is_checked_like_a_file() -> None:
-    with pytest.raises(UsageMistake, match=r"out\.json: crf 99 is out of range"):
-        given_by_data({"crf": 99}, "out.json")
-    with pytest.raises(UsageMistake, match=r"out\.json: strength is no setting"):
-        given_by_data({"strength": 1}, "out.json")
 
 
 def test_mutated_configs_end_in_settings_or_in_one_sentence() -> None:

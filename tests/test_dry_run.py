@@ -13,7 +13,7 @@ from app.shot_list import parse_native
 from app.timeline import Timeline, resolve
 from tests.test_shot_list import FULL
 
-ESTIMATE = Estimate(seconds=75, disk_bytes=3_200_000, memory_bytes=504 * 2**20, basis="measured on this machine")
+ESTIMATE = Estimate(75, disk_bytes=3_200_000, film_bytes=1_500_000, memory_bytes=504 * 2**20, basis="measured here")
 
 
 def timeline(text: str = FULL, length: Length | None = None) -> Timeline:
@@ -36,7 +36,10 @@ def test_every_shot_is_shown_as_asked_and_as_given() -> None:
     assert text.splitlines()[1].strip().startswith("A red fox")
     assert "guidance_scale 3" in text
     assert "3 shots, 480 frames at 16 fps = 30.00 s, 123 latent frames, 41 chunks." in text
-    assert "About 1m15s to render, 3.2 MB on disk, 528.5 MB of memory (measured on this machine)." in text
+    assert (
+        "About 1m15s to render, 3.2 MB on disk meanwhile and 1.5 MB in the end, 528.5 MB of memory (measured here)."
+        in text
+    )
 
 
 def test_every_chunk_of_a_blend_has_its_weights() -> None:
@@ -58,7 +61,7 @@ def test_the_same_for_programs_is_plain_json() -> None:
     assert [(blend["shot"], blend["chunk"]) for blend in data["blends"]] == [(2, chunk) for chunk in range(11, 15)]
     assert [round(blend["weights"][0][1], 6) for blend in data["blends"]] == [0.2, 0.4, 0.6, 0.8]
     assert data["totals"] == {"shots": 3, "seconds": 30.0, "frames": 480, "latent_frames": 123, "chunks": 41}
-    assert data["estimate"]["basis"] == "measured on this machine"
+    assert data["estimate"]["basis"] == "measured here"
     assert data["notes"] == ["a note"]
 
 

@@ -90,7 +90,7 @@ def test_the_sidecar_tells_everything_that_made_the_film(tmp_path: Path) -> None
     opener = Opener()
     run(film_request(tmp_path, duration="40f", seed=11), opener)
     record = sidecar.read(tmp_path / "out.json")
-    assert (record.format, record.status, record.seed) == (2, "whole", 11)
+    assert (record.format, record.status, record.seed) == (3, "whole", 11)
     assert parse_native(record.config.script, "it").prompts == ("a red ball", "a blue star")
     assert (record.config.preset, record.config.threads, record.config.device) == ("embedded", 1, "cpu")
     assert (record.model.name, record.model.sha256) == ("painted", "0" * 64)
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_up_stops_the_film_cleanly(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(
-            RenderFailure, match=r"disk is full.*About \d+ MB more are needed.*The first \d+\.\d s play from"
+            RenderFailure, match=r"disk is full.*About \d+\.\d MB more are needed.*The first \d+\.\d s play from"
         ):
             run(film_request(tmp_path, duration="60s", scale=16))
     finally:

@@ -253,6 +253,18 @@ def test_a_damaged_journal_is_one_sentence_and_can_be_overwritten(tmp_path: Path
     assert run(film_request(tmp_path, overwrite=True))[0] == 0
 
 
+@pytest.mark.parametrize("number", [0, 1, 3, "2"])
+def test_a_journal_of_another_version_is_not_gone_on_with(tmp_path: Path, number: object) -> None:
+    folder = killed_films(tmp_path / "film")[8]
+    path = folder / "out.part" / "journal.jsonl"
+    first, *rest = path.read_text().splitlines()
+    header = json.loads(first)
+    header["begun"]["format"] = number
+    path.write_text("\n".join([json.dumps(header), *rest]) + "\n")
+    with pytest.raises(UsageMistake, match=r"line 1: another version of Rivulet wrote this.*--overwrite"):
+        run(film_request(folder, duration=LENGTH, resume=True))
+
+
 def test_a_journal_leaves_no_folder_where_nothing_began(tmp_path: Path) -> None:
     with Journal(tmp_path / "out.part") as journal:
         assert journal.read() is None
@@ -302,6 +314,19 @@ def test_another_film_is_noticed(tmp_path: Path) -> None:
     assert code == 1
     assert "The first chunk that differs is 4" in printed
     assert "torch 1.0 then" in printed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("format", 2), ("format", 4), ("later", True), ("seed", None), ("chunks", [{}])]
+)
+def test_a_sidecar_of_another_version_is_named_with_its_key(tmp_path: Path, key: str, value: object) -> None:
+    whole_film(tmp_path / "film")
+    record = json.loads((tmp_path / "film" / "out.json").read_text()) | {key: value}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UsageMistake, match=rf"other\.json: {key}.*another version of Rivulet \(this one reads format 3"
+    ):
+        again(tmp_path / "other.json", tmp_path / "again.mp4")
 
 
 @pytest.mark.parametrize(
