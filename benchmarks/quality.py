@@ -95,7 +95,7 @@ def _switches(
         _play(stream, first, seconds)
         film = _play(stream, second, seconds, how)
         films.append(film[stream.fps :])  # the judgement leaves the first second to the transition
-        waits.append(_time_until_right(scorer, film, old, new, stream.fps))
+        waits.append(time_until_right(scorer, film, old, new, stream.fps))
     reached = [wait for wait in waits if math.isfinite(wait)]
     return {
         "adherence": adherence(films, [spec for _, spec in after], scorer),
@@ -105,7 +105,7 @@ def _switches(
     }
 
 
-def _time_until_right(scorer: Scorer, film: Tensor, old: ClipSpec, new: ClipSpec, fps: int) -> float:
+def time_until_right(scorer: Scorer, film: Tensor, old: ClipSpec, new: ClipSpec, fps: int) -> float:
     """Seconds until all changed looks (colour, shape, scene; motion needs a longer look) are right for HOLD seconds."""
     reading = scorer.read(film)
     right = np.ones(len(film), dtype=bool)

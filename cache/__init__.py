@@ -5,13 +5,39 @@ below; the contract tests (tests/test_cache.py) are parametrised over the regist
 `__init__` stays torch-free: tensors are in `cache.kv` and `cache.rope`.
 """
 
+from cache.anchors import JunctionAnchors
+from cache.deep import DeepForcing, DeepSink
 from cache.fifo import SinkWindow
-from cache.positions import Absolute, SlotIndex
-from cache.switches import Keep, Recache
+from cache.kinds import AveragedMemory, MarkedWindow
+from cache.none import NoMemory
+from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
+from cache.refresh import SinkRefresh
+from cache.switches import ElasticRecache, Keep, Recache
 from cache.types import CachePolicy, PositionPolicy, SwitchPolicy, WindowPolicy
-from cache.windows import AllRemembered, SinkAndRecent
+from cache.windows import AllRemembered, RollingWindow, SinkAnchorRecent, SinkAndRecent
 
-CACHE_POLICIES: dict[str, type[CachePolicy]] = {"sink-window": SinkWindow}
-WINDOW_POLICIES: dict[str, type[WindowPolicy]] = {"all": AllRemembered, "sink-recent": SinkAndRecent}
-POSITION_POLICIES: dict[str, type[PositionPolicy]] = {"absolute": Absolute, "slot": SlotIndex}
-SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache}
+CACHE_POLICIES: dict[str, type[CachePolicy]] = {
+    "sink-window": SinkWindow,
+    "sink-refresh": SinkRefresh,
+    "marked": MarkedWindow,
+    "averaged": AveragedMemory,
+    "deep-sink": DeepSink,
+    "deep-forcing": DeepForcing,
+    "junction-anchors": JunctionAnchors,
+    "none": NoMemory,
+}
+WINDOW_POLICIES: dict[str, type[WindowPolicy]] = {
+    "all": AllRemembered,
+    "sink-recent": SinkAndRecent,
+    "rolling": RollingWindow,
+    "sink-anchor-recent": SinkAnchorRecent,
+}
+POSITION_POLICIES: dict[str, type[PositionPolicy]] = {
+    "absolute": Absolute,
+    "slot": SlotIndex,
+    "glued": Glued,
+    "moved-sink": MovedSink,
+    "regions": Regions,
+    "shot-offset": ShotOffset,
+}
+SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache, "elastic": ElasticRecache}

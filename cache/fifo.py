@@ -8,8 +8,9 @@ et al. 2025, arXiv 2509.22622).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from cache.types import Action, Deps, Evict, Row, Slots, Write
+from cache.types import Action, Deps, Evict, FrameScorer, Row, Slots, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,19 @@ class SinkWindow:
     With `settle`, a sink from before the last switch protects nothing any more: it leaves like other old frames, and
     the first frames that came `settle` frames after the switch become the sink (LongLive 2's shot sink in its
     simplest form). None keeps the film's first frames whatever the prompt.
+
+    `keeps` says what is written, and when: `clean` frames by a pass of their own, the `last` noise level's keys, or
+    one memory for each `level` (StreamDiffusionV2, Feng et al. 2025, arXiv 2511.07399).
+
+    `counts` says which frames of a pass take room: all that are in the `pass`, or those it will `commit`: of a joint
+    window of many chunks only the oldest stays behind (Rolling Forcing, Liu et al. 2025, arXiv 2509.25161).
     """
 
     window: int = 12
     sink: int = 3
     settle: int | None = None
+    keeps: Deps = "clean"
+    counts: Literal["pass", "commit"] = "pass"
 
     def __post_init__(self) -> None:
         if not 0 <= self.sink < self.window:
@@ -40,12 +49,21 @@ class SinkWindow:
         return self.window
 
     @property
+    def protected(self) -> int:
+        return self.sink
+
+    @property
     def deps(self) -> Deps:
-        return "clean"
+        return self.keeps
+
+    @property
+    def scorer(self) -> FrameScorer | None:
+        return None
 
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         known = {slot.frame for slot in slots.entries}
-        incoming = sum(frame not in known for frame in row.frames)
+        counted = row.frames if self.counts == "pass" else row.commit
+        incoming = sum(frame not in known for frame in counted)
         excess = len(slots.entries) + incoming - self.window
         if excess <= 0:
             return []
@@ -64,13 +82,17 @@ class SinkWindow:
         return self.sink if slots.entries[0].frame >= slots.switches[-1] + self.settle else 0
 
     def end(self, row: Row, slots: Slots) -> list[Action]:
-        """Frames already remembered are overwritten in place (a replay), new ones are appended."""
-        actions: list[Action] = []
-        where = {slot.frame: index for index, slot in enumerate(slots.entries)}
-        after = len(slots.entries)
-        for frame in row.commit:
-            index = where.get(frame, after)
-            after += index == after
-            tag = "sink" if index < self.sink else "recent"
-            actions.append(Write(range(frame, frame + 1), range(index, index + 1), tag))
-        return actions
+        return write_in_order(row, slots, self.sink)
+
+
+def write_in_order(row: Row, slots: Slots, sink: int) -> list[Action]:
+    """Frames already remembered are overwritten in place (a replay), new ones are appended."""
+    actions: list[Action] = []
+    where = {slot.frame: index for index, slot in enumerate(slots.entries)}
+    after = len(slots.entries)
+    for frame in row.commit:
+        index = where.get(frame, after)
+        after += index == after
+        tag = "sink" if index < sink else "recent"
+        actions.append(Write(range(frame, frame + 1), range(index, index + 1), tag))
+    return actions

@@ -7,37 +7,44 @@ rotated view is rebuilt only when the policies' answer or the content changed: o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from cache.averaging import MEAN, Means
+from cache.entering import Entering
+from cache.layer import Entrance, LayerMemory
 from cache.rope import rotary_tables, rotate
-from cache.types import NATIVE, Action, Evict, Slot, SlotRange, Slots, Write
-
-
-class LayerMemory(NamedTuple):
-    """What one layer attends to, as plain tensors that the pass writes its own part of.
-
-    `keys` and `values` are [B, K, N, D]: remembered frames first (keys already rotated), then room for the pass's
-    own tokens from `own` on. `staged_keys` and `staged_values` [B, S, N, D] take what the pass produced, keys
-    un-rotated. `first` is the first of its own tokens that the pass attends to. `bias` [K] is added to the logits.
-    """
-
-    keys: Tensor
-    values: Tensor
-    staged_keys: Tensor
-    staged_values: Tensor
-    own: int
-    first: int = 0
-    bias: Tensor | None = None
+from cache.scoring import Scoring
+from cache.selection import Selection, gathered
+from cache.types import (
+    NATIVE,
+    Action,
+    Average,
+    Evict,
+    FrameScorer,
+    Move,
+    Pin,
+    Prune,
+    Rebase,
+    Slot,
+    SlotRange,
+    Slots,
+    TokenScorer,
+    Write,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens."""
+    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens.
+
+    `from_layer` is where shortened replays begin to write, 0 if there are none.
+    """
 
     layers: int
     batch: int
@@ -47,6 +54,7 @@ class KVShape:
     columns: int
     heads: int
     head_dim: int
+    from_layer: int = 0
 
     @property
     def tokens(self) -> int:
@@ -62,6 +70,7 @@ class KVStore:
     Args:
         shape: sizes; everything is allocated here, once.
         lane: number of the lane, for the policies.
+        scorer: of the cache policy, where content decides.
         device: where the tensors live.
         dtype: of keys and values.
     """
@@ -71,6 +80,7 @@ class KVStore:
         shape: KVShape,
         *,
         lane: int = 0,
+        scorer: TokenScorer | FrameScorer | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -86,6 +96,14 @@ class KVStore:
         self._staged_keys = torch.zeros(staged, device=device, dtype=dtype)
         self._staged_values = torch.zeros(staged, device=device, dtype=dtype)
         self.staged: tuple[Slot, ...] = ()
+        self._biased: tuple[tuple[SlotRange, ...], Tensor] | None = None
+        self._means = Means(self._keys, self._values)
+        self._entering = Entering(s.from_layer, self._keys, s.own)
+        self._selection = self._scoring = None
+        if isinstance(scorer, TokenScorer):
+            self._selection = Selection(scorer, self._keys, self._values, s.columns)
+        elif scorer is not None:
+            self._scoring = Scoring(scorer, self._keys, self._values)
         self.reset()
 
     def reset(self) -> None:
@@ -95,49 +113,128 @@ class KVStore:
         self._free = list(range(self.shape.capacity))
         self.staged = ()
         self._viewed: object = None
+        self._means.reset()
+        self._entering.reset()
+        if self._selection is not None:
+            self._selection.reset()
+        if self._scoring is not None:
+            self._scoring.reset()
 
     def slots(self, cur: int, switches: tuple[int, ...] = ()) -> Slots:
         """What the policies look at."""
-        return Slots(self.lane, cur, self.entries, switches)
+        scores = () if self._scoring is None else self._scoring.read()
+        return Slots(self.lane, cur, self.entries, switches, scores, self._entering.moved)
+
+    def look_back(self) -> bool:
+        """Take in what the last chunk's shortened replay found, if there was one; policies see it until a pass runs."""
+        return self._entering.look_back()
+
+    def entrance(self, frames: range, from_layer: int) -> Entrance | None:
+        """For a pass of `frames` that writes the keys of layers from `from_layer` on; None where replays are whole."""
+        return self._entering.entrance(frames, from_layer)
 
     def apply(self, action: Action) -> None:
         """Carry out what a cache or switch policy asked; Write takes from what the last pass staged."""
-        if isinstance(action, Write):
-            self._write(action)
-        elif isinstance(action, Evict):
-            inside = range(action.slots.start, action.slots.stop)
-            self._free += [self._physical[i] for i in inside]
-            self._physical = [p for i, p in enumerate(self._physical) if i not in inside]
-            self.entries = tuple(e for i, e in enumerate(self.entries) if i not in inside)
-        else:
-            raise ValueError(f"a store of keys cannot carry out {action!r}: the engine loop has to")
+        match action:
+            case Write():
+                self._write(action)
+            case Evict(slots):
+                self._free += [self._physical[i] for i in slots]
+                self._close_ranks([i for i in range(len(self.entries)) if i not in slots])
+            case Move(slot, to):
+                order = [i for i in range(len(self.entries)) if i != slot]
+                self._close_ranks([*order[:to], slot, *order[to:]])
+            case Pin(slots, tag):
+                self._mark(slots, tag=tag)
+            case Rebase(slots, base):
+                self._mark(slots, base=base)
+            case Average():
+                self._average(action)
+            case Prune():
+                self._prune(action)
+            case _:
+                raise ValueError(f"a store of keys cannot carry out {action!r}: the engine loop has to")
+
+    def _close_ranks(self, order: Sequence[int]) -> None:
+        """Let these slots stand in this order, and no others."""
+        self._physical = [self._physical[i] for i in order]
+        self.entries = tuple(self.entries[i] for i in order)
+        if self._scoring is not None:
+            self._scoring.moved()
+
+    def _mark(self, slots: range, **changes: object) -> None:
+        self.entries = tuple(replace(e, **changes) if i in slots else e for i, e in enumerate(self.entries))  # type: ignore[arg-type]  # names of Slot's fields
+
+    def _append(self, entry: Slot) -> None:
+        if not self._free:
+            raise ValueError(
+                f"the memory holds its {self.shape.capacity} latent frames already: the cache policy must "
+                "evict before it writes"
+            )
+        self._physical.append(self._free.pop(0))
+        self._means.forget(self._physical[-1])
+        self.entries = (*self.entries, entry)
 
     def _write(self, action: Write) -> None:
-        tokens = self.shape.tokens
+        tokens, first = self.shape.tokens, self._entering.first
         staged_at = {slot.frame: index for index, slot in enumerate(self.staged)}
         for frame, slot in zip(action.frames, action.slots, strict=True):
             if slot > len(self.entries):
                 raise ValueError(f"slot {slot} is beyond the end ({len(self.entries)}): slots are written in order")
             if slot == len(self.entries):
-                if not self._free:
-                    raise ValueError(
-                        f"the memory holds its {self.shape.capacity} latent frames already: the cache policy must "
-                        "evict before it writes"
-                    )
-                self._physical.append(self._free.pop(0))
-                self.entries = (*self.entries, Slot(frame))
+                if first:
+                    raise ValueError(f"a replay from layer {first} on cannot bring back frame {frame}: replay whole")
+                self._append(Slot(frame))
             source = staged_at[frame]
             part = slice(source * tokens, (source + 1) * tokens)
             place = self._physical[slot]
-            self._keys[:, :, place].copy_(self._staged_keys[:, :, part])
-            self._values[:, :, place].copy_(self._staged_values[:, :, part])
+            self._means.forget(place)
+            self._entering.written(frame, part, self._keys[:, :, place], self._staged_keys[:, :, part])
+            self._keys[first:, :, place].copy_(self._staged_keys[first:, :, part])
+            self._values[first:, :, place].copy_(self._staged_values[first:, :, part])
             entry = replace(self.staged[source], tag=action.tag)
             self.entries = (*self.entries[:slot], entry, *self.entries[slot + 1 :])
+            if self._selection is not None:
+                self._selection.written(place, frame)
+            if self._scoring is not None:
+                self._scoring.written(place)
+        self._viewed = None
+
+    def _average(self, action: Average) -> None:
+        slots = list(action.slots)
+        if action.into == len(self.entries):
+            self._append(replace(self.entries[slots[0]], tag="mean"))
+            self._means.fold(self._physical[-1], self._physical[slots.pop(0)], 1.0)
+        for slot in slots:
+            self._means.fold(self._physical[action.into], self._physical[slot], action.share)
+            last = replace(self.entries[action.into], frame=self.entries[slot].frame)
+            self.entries = (*self.entries[: action.into], last, *self.entries[action.into + 1 :])
+        self._viewed = None
+
+    def _prune(self, action: Prune) -> None:
+        if self._selection is None:
+            raise ValueError("the memory cannot prune: its cache policy names no scorer of tokens")
+        if action.keep >= len(action.slots):
+            raise ValueError(f"prune keeps {action.keep} of {len(action.slots)} slots: keep fewer than there are")
+        places = [self._physical[i] for i in action.slots]
+        self._selection.ask(places, action.keep)
+        self._free += places[action.keep :]
+        gone = range(action.slots.start + action.keep, action.slots.stop)
+        self._mark(range(action.slots.start, gone.start), frame=NATIVE, tag="kept", base=0)
+        self._close_ranks([i for i in range(len(self.entries)) if i not in gone])
         self._viewed = None
 
     def stage(self, frames: Sequence[Slot]) -> None:
         """Name what the last pass left in the staging area, frame by frame."""
         self.staged = tuple(frames)
+        if self._selection is not None:
+            self._selection.done()
+
+    def measure(self) -> None:
+        """Compare all frames with the newest one, if the policy asks for that and there is a new one."""
+        if self._scoring is not None:
+            self._scoring.measure(self._physical)
+        self._entering.send()
 
     def read(self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int) -> list[LayerMemory]:
         """What each layer attends to in a pass of `frames` own frames.
@@ -160,6 +257,8 @@ class KVStore:
             raise ValueError(f"a pass of {frames} latent frames, but the store was built for {s.own}")
         places = tuple(self._physical[i] for i in past)
         at = tuple(self.entries[i].frame if p == NATIVE else p for i, p in zip(past, positions, strict=False))
+        if any((p == NATIVE) != (self.entries[i].tag == "kept") for i, p in zip(past, at, strict=True)):
+            raise ValueError("tokens kept by content stand at their own frames only: place them at NATIVE")
         if self._viewed != (places, at):
             self._rotate_view(places, at)
             self._viewed = (places, at)
@@ -174,43 +273,95 @@ class KVStore:
                 start,
                 own[0] * s.tokens,
                 bias,
+                None if self._selection is None else self._observer(self._selection, layer, places),
             )
             for layer in range(s.layers)
         ]
 
+    def _observer(self, selection: Selection, layer: int, places: Sequence[int]) -> Callable[[Tensor], None]:
+        """Hands a layer's queries to the selection, and the view of what it chooses."""
+        coming, tokens = selection.coming, self.shape.tokens
+        first = places.index(coming[0]) if coming and coming[0] in places else 0
+        if tuple(places[first : first + len(coming)]) != coming:
+            raise ValueError("a pass that prunes sees all that it keeps, as one run: select these slots")
+        part = slice(first * tokens, (first + len(coming)) * tokens)
+        views = self._view_keys[layer, :, part], self._view_values[layer, :, part]
+        return partial(selection.observe, layer, view_keys=views[0], view_values=views[1])
+
     def _rotate_view(self, places: tuple[int, ...], positions: tuple[int, ...]) -> None:
-        if not places:
-            return
-        s, device, dtype = self.shape, self._keys.device, self._keys.dtype
-        index = torch.tensor(places, device=device)
-        table = torch.promote_types(dtype, torch.float32)
-        cos, sin = rotary_tables(positions, s.rows, s.columns, s.head_dim, device=device, dtype=table)
-        length = len(places) * s.tokens
-        for layer in range(s.layers):
-            raw = self._keys[layer].index_select(1, index).flatten(1, 2)
-            self._view_keys[layer, :, :length].copy_(rotate(raw, cos, sin))
-            self._view_values[layer, :, :length].copy_(self._values[layer].index_select(1, index).flatten(1, 2))
+        """Fill the view: whole frames at the positions asked for, kept tokens at their own frames.
+
+        What a pass chooses as it runs is not there yet, and put into the view by the selection.
+        """
+        s, device = self.shape, self._keys.device
+        table = torch.promote_types(self._keys.dtype, torch.float32)
+        at = 0
+        coming = () if self._selection is None else self._selection.coming
+        kinds = [(position == NATIVE, place in coming) for position, place in zip(positions, places, strict=True)]
+        for (kept, awaited), run in groupby(range(len(places)), key=lambda index: kinds[index]):
+            chosen = list(run)
+            part = slice(at * s.tokens, (at + len(chosen)) * s.tokens)
+            at += len(chosen)
+            if awaited:
+                continue
+            here = [places[i] for i in chosen]
+            tables = None
+            if not kept:
+                positions_here = [positions[i] for i in chosen]
+                tables = rotary_tables(positions_here, s.rows, s.columns, s.head_dim, device=device, dtype=table)
+            for layer in range(s.layers):
+                raw = gathered(self._keys[layer], here)
+                turned = tables if tables is not None else self._kept_tables(layer, here)
+                self._view_keys[layer, :, part].copy_(rotate(raw, *turned))
+                self._view_values[layer, :, part].copy_(gathered(self._values[layer], here))
+
+    def _kept_tables(self, layer: int, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        assert self._selection is not None  # only a prune makes kept slots
+        return self._selection.tables(layer, places)
 
     def _bias(self, ranges: Sequence[SlotRange], tokens: int) -> Tensor | None:
         if all(r.bias == 0.0 for r in ranges):
             return None
-        per_key = [r.bias for r in ranges for _ in range(len(r) * tokens)]
-        return torch.tensor(per_key, device=self._keys.device, dtype=self._keys.dtype)
+        if self._biased is None or self._biased[0] != tuple(ranges):
+            per_key = [r.bias for r in ranges for _ in range(len(r) * tokens)]
+            self._biased = tuple(ranges), torch.tensor(per_key, device=self._keys.device, dtype=self._keys.dtype)
+        return self._biased[1]
 
     def logical(self, layer: int) -> tuple[list[int], Tensor, Tensor]:
-        """Frame ids, raw keys and values [B, frames, T, N, D] in slot order: remembered, then staged new ones."""
-        s, index = self.shape, torch.tensor(self._physical, device=self._keys.device, dtype=torch.long)
-        frames = [slot.frame for slot in self.entries]
-        parts_k, parts_v = [self._keys[layer][:, index]], [self._values[layer][:, index]]
-        staged_k = self._staged_keys[layer].unflatten(1, (s.own, s.tokens))
-        staged_v = self._staged_values[layer].unflatten(1, (s.own, s.tokens))
-        for at, slot in enumerate(self.staged):
-            if slot.frame in frames[: len(self.entries)]:
-                continue
+        """Frame ids, raw keys and values [B, frames, T, N, D] in slot order; for tests and traces.
+
+        What the last pass staged stands in place of what is remembered of the same frames, or behind.
+        """
+        s = self.shape
+        staged = {slot.frame: index for index, slot in enumerate(self.staged) if layer >= self._entering.first}
+        frames: list[int] = []
+        parts: list[tuple[Tensor, Tensor]] = []
+        stage_k = self._staged_keys[layer].unflatten(1, (s.own, s.tokens))
+        stage_v = self._staged_values[layer].unflatten(1, (s.own, s.tokens))
+        for slot, place in zip(self.entries, self._physical, strict=True):
+            at = staged.pop(slot.frame, None) if slot.tag in ("sink", "recent", "pin") else None
             frames.append(slot.frame)
-            parts_k.append(staged_k[:, at : at + 1])
-            parts_v.append(staged_v[:, at : at + 1])
-        return frames, torch.cat(parts_k, 1), torch.cat(parts_v, 1)
+            parts.append(
+                (self._keys[layer][:, place], self._values[layer][:, place])
+                if at is None
+                else (stage_k[:, at], stage_v[:, at])
+            )
+        frames += staged
+        parts += [(stage_k[:, at], stage_v[:, at]) for at in staged.values()]
+        if not parts:
+            return [], stage_k[:, :0], stage_v[:, :0]
+        return frames, torch.stack([k for k, _ in parts], 1), torch.stack([v for _, v in parts], 1)
+
+    def tokens(self, layer: int) -> Tensor:
+        """Frame, row, column and uses of every remembered token in slot order, [B, slots * T, 4]; for tests."""
+        if self._selection is None:
+            raise ValueError("only a memory whose cache policy scores tokens knows them one by one")
+        return self._selection.index[layer][:, self._physical].flatten(1, 2)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that lasts from chunk to chunk."""
+        more = {} if self._selection is None else self._selection.tensors()
+        return {"keys": self._keys, "values": self._values, **self._entering.tensors(), **more}
 
     def snapshot(self) -> dict[str, object]:
         """A copy of the memory between chunks (staging is not part of it)."""
@@ -218,23 +369,31 @@ class KVStore:
             "entries": self.entries,
             "physical": tuple(self._physical),
             "free": tuple(self._free),
-            "keys": self._keys.clone(),
-            "values": self._values.clone(),
+            **{name: tensor.clone() for name, tensor in self._tensors().items()},
+            **self._means.snapshot(),
+            "scores": () if self._scoring is None else self._scoring.read(),
         }
 
     def restore(self, snapshot: dict[str, object]) -> None:
         """Copy a snapshot into the allocated buffers; the rotated view is stale after it."""
-        keys, values = snapshot["keys"], snapshot["values"]
-        assert isinstance(keys, Tensor)
-        assert isinstance(values, Tensor)
-        if keys.shape != self._keys.shape:
+        ours = self._tensors()
+        theirs = {name: tensor for name, tensor in snapshot.items() if isinstance(tensor, Tensor)}
+        means = {name: theirs.pop(name) for name in [*theirs] if name.startswith(MEAN)}
+        shapes = [{name: tuple(tensor.shape) for name, tensor in each.items()} for each in (theirs, ours)]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"the snapshot's memory is {tuple(keys.shape)}, this stream's is {tuple(self._keys.shape)}: "
+                f"the snapshot's memory is {shapes[0]}, this stream's is {shapes[1]}: "
                 "restore it into a stream of the same preset, model and size"
             )
-        self._keys.copy_(keys)
-        self._values.copy_(values)
+        for name, tensor in ours.items():
+            tensor.copy_(theirs[name])
         self.entries = snapshot["entries"]  # type: ignore[assignment]  # written by snapshot() above
         self._physical = list(snapshot["physical"])  # type: ignore[call-overload]
         self._free = list(snapshot["free"])  # type: ignore[call-overload]
+        self._means.restore(means)
+        self._entering.restored()
         self.staged, self._viewed = (), None
+        if self._selection is not None:
+            self._selection.done()
+        if self._scoring is not None:
+            self._scoring.restore(snapshot["scores"])  # type: ignore[arg-type]

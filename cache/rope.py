@@ -26,6 +26,11 @@ def frequencies(head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor, 
 
 
 @lru_cache(maxsize=16)
+def _frequencies_on(head_dim: int, device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(step.to(device) for step in frequencies(head_dim))
+
+
+@lru_cache(maxsize=16)
 def _spatial_angles(height: int, width: int, head_dim: int) -> Tensor:
     """Angles of one frame's raster of tokens without the time part, float64 [height * width, pairs]."""
     _, row, column = frequencies(head_dim)
@@ -73,19 +78,35 @@ def rotary_tables(
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
+def rotary_tables_at(places: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for single tokens, each at a place of its own.
+
+    Args:
+        places: integers [..., S, 3]: position in time, row, column.
+        head_dim: channels of one attention head, even.
+        dtype: float32, or float64 for a float64 model.
+
+    Returns:
+        cos and sin, each [..., S, head_dim / 2], on the device of `places`.
+    """
+    axes = zip(places.double().unbind(-1), _frequencies_on(head_dim, places.device), strict=True)
+    angles = torch.cat([at[..., None] * step for at, step in axes], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate interleaved channel pairs.
 
     Args:
         x: queries or keys, [..., S, N, D].
-        cos: [S, D / 2].
-        sin: [S, D / 2].
+        cos: [S, D / 2], or with the leading axes of `x`.
+        sin: the same.
 
     Returns:
         The same shape and dtype as `x`; half precision is computed in float32.
     """
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     out = torch.empty_like(x)
     out[..., 0::2] = x1 * cos - x2 * sin
     out[..., 1::2] = x1 * sin + x2 * cos

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Deps = Literal["clean", "last", "level", "hybrid", "joint"]
 """What a pass needs of the memory before it may run (architecture.md F1)."""
 
 PassKind = Literal["denoise", "clean", "replay", "prefill"]
-Step = Literal["renoise", "euler", "none"]
+Step = Literal["renoise", "euler", "unipc", "none"]
 Source = Literal["noisy", "x0", "stored", "given"]
-Tag = Literal["sink", "recent", "anchor", "pin"]
+Tag = Literal["sink", "recent", "anchor", "pin", "kept", "mean"]
 
 NATIVE: Final = -1
 """A key position that means "each token's own frame" (tokens kept by content carry their own)."""
@@ -28,7 +31,8 @@ class Row:
 
     `levels` are the timesteps (0..1000) the frames stand at, `to` the timesteps they go to; `to[i] is None`
     means that frame i ends here, at its x0. `commit` names the frames the memory may keep, `emit` those that
-    are finished pictures.
+    are finished pictures. `source` says where the latents come from: `noisy` frames are in flight (fresh noise where
+    they are not yet, the finished picture where they were emitted already), `x0` are the last row's clean estimates.
     """
 
     lane: int
@@ -51,10 +55,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames)."""
+    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames).
+
+    `from_layer` is the first layer whose keys it writes; it runs from the layer below that, on what entered it before.
+    """
 
     kind: PassKind
     rows: tuple[Row, ...]
+    from_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,8 @@ class Slot:
     """One latent frame in memory.
 
     `prompt` is the conditioning version its keys were computed under, `level` the timestep of the pass that
-    wrote it (0 = clean), `base` a frame shift that some position policies keep with it.
+    wrote it (0 = clean), `base` a frame shift that some position policies keep with it. A slot tagged `kept` holds
+    tokens of several frames, chosen by content; its `frame` is NATIVE.
     """
 
     frame: int
@@ -74,22 +83,34 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """What one lane remembers, in attention order. `switches` = frames at which prompts or shots changed."""
+    """What one lane remembers.
+
+    `switches` = frames at which prompts or shots changed. `scores` = how alike each entry and the frame written last
+    are, where the cache policy names a scorer of frames; measured when that frame was written, empty before. `moved` is
+    how far the last chunk's shortened replay moved the keys of its first layer, relative to them; None without one.
+    """
 
     lane: int
     cur: int
     entries: tuple[Slot, ...]
     switches: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    moved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a noise plan may look at: rows in flight, the next frame, the prompt version and the switches."""
+    """What a noise plan may look at: the next frame to emit, the prompt version, and what is in flight.
 
-    rows: tuple[Row, ...]
+    `levels` are the timesteps at which the frames in flight stand, from frame `cur` on. `scene` is the frame with
+    which the film began after the last cut.
+    """
+
     cur: int
     text: int
+    levels: tuple[float, ...] = ()
     switches: tuple[int, ...] = ()
+    scene: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +148,58 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """Put the entry at `slot` where it comes to stand at `to`; no key moves."""
+
+    slot: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Tag `slots` anew: what a tag protects is the cache policy's business."""
+
+    slots: range
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase:
+    """Set the frame shift that position policies find with `slots`."""
+
+    slots: range
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Fold `slots`, in order, into the running mean at slot `into`: mean += share * (slot - mean).
+
+    One past the end begins a mean with the first of them.
+    """
+
+    slots: range
+    into: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Of the tokens in `slots` keep those that fill `keep` slots, chosen by the policy's scorer in the coming pass.
+
+    It happens in each layer once the pass's queries are there, before its attention. What is kept stands first.
+    """
+
+    slots: range
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
-    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass."""
+    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass.
+
+    With `from_layer` the keys of the layers below it stay, and the pass begins with what entered the last of these.
+    """
 
     frames: range
     from_layer: int = 0
@@ -146,7 +217,45 @@ class Drop:
     """Forget everything: window, sink and rows in flight; the epoch rises."""
 
 
-Action = Write | Evict | Replay | Blend | Drop
+Action = Write | Evict | Move | Pin | Rebase | Average | Prune | Replay | Blend | Drop
+
+
+@runtime_checkable
+class TokenScorer(Protocol):
+    """Which remembered tokens matter, judged in every layer by the queries of the last `keep_q` frames.
+
+    It fixes the order only; how many are kept is the cache policy's Prune.
+    """
+
+    @property
+    def keep_q(self) -> int: ...
+
+    def score(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, uses: Tensor) -> Tensor:
+        """Scores [B, S], higher is kept.
+
+        Args:
+            layer: number of the layer.
+            queries: summed over the tokens of each of the last frames, rotated, [B, keep_q, N, D].
+            keys: of the candidates, rotated at their native frames, [B, S, N, D].
+            values: [B, S, N, D].
+            uses: how often each candidate was chosen before, [B, S].
+        """
+        ...
+
+
+class FrameScorer(Protocol):
+    """How alike remembered frames and the newest one are."""
+
+    def compare(self, keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor) -> Tensor:
+        """One number a remembered frame, [S].
+
+        Args:
+            keys: un-rotated, of all layers, [layers, B, S, T, N, D]; S counts places, empty ones included.
+            values: the same shape.
+            new_keys: of the newest frame, [layers, B, T, N, D].
+            new_values: the same shape.
+        """
+        ...
 
 
 class WindowPolicy(Protocol):
@@ -158,15 +267,22 @@ class WindowPolicy(Protocol):
 class CachePolicy(Protocol):
     """What the memory admits, evicts and pins.
 
-    `capacity` is the largest number of committed slots plus a pass's own frames. `deps` names the memory
-    this policy provides; noise plans list what they accept.
+    `capacity` is the largest number of slots, a pass's own frames included; `protected` how many of them may be taken
+    by frames that never leave. `deps` names the memory this policy provides; noise plans list what they accept.
+    `scorer` judges content where a choice depends on it.
     """
 
     @property
     def capacity(self) -> int: ...
 
     @property
+    def protected(self) -> int: ...
+
+    @property
     def deps(self) -> Deps: ...
+
+    @property
+    def scorer(self) -> TokenScorer | FrameScorer | None: ...
 
     def begin(self, row: Row, slots: Slots) -> list[Action]: ...
 
@@ -180,18 +296,42 @@ class PositionPolicy(Protocol):
 
 
 class SwitchPolicy(Protocol):
-    """What a new prompt does to the memory; `old` and `new` are conditioning versions."""
+    """What a new prompt does to the memory; `old` and `new` are conditioning versions.
+
+    `replays` is the largest number of frames it runs again, 0 for none; `from_layer` where its shortened replays begin
+    to write, 0 if all are whole. It is asked again in the chunk after a shortened replay, with `old` equal to `new`.
+    """
+
+    @property
+    def replays(self) -> int: ...
+
+    @property
+    def from_layer(self) -> int: ...
 
     def plan(self, slots: Slots, old: int, new: int) -> list[Action]: ...
 
 
 class NoisePlan(Protocol):
-    """Which passes make the next chunk, at which levels, and what each commits and emits."""
+    """Which passes make the next chunk, at which levels, and what each commits and emits.
+
+    `needs` lists the kinds of memory it can work with, `chunk` how many latent frames it emits at once, `lanes` how
+    many memories its rows use, `width` how many frames its longest row has, `references` how many emitted frames it
+    shows to the model again.
+    """
 
     @property
     def needs(self) -> frozenset[Deps]: ...
 
     @property
     def chunk(self) -> int: ...
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def references(self) -> int: ...
 
     def passes(self, view: View) -> Sequence[Pass]: ...

@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor
 
-from cache.kv import LayerMemory
+from cache.layer import LayerMemory
 from cache.rope import rotate
 
 
@@ -85,11 +85,15 @@ class CausalAttnProcessor(WanAttnProcessor):
         rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
         memory, spans = rotary_emb.memory, rotary_emb.spans
         if memory is not None:
-            memory.staged_keys.copy_(key)
-            memory.staged_values.copy_(value)
+            if memory.staged_keys is not None and memory.staged_values is not None:
+                memory.staged_keys.copy_(key)
+                memory.staged_values.copy_(value)
+            if memory.observe is not None:
+                memory.observe(query)
             memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
             memory.values[:, memory.own :].copy_(value[:, memory.first :])
-            out = self._weigh(query, memory.keys, memory.values, memory.bias)
+            mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
+            out = self._weigh(query, memory.keys, memory.values, mask_111K)
         elif spans is None:
             out = self._weigh(query, rotated, value)
         else:

@@ -17,7 +17,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from torch import Tensor, nn
 
-from cache.kv import LayerMemory
+from cache.layer import Entrance, LayerMemory
 from cache.rope import rotary_tables
 from models.attention import (
     CausalAttnProcessor,
@@ -215,6 +215,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         rotary: tuple[Tensor, Tensor],
         memory: Sequence[LayerMemory] | None = None,
         spans: tuple[Span, ...] | None = None,
+        entrance: Entrance | None = None,
     ) -> Tensor:
         """Predict the flow (noise minus clean) of a sequence of latent frames.
 
@@ -225,6 +226,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             rotary: cos and sin of the queries and own keys, from cache.rope.rotary_tables.
             memory: per layer, the keys and values to attend to; the pass writes its own part into them.
             spans: which tokens see which in the training forward; with a memory there are none.
+            entrance: a layer whose input is kept, or at which the pass begins.
 
         Returns:
             The flow, [B, C, F, H, W].
@@ -242,6 +244,12 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
 
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
+            if entrance is not None and entrance.begins and layer <= entrance.layer:
+                if layer < entrance.layer:
+                    continue
+                hidden_BSE = entrance.hidden
+            elif entrance is not None and layer == entrance.layer:
+                entrance.hidden.copy_(hidden_BSE)
             context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
             if checkpointing:
                 hidden_BSE = self._gradient_checkpointing_func(  # pyright: ignore[reportOptionalCall]  # set by enable_
@@ -265,6 +273,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         *,
         chunk: int,
         local: int = -1,
+        joint: int = 0,
         positions: Sequence[int] | None = None,
         clean: Tensor | None = None,
         clean_timestep: Tensor | None = None,
@@ -277,6 +286,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             prompt_embeds: [B, L, text_dim].
             chunk: latent frames that see each other.
             local: latent frames of history seen, counted back from the chunk's end; -1 = all.
+            joint: so many last frames see each other and all history, as in a window that is denoised together.
             positions: temporal position of each frame; 0..F-1 if None.
             clean: teacher forcing: clean latents, same shape; noisy chunks then see earlier *clean* chunks only.
             clean_timestep: [B, F], the timestep the clean frames are declared at; zeros if None.
@@ -288,10 +298,13 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         rows, columns = self.grid(height, width)
         positions = list(range(frames)) if positions is None else list(positions)
         if clean is None:
-            spans = block_causal_spans(frames, chunk, rows * columns, local)
+            history, tokens = frames - joint, rows * columns
+            spans = block_causal_spans(history, chunk, tokens, local)
+            if joint:
+                spans += (Span(slice(history * tokens, frames * tokens), (slice(0, frames * tokens),)),)
         else:
-            if local != -1:
-                raise ValueError("teacher forcing sees the whole clean history: leave local at -1")
+            if local != -1 or joint:
+                raise ValueError("teacher forcing sees the whole clean history: leave local at -1 and joint at 0")
             spans = teacher_forcing_spans(frames, chunk, rows * columns)
             declared = torch.zeros_like(timestep) if clean_timestep is None else clean_timestep
             latents, timestep = torch.cat([clean, latents], dim=1), torch.cat([declared, timestep], dim=1)

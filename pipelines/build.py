@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from cache.types import NoisePlan
+from cache.types import NoisePlan, TokenScorer
 from models.taehv import AutoencoderTAEHV
 from models.text import VOCABULARY_FILE, TextEncoder
 from models.umt5 import UMT5TextEncoder, require_text_packages
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.conditioning import Conditioner
-from pipelines.engine import Autoencoder, Engine, Policies
-from pipelines.presets import PRESETS, Preset
+from pipelines.engine import Autoencoder, Engine, Policies, Sigmas
+from pipelines.presets import PRESETS, Preset, Schedule
+from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
-from schedulers import NOISE_PLANS
 from schedulers.flow_match import FlowMatchSchedule
+from schedulers.unipc import UniPCSchedule
 from weights.catalog import ModelSpec, WeightSpec, get_model
 from weights.fetch import fetch
 from weights.load import GENERATOR_KEYS, CheckpointError, load_component, load_generator
@@ -183,10 +183,8 @@ def build_stream(
 def make_policies(preset: Preset) -> Policies:
     """The preset's policies with its step list looked up; refuses pairs that cannot work together."""
     recipe = preset.schedule
-    schedule = FlowMatchSchedule(shift=recipe.shift)
-    listed = recipe.denoising_step_list
-    levels = schedule.warp(listed) if recipe.warp else schedule.without_zero(listed)
-    plan = _make_plan(preset, tuple(levels))
+    schedule, levels = make_schedule(recipe)
+    plan = make_plan(preset, levels)
     check_pair(plan, preset)
     return Policies(
         plan=plan,
@@ -200,6 +198,22 @@ def make_policies(preset: Preset) -> Policies:
     )
 
 
+def make_schedule(recipe: Schedule) -> tuple[Sigmas, tuple[float, ...]]:
+    """The table behind the levels, and the levels; ValueError for steps that the table does not have."""
+    table = FlowMatchSchedule(shift=recipe.shift)
+    listed = table.without_zero(recipe.denoising_step_list)
+    if recipe.step != "unipc":
+        return table, tuple(table.warp(listed) if recipe.warp else listed)
+    even = [1000 * (len(listed) - index) / len(listed) for index in range(len(listed))]
+    if any(abs(step - wanted) > 0.5 for step, wanted in zip(listed, even, strict=True)):
+        raise ValueError(
+            f"unipc spaces its steps evenly and cannot take {', '.join(f'{step:g}' for step in listed)}: "
+            "give num_inference_steps instead of denoising_step_list, or the step euler"
+        )
+    solver = UniPCSchedule(steps=len(listed), shift=recipe.shift)
+    return solver, solver.levels
+
+
 def check_pair(plan: NoisePlan, preset: Preset) -> None:
     """Raise ValueError unless the memory gives what the plan's passes need, and a chunk fits (architecture F1)."""
     cache = preset.cache
@@ -209,34 +223,27 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
             f"cache policy that keeps {cache.deps} memory: a pass would read keys that do not exist yet; choose a "
             "cache policy of that kind"
         )
-    sink = getattr(cache, "sink", 0)
-    if sink + plan.chunk > cache.capacity:
+    room = cache.protected + plan.chunk
+    if cache.capacity and room > cache.capacity:
         raise ValueError(
-            f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of {sink} "
-            f"and a chunk of {plan.chunk}: make the window at least {sink + plan.chunk}"
+            f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of "
+            f"{cache.protected} and a chunk of {plan.chunk}: make the window at least {room}"
         )
-    replayed = getattr(preset.switch, "window", 0)
-    if replayed > cache.capacity:
+    if isinstance(cache.scorer, TokenScorer) and cache.scorer.keep_q < plan.width:
         raise ValueError(
-            f"preset {preset.name!r} replays {replayed} latent frames on a new prompt, but its memory holds "
-            f"{cache.capacity}: make the replay's window at most {cache.capacity}"
+            f"preset {preset.name!r} judges its memory by the last {cache.scorer.keep_q} latent frames, fewer than the "
+            f"{plan.width} of a pass: make them (recent) at least {plan.width}, or the chunk shorter"
         )
-
-
-def _make_plan(preset: Preset, levels: tuple[float, ...]) -> NoisePlan:
-    recipe = preset.schedule
-    if recipe.plan not in NOISE_PLANS:
-        near = get_close_matches(recipe.plan, NOISE_PLANS, n=1, cutoff=0.0)
+    if preset.switch.replays > cache.capacity:
         raise ValueError(
-            f"unknown noise plan {recipe.plan!r}: choose one of {', '.join(NOISE_PLANS)} (nearest: {near[0]})"
+            f"preset {preset.name!r} replays {preset.switch.replays} latent frames on a new prompt, but its memory "
+            f"holds {cache.capacity}: make the replay's window at most {cache.capacity}"
         )
-    return NOISE_PLANS[recipe.plan](
-        levels=levels,
-        chunk=preset.chunk,
-        step=recipe.step,
-        first_chunk=preset.first_chunk,
-        clean_level=recipe.clean_level,
-    )
+    if preset.switch.replays and plan.lanes > 1:
+        raise ValueError(
+            f"preset {preset.name!r} has a memory for each of {plan.lanes} noise levels, and a replay writes clean "
+            "keys only: choose the switch policy keep"
+        )
 
 
 def _spreads(card: dict[str, Any]) -> tuple[float, ...] | None:
@@ -304,13 +311,13 @@ def _load_umt5(found: Mapping[str, Path], text_len: int, dtype: torch.dtype, dev
 def _card(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     """card.json; for released weights, which have none, what is known of them.
 
-    Those are trained at 480x832 and 16 frames a second (Wan team 2025, arXiv 2503.20314), for the plans of the presets
-    that are named after them. Without such a preset a model is the bidirectional base, trained for none.
+    Those are trained for the plans of the presets that are named after them. Without such a preset a model is the
+    bidirectional base, trained for none.
     """
     if spec.tokenizer is None or (spec.transformer.where == "local" and (folder / "card.json").is_file()):
         return _read_card(folder)
     plans = sorted({preset.plan for preset in PRESETS.values() if preset.model == spec.name})
-    return {"name": spec.name, "sizes": [[480, 832]], "plans": plans or ["bidirectional"], "fps": 16}
+    return {"name": spec.name, "sizes": [list(spec.size)], "plans": plans or ["bidirectional"], "fps": spec.fps}
 
 
 def _read_card(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from torch import Tensor
 from cache.types import CachePolicy, NoisePlan, PositionPolicy, SwitchPolicy, WindowPolicy
 from models.wan import CausalWanTransformer3DModel
 from pipelines.conditioning import Conditioner
-from schedulers.flow_match import FlowMatchSchedule
+
+
+class Sigmas(Protocol):
+    """Which sigma a timestep means; FlowMatchSchedule and UniPCSchedule are such."""
+
+    def sigma(self, timestep: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Policies:
     window: WindowPolicy
     position: PositionPolicy
     switch: SwitchPolicy
-    schedule: FlowMatchSchedule
+    schedule: Sigmas
     clean_level: float = 0.0
     guidance_scale: float = 1.0
 

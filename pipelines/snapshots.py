@@ -24,7 +24,7 @@ from pipelines.conditioning import TextState
 from pipelines.drift import DriftState
 from pipelines.state import Snapshot
 
-FORMAT = 1
+FORMAT = 2
 _TEXTS = ("embeds", "start", "target")
 _DRIFTS = ("recent", "reference", "early")
 
@@ -35,16 +35,19 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> str:
     Raises:
         OSError: no room, or no permission; a file that was there before is still there.
     """
-    tensors: dict[str, Tensor] = {"latents": snapshot.latents}
+    tensors: dict[str, Tensor] = {"latents": snapshot.latents, "flight": snapshot.flight}
     lanes: list[dict[str, Any]] = []
     for number, store in enumerate(snapshot.kv):
-        tensors[f"kv.{number}.keys"], tensors[f"kv.{number}.values"] = _tensor(store["keys"]), _tensor(store["values"])
+        held = {name: value for name, value in store.items() if isinstance(value, Tensor)}
+        tensors |= {f"kv.{number}.{name}": tensor for name, tensor in held.items()}
         entries: Any = store["entries"]
         lanes.append(
             {
                 "entries": [[slot.frame, slot.tag, slot.prompt, slot.level, slot.base] for slot in entries],
                 "physical": store["physical"],
                 "free": store["free"],
+                "scores": store["scores"],
+                "tensors": list(held),
             }
         )
     tensors |= {f"decoder.{number}": tensor for number, tensor in enumerate(snapshot.decoder)}
@@ -63,7 +66,10 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> str:
         "epoch": snapshot.epoch,
         "chunk": snapshot.chunk,
         "cur": snapshot.cur,
+        "scene": snapshot.scene,
+        "levels": snapshot.levels,
         "switches": snapshot.switches,
+        "scale": snapshot.scale,
         "lanes": lanes,
         "decoder": len(snapshot.decoder),
         "text": {
@@ -130,12 +136,14 @@ def _snapshot(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snaps
                 "entries": tuple(Slot(*entry) for entry in lane["entries"]),
                 "physical": tuple(lane["physical"]),
                 "free": tuple(lane["free"]),
-                "keys": tensors[f"kv.{number}.keys"],
-                "values": tensors[f"kv.{number}.values"],
+                "scores": tuple(lane["scores"]),
+                **{name: tensors[f"kv.{number}.{name}"] for name in lane["tensors"]},
             }
             for number, lane in enumerate(header["lanes"])
         ),
         latents=tensors["latents"],
+        flight=tensors["flight"],
+        levels=tuple(header["levels"]),
         # The first tensor of a decoder's state counts frames and is read by the host.
         decoder=tuple(
             tensors[f"decoder.{number}"] if number else tensors["decoder.0"].cpu()
@@ -152,13 +160,10 @@ def _snapshot(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snaps
         epoch=header["epoch"],
         chunk=header["chunk"],
         cur=header["cur"],
+        scene=header["scene"],
         switches=tuple(header["switches"]),
+        scale=header["scale"],
     )
-
-
-def _tensor(value: object) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
 
 
 def _os_error(error: SafetensorError, path: Path) -> OSError:

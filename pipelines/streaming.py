@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.kv import KVShape, KVStore
-from cache.rope import rotary_tables
 from cache.types import (
     Action,
     Blend,
@@ -29,13 +29,15 @@ from cache.types import (
     Source,
     View,
 )
+from pipelines.derived import RotaryTables, TextKeys
 from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.state import Latents, Snapshot, StreamState
-from pipelines.types import Chunk, Controls, pixel_range, prompt_text
+from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
 from schedulers.flow_match import to_x0
 from schedulers.noise import Address, AddressedNoise, NoiseSource
 from schedulers.steps import get_step, sigma_row
+from schedulers.unipc import Past
 
 Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
 """Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
@@ -74,45 +76,54 @@ class Stream:
         self._observer = observer
         weight = engine.transformer.patch_embedding.weight
         self._device, self._dtype = weight.device, weight.dtype
-        self._table_dtype = torch.promote_types(self._dtype, torch.float32)
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
         self._grid = engine.transformer.grid(height, width)
-        capacity = engine.policies.cache.capacity
+        policies = engine.policies
+        plan, capacity = policies.plan, policies.cache.capacity
         shape = KVShape(
             layers=config["num_layers"],
             batch=batch,
             capacity=capacity,
-            own=capacity,  # a replay brings the whole window
+            own=max(plan.width, policies.switch.replays),
             rows=self._grid[0],
             columns=self._grid[1],
             heads=config["num_attention_heads"],
             head_dim=config["attention_head_dim"],
+            from_layer=policies.switch.from_layer,
         )
         decoder = engine.autoencoder
         self.state = StreamState(
             seed=seed,
             stream=stream,
-            kv=[KVStore(shape, device=self._device, dtype=self._dtype)],
-            latents=Latents(self._frame, capacity, self._device, self._dtype),
+            kv=[
+                KVStore(shape, lane=lane, scorer=policies.cache.scorer, device=self._device, dtype=self._dtype)
+                for lane in range(plan.lanes)
+            ],
+            latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
+            flight=Latents(self._frame, plan.lanes * plan.width, self._device, self._dtype),
             decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
         )
-        self._text_kv: tuple[int, list[tuple[Tensor, Tensor]]] | None = None
-        self._empty_kv: list[tuple[Tensor, Tensor]] | None = None
-        self._rotary: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._texts = TextKeys(engine, batch)
+        self._tables = RotaryTables(self._grid, shape.head_dim, self._device, self._dtype)
+        self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
+        self._past: list[Past] = []
         self._model_seconds = 0.0
-        self._guidance_scale = engine.policies.guidance_scale
+        self._guidance_scale = policies.guidance_scale
 
     # ------------------------------------------------------------------ the loop
 
     @torch.inference_mode()
-    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
+    def next_chunk(
+        self, controls: Controls, *, decode: bool = True, camera: Callable[[range], Start] | None = None
+    ) -> Chunk:
         """Make the next chunk of the film.
 
         Args:
             controls: prompt and transition, read now and not again until the next chunk.
             decode: make pixels; without, the chunk carries none and its hash is of the latents. All or no chunks of
                 a film are decoded.
+            camera: asked, when latent frames enter, what they begin from; without it they begin from noise alone.
         """
         if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
             raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
@@ -122,7 +133,7 @@ class Stream:
                 "cannot skip any: decode every chunk of a film, or none"
             )
         state, clock = self.state, _Clock()
-        self._model_seconds = 0.0
+        self._model_seconds, self._past = 0.0, []
         asked = controls.guidance_scale
         self._guidance_scale = self.engine.policies.guidance_scale if asked is None else asked
 
@@ -131,18 +142,17 @@ class Stream:
         clock.lap("conditioning")
 
         # 2. Plan: which passes make this chunk.
-        passes = self.engine.policies.plan.passes(View((), state.cur, state.text.version, state.switches))
+        view = View(state.cur, state.text.version, state.levels, state.switches, state.scene)
+        passes = self.engine.policies.plan.passes(view)
         clock.lap("plan")
 
         # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
-        first = passes[0].rows[0]
-        latents, emitted = self._draw(first.frames, first.levels, "initial"), range(state.cur, state.cur)
+        emitted = range(state.cur, state.cur)
         for work in passes:
             for row in work.rows:
-                latents = self._run(work, row, latents)
-                if len(row.emit):
-                    emitted = row.emit
-                    state.latents.put(emitted, latents)
+                row, latents = self._gather(row, camera)
+                self._run(work, row, latents)
+                emitted = row.emit or emitted
             clock.lap("remember" if work.kind == "clean" else "denoise")
         clean = state.latents.get(emitted)
 
@@ -167,6 +177,7 @@ class Stream:
             seconds={**clock.seconds, "model": self._model_seconds},
             drift=drift,
         )
+        state.levels = state.levels[emitted.stop - state.cur :]
         state.cur, state.chunk = emitted.stop, state.chunk + 1
         return chunk
 
@@ -183,11 +194,13 @@ class Stream:
             raise ValueError(f"the film has begun ({state.cur} latent frames): prefill a new stream instead")
         self._condition(controls)
         while state.cur < latents.shape[1]:
-            rows = plan.passes(View((), state.cur, state.text.version))[0].rows
+            rows = plan.passes(View(state.cur, state.text.version))[0].rows
             frames = range(state.cur, min(rows[0].frames.stop, latents.shape[1]))
             given = latents[:, frames.start : frames.stop].to(self._device, self._dtype)
-            row = self._clean_row(frames, "given", 0.0)  # what is given is clean, whatever the memory pass says
-            self._run(Pass("prefill", (row,)), row, given)
+            for lane in range(plan.lanes):
+                # what is given is clean, whatever the memory pass says
+                row = replace(self._clean_row(frames, "given", 0.0), lane=lane)
+                self._run(Pass("prefill", (row,)), row, given)
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
                 _, state.decoder = self.engine.autoencoder.decode_stream(given, state.decoder)
@@ -203,7 +216,7 @@ class Stream:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the next chunk is the one that followed the snapshot, bit for bit."""
         self.state.restore(snapshot)
-        self._text_kv = self._rotary = None
+        self._texts.reset()
 
     def fork(self) -> Stream:
         """A second stream that begins where this one stands and then goes its own way."""
@@ -219,6 +232,7 @@ class Stream:
         state, before = self.state, self.state.text
         switched = controls.prompt != before.prompt
         actions: list[Action] = []
+        again = state.kv[0].look_back() and not switched and not before.blend  # what a shortened replay moved is known
         if switched:
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
@@ -230,9 +244,9 @@ class Stream:
             if blend is not None:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
-            state.text, arrived = state.text.advance()
-            if arrived:
-                actions = self._plan_switch(before.version)
+            state.text, again = state.text.advance()
+        if again:
+            actions = self._plan_switch(before.version)
         for action in actions:
             self._carry_out(action)
         return switched
@@ -258,14 +272,12 @@ class Stream:
         if isinstance(action, Drop):
             for store in state.kv:
                 store.reset()
-            state.epoch += 1
+            state.epoch, state.scene, state.levels = state.epoch + 1, state.cur, ()
             # The decoder goes on counting frames, but must not bleed the old picture into the new one.
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
         elif isinstance(action, Replay):
-            if action.from_layer:
-                raise ValueError(f"a replay runs all layers, got one from layer {action.from_layer} on")
             row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
-            self._run(Pass("replay", (row,)), row, state.latents.get(action.frames))
+            self._run(Pass("replay", (row,), action.from_layer), row, state.latents.get(action.frames))
         else:
             for store in state.kv:
                 store.apply(action)
@@ -274,8 +286,34 @@ class Stream:
         count = len(frames)
         return Row(0, frames, (level,) * count, (None,) * count, "none", source, self.state.text.version, frames)
 
-    def _run(self, work: Pass, row: Row, latents: Tensor) -> Tensor:
-        """One row through the model and the memory; the row's latents after it."""
+    def _gather(self, row: Row, camera: Callable[[range], Start] | None) -> tuple[Row, Tensor]:
+        """A planned row's latents [B, F, C, H, W], and the row as it begins: a camera has a say in its first level."""
+        state = self.state
+        if row.source == "x0":
+            frames, clean = self._clean
+            first = row.frames.start - frames.start
+            return row, clean[:, first : first + len(row.frames)]
+        finished = range(row.frames.start, min(row.frames.stop, state.cur))
+        known = state.cur + len(state.levels)
+        fresh = range(max(known, row.frames.start), row.frames.stop)
+        if fresh:
+            levels = row.levels[len(row.frames) - len(fresh) :]
+            latents = self._draw(fresh, levels, "initial")
+            if camera is not None:
+                start = camera(fresh)
+                state.scale = start.scale
+                levels = (start.level,) * len(fresh)
+                latents = (latents * start.scale + start.latents * (1.0 - start.scale)).to(latents.dtype)
+                row = replace(row, levels=(*row.levels[: len(row.frames) - len(fresh)], *levels))
+            state.flight.put(fresh, latents)
+            state.levels = (*state.levels, *levels)
+        flying = range(max(row.frames.start, state.cur), row.frames.stop)
+        if not finished:
+            return row, state.flight.get(flying)
+        return row, torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
+
+    def _run(self, work: Pass, row: Row, latents: Tensor) -> None:
+        """One row through the model and the memory; frames in flight go on to their next level."""
         state, policies = self.state, self.engine.policies
         store = state.kv[row.lane]
         for action in policies.cache.begin(row, store.slots(state.cur, state.switches)):
@@ -284,42 +322,47 @@ class Stream:
         ranges = policies.window.select(row, slots)
         queries, keys = policies.position.place(row, ranges, slots)
         memory = store.read(ranges, keys, len(row.frames))
-        text, tables = self._text(), self._tables(tuple(queries))
+        text, tables = self._texts.of(state.text), self._tables(tuple(queries))
         timestep = _timesteps(row.levels, self._frame[0], self._device)
         guided = work.kind == "denoise" and self._guidance_scale != 1.0
 
         begun = perf_counter()
         x, transformer = latents.transpose(1, 2), self.engine.transformer
-        # The unguided pass goes first: what it stages is overwritten, memory belongs to the prompt.
-        unguided = transformer(x, timestep, self._no_text(), tables, memory) if guided else None
-        flow = transformer(x, timestep, text, tables, memory)
-        if unguided is not None:
-            flow = torch.lerp(unguided, flow, self._guidance_scale)
+        flow = transformer(x, timestep, text, tables, memory, entrance=store.entrance(row.frames, work.from_layer))
+        if guided:  # memory belongs to the prompt
+            bare = [layer.read_only() for layer in memory]
+            flow = torch.lerp(
+                transformer(x, timestep, self._texts.without_prompt(), tables, bare), flow, self._guidance_scale
+            )
         flow = flow.transpose(1, 2)
         self._model_seconds += perf_counter() - begun
 
         store.stage([Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)])
-        x0 = None
-        if work.kind == "denoise":
-            x0, latents_after = self._step(row, latents, flow)
-        else:
-            latents_after = latents
+        x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
+        store.measure()
         if self._observer is not None:
             self._observer(work, row, latents, flow, x0, store)
-        return latents_after
 
-    def _step(self, row: Row, latents: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean estimate, and the latents at the levels the row goes to."""
-        schedule = self.engine.policies.schedule
+    def _step(self, row: Row, latents: Tensor, flow: Tensor) -> Tensor:
+        """Take the row's frames to their next levels; returns the clean estimate."""
+        state, schedule = self.state, self.engine.policies.schedule
         sigma_from = tuple(schedule.sigma(level) for level in row.levels)
         sigma_to = tuple(None if level is None else schedule.sigma(level) for level in row.to)
         x0 = to_x0(latents, flow, sigma_row(sigma_from, self._device))
         noise = None
         if row.step == "renoise" and any(level is not None for level in row.to):
             noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
-        return x0, get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise)
+        after = get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise, self._past)
+        done = max(0, state.cur - row.frames.start)  # finished frames are shown, not changed
+        flying, first = range(row.frames.start + done, row.frames.stop), row.frames.start + done - state.cur
+        state.flight.put(flying, after[:, done:])
+        reached = tuple(level or 0.0 for level in row.to[done:])
+        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
+        state.latents.put(row.emit, after[:, row.emit.start - row.frames.start :])
+        self._clean = row.frames, x0
+        return x0
 
     def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
         """Addressed noise [B, F, C, H, W] for the frames at their levels."""
@@ -329,32 +372,6 @@ class Stream:
             for frame, level in zip(frames, levels, strict=True)
         ]
         return self._noise.frames(addresses, self._frame).to(self._device, self._dtype)
-
-    def _text(self) -> list[tuple[Tensor, Tensor]]:
-        """Text keys of the version in force, made once a version."""
-        text = self.state.text
-        if self._text_kv is None or self._text_kv[0] != text.version:
-            assert text.embeds is not None
-            self._text_kv = text.version, self._keys_of(text.embeds)
-        return self._text_kv[1]
-
-    def _no_text(self) -> list[tuple[Tensor, Tensor]]:
-        """Text keys of the empty prompt, for guidance; made once a stream."""
-        if self._empty_kv is None:
-            self._empty_kv = self._keys_of(self.engine.conditioner.embed("").to(self._device, self._dtype))
-        return self._empty_kv
-
-    def _keys_of(self, embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
-        embeds = embeds.expand(self._frame[0], -1, -1) if embeds.shape[0] == 1 else embeds
-        return self.engine.transformer.text_keys(embeds)
-
-    def _tables(self, positions: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Rotary tables of the queries; all passes of a chunk ask for the same."""
-        if self._rotary is None or self._rotary[0] != positions:
-            head_dim = self.state.kv[0].shape.head_dim
-            tables = rotary_tables(positions, *self._grid, head_dim, device=self._device, dtype=self._table_dtype)
-            self._rotary = positions, tables
-        return self._rotary[1]
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Stage 5: uint8 RGB [T, H, W, 3]."""

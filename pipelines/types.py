@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 TransitionKind = Literal["recache", "soft", "cut", "keep"]
 TRANSITIONS: tuple[TransitionKind, ...] = ("recache", "soft", "cut", "keep")
@@ -60,6 +61,24 @@ class Controls:
             raise ValueError("the prompt is empty: say in a few words what the film should show")
         if not isinstance(self.prompt, str) and sum(weight for _, weight in self.prompt) <= 0:
             raise ValueError("the weights of a mixed prompt must add up to more than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a chunk begins from where it does not begin from noise alone (video to video).
+
+    Its first latents are (1 - scale) * latents + scale * noise, and the model is told that they stand at `level`
+    (timestep, 0..1000), which need not be 1000 * scale.
+
+    Attributes:
+        latents: clean, [B, F, C, H, W].
+        scale: 0..1.
+        level: timestep of the first pass, above that of the plan's second.
+    """
+
+    latents: Tensor
+    scale: float
+    level: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,12 @@ Add a noise plan: one file with a frozen dataclass that satisfies `NoisePlan` of
 from collections.abc import Callable
 
 from cache.types import NoisePlan
+from schedulers.batch import StreamBatch
+from schedulers.buffer import MovingBuffer
 from schedulers.serial import Serial
 
-NOISE_PLANS: dict[str, Callable[..., NoisePlan]] = {"serial": Serial}
+NOISE_PLANS: dict[str, Callable[..., NoisePlan]] = {
+    "serial": Serial,
+    "moving-buffer": MovingBuffer,
+    "stream-batch": StreamBatch,
+}

@@ -25,6 +25,15 @@ def per_frame(sigma: Tensor, like: Tensor) -> Tensor:
     return sigma.reshape(sigma.shape + (1,) * (like.ndim - sigma.ndim))
 
 
+def check_row(x: Tensor, sigma_from: Sequence[float], sigma_to: Sequence[float | None]) -> None:
+    """Raise ValueError unless each frame of `x` has a sigma before and after a step."""
+    if not x.shape[1] == len(sigma_from) == len(sigma_to):
+        raise ValueError(
+            f"a row of {x.shape[1]} frames needs a sigma before and after for each, "
+            f"got {len(sigma_from)} and {len(sigma_to)}"
+        )
+
+
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """Mix clean frames with noise: (1 - sigma) * x0 + sigma * noise.
 

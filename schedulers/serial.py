@@ -1,4 +1,4 @@
-"""One chunk after the other, each through all its noise levels, then once more clean for the memory."""
+"""One chunk after the other, each through all its noise levels, then perhaps once more clean for the memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ from itertools import pairwise
 from cache.types import Deps, Pass, Row, Step, View
 
 
+def check_levels(levels: tuple[float, ...]) -> None:
+    """Raise ValueError unless the levels fall strictly and stay above 0."""
+    if not levels or any(high <= low for high, low in pairwise(levels)) or levels[-1] <= 0:
+        raise ValueError(f"levels must fall strictly and stay above 0, got {levels}: drop repeated steps and the 0")
+
+
+def check_step(step: Step) -> None:
+    """Raise ValueError for a solver that remembers earlier passes where a pass serves several chunks."""
+    if step == "unipc":
+        raise ValueError("unipc remembers a chunk's passes and needs one chunk at a time: choose renoise or euler")
+
+
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """Few-step denoising with clean memory (Self-Forcing, Huang et al. 2025, arXiv 2506.08009; LongLive).
+    """Few-step denoising of one chunk at a time (Self-Forcing, Huang et al. 2025, arXiv 2506.08009; LongLive).
 
     `levels` are timesteps (0..1000), strictly falling. `step` is how a frame gets from one to the next: `renoise`
-    puts fresh noise on the predicted clean frame (what the released few-step students were trained for), `euler`
-    follows the flow. The last level's prediction is the picture. A clean pass at `clean_level` then writes the
-    memory. `first_chunk` is for models whose first chunk is shorter.
+    puts fresh noise on the predicted clean frame (what the released few-step students were trained for), `euler` and
+    `unipc` follow the flow. The last level's prediction is the picture. `first_chunk` is for models whose first chunk
+    is shorter or longer.
+
+    `memory` is what later chunks see of this one: `clean` = the keys of a pass of its own at `clean_level`; `last` =
+    those of the last level's pass, which saves that pass; `level` = every level sees the keys of its own level.
     """
 
     levels: tuple[float, ...]
@@ -24,35 +39,48 @@ class Serial:
     step: Step = "renoise"
     first_chunk: int | None = None
     clean_level: float = 0.0
+    memory: Deps = "clean"
 
     def __post_init__(self) -> None:
-        if not self.levels or any(high <= low for high, low in pairwise(self.levels)) or self.levels[-1] <= 0:
-            raise ValueError(
-                f"levels must fall strictly and stay above 0, got {self.levels}: drop repeated steps and the 0"
-            )
+        check_levels(self.levels)
         if self.chunk < 1 or (self.first_chunk is not None and self.first_chunk < 1):
             raise ValueError(f"a chunk has at least one latent frame, got {self.chunk}, first {self.first_chunk}")
 
     @property
     def needs(self) -> frozenset[Deps]:
-        return frozenset({"clean"})
+        return frozenset({"clean", "last", "level"})
+
+    @property
+    def lanes(self) -> int:
+        return len(self.levels) if self.memory == "level" else 1
+
+    @property
+    def width(self) -> int:
+        return max(self.chunk, self.first_chunk or 0)
+
+    @property
+    def references(self) -> int:
+        return 0
 
     def passes(self, view: View) -> Sequence[Pass]:
         size = self.first_chunk if self.first_chunk and view.cur == 0 else self.chunk
-        frames = range(view.cur, view.cur + size)
+        frames, none = range(view.cur, view.cur + size), range(0)
         out: list[Pass] = []
-        for level, to in pairwise((*self.levels, None)):
+        for number, (level, to) in enumerate(pairwise((*self.levels, None))):
             last = to is None
             row = Row(
-                lane=0,
+                lane=number if self.memory == "level" else 0,
                 frames=frames,
                 levels=(level or 0.0,) * size,
                 to=(to,) * size,
                 step="none" if last else self.step,
                 source="noisy",
                 text=view.text,
-                emit=frames if last else range(0),
+                commit=frames if self.memory == "level" or (last and self.memory == "last") else none,
+                emit=frames if last else none,
             )
             out.append(Pass("denoise", (row,)))
-        clean = Row(0, frames, (self.clean_level,) * size, (None,) * size, "none", "x0", view.text, commit=frames)
-        return [*out, Pass("clean", (clean,))]
+        if self.memory == "clean":
+            clean = Row(0, frames, (self.clean_level,) * size, (None,) * size, "none", "x0", view.text, commit=frames)
+            out.append(Pass("clean", (clean,)))
+        return out

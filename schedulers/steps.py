@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from schedulers.flow_match import add_noise, euler_step, per_frame
+from schedulers.flow_match import add_noise, check_row, euler_step, per_frame
+from schedulers.unipc import Past, unipc
 
 
 @lru_cache(maxsize=1024)
@@ -41,6 +42,7 @@ class Step(Protocol):
         sigma_from: sigma of each frame of `x`.
         sigma_to: sigma each frame goes to; None where a frame ends here, at its x0.
         noise: fresh noise, same shape, for steps that need it.
+        past: the row's earlier passes, oldest first; a multistep solver reads and adds to it.
 
     Returns:
         The latents of the next pass, in the dtype of `x`.
@@ -54,15 +56,8 @@ class Step(Protocol):
         sigma_from: Sequence[float],
         sigma_to: Sequence[float | None],
         noise: Tensor | None = None,
+        past: list[Past] | None = None,
     ) -> Tensor: ...
-
-
-def _check(x: Tensor, sigma_from: Sequence[float], sigma_to: Sequence[float | None]) -> None:
-    if not x.shape[1] == len(sigma_from) == len(sigma_to):
-        raise ValueError(
-            f"a row of {x.shape[1]} frames needs a sigma before and after for each, "
-            f"got {len(sigma_from)} and {len(sigma_to)}"
-        )
 
 
 def _finish(moved: Tensor, x0: Tensor, sigma_to: Sequence[float | None]) -> Tensor:
@@ -80,9 +75,10 @@ def renoise(
     sigma_from: Sequence[float],
     sigma_to: Sequence[float | None],
     noise: Tensor | None = None,
+    past: list[Past] | None = None,
 ) -> Tensor:
     """Noise the clean estimate afresh to the next level (Song et al. 2023, arXiv 2303.01469, algorithm 1)."""
-    _check(x, sigma_from, sigma_to)
+    check_row(x, sigma_from, sigma_to)
     if all(sigma is None for sigma in sigma_to):
         return x0
     if noise is None or noise.shape != x0.shape:
@@ -99,9 +95,10 @@ def euler(
     sigma_from: Sequence[float],
     sigma_to: Sequence[float | None],
     noise: Tensor | None = None,
+    past: list[Past] | None = None,
 ) -> Tensor:
     """Follow the flow in a straight line to the next level; deterministic, `noise` is not used."""
-    _check(x, sigma_from, sigma_to)
+    check_row(x, sigma_from, sigma_to)
     if all(sigma is None for sigma in sigma_to):
         return x0
     source = sigma_row(tuple(sigma_from), x.device)
@@ -116,13 +113,14 @@ def none(
     sigma_from: Sequence[float],
     sigma_to: Sequence[float | None],
     noise: Tensor | None = None,
+    past: list[Past] | None = None,
 ) -> Tensor:
     """Leave the latents as they are (a pass run for its memory); frames that end here become their x0."""
-    _check(x, sigma_from, sigma_to)
+    check_row(x, sigma_from, sigma_to)
     return _finish(x, x0, sigma_to) if any(sigma is None for sigma in sigma_to) else x
 
 
-STEPS: dict[str, Step] = {"renoise": renoise, "euler": euler, "none": none}
+STEPS: dict[str, Step] = {"renoise": renoise, "euler": euler, "unipc": unipc, "none": none}
 
 
 def get_step(name: str) -> Step:

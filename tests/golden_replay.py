@@ -1,11 +1,16 @@
 """Replays recorded runs of the original systems: `make golden`, or `python -m tests.golden_replay [names...]`.
 
+`--json FILE` writes the results down; docs/presets.md is made from them.
+
 The folder is RIVULET_GOLDEN, by default tests/golden. Everything a replay needs stands in the trace's
 sidecar, so that recordings made later, of other sizes and settings, run unchanged.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import os
 import sys
 import traceback
@@ -14,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests import golden_models, golden_rollout, golden_sched
+from tests import golden_anchor, golden_deep, golden_models, golden_rolling, golden_rollout, golden_sched, golden_sdv2
 from tests.golden_trace import Ledger, NotSupportedError, Trace, TraceError
 
 HERE = Path(__file__).parent / "golden"
@@ -29,6 +34,10 @@ FAMILIES: dict[str, Replay] = {
     "taehv": golden_models.replay_taehv,
     "sf": golden_rollout.replay,
     "ll": golden_rollout.replay,
+    "sd": golden_sdv2.replay,
+    "df": golden_deep.replay,
+    "rf": golden_rolling.replay,
+    "af": golden_anchor.replay,
 }
 
 
@@ -41,6 +50,21 @@ class Result:
     error: float
     what: str
     remarks: str = ""
+    tensors: int = 0
+    source: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as data; no error where there was none to measure (JSON knows no NaN)."""
+        measured = self.status != "not supported" and math.isfinite(self.error)
+        return {
+            "name": self.name,
+            "source": self.source,
+            "status": self.status,
+            "error": self.error if measured else None,
+            "what": self.what,
+            "tensors": self.tensors,
+            "remarks": self.remarks,
+        }
 
     def __str__(self) -> str:
         error = "-" if self.status == "not supported" else f"{self.error:.1e}"
@@ -85,7 +109,8 @@ def replay_file(sidecar_path: Path) -> Result:
         more = len(ledger.faults) - 1
         remarks = [ledger.faults[0] + (f" and {more} more" if more else ""), *ledger.notes]
     status: Status = "FAIL" if ledger.faults else "ok"
-    return Result(name, status, ledger.worst, ledger.worst_name, "; ".join(remarks))
+    source = f"{trace.sidecar.get('system', '')} {str(trace.sidecar.get('commit', ''))[:7]}".strip()
+    return Result(name, status, ledger.worst, ledger.worst_name, "; ".join(remarks), len(ledger.compared), source)
 
 
 def find(where: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -97,10 +122,14 @@ def find(where: Path, names: Sequence[str] = ()) -> list[Path]:
     return [path for stem, path in found.items() if not names or stem in names]
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print one line a trace and the totals; 1 if any trace failed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden_replay", description="Replay recorded runs.")
+    parser.add_argument("names", nargs="*", help="traces; all of the folder's without")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the results go as well")
+    asked = parser.parse_args(arguments)
     try:
-        paths = find(folder(), names)
+        paths = find(folder(), asked.names)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -108,6 +137,8 @@ def main(names: Sequence[str]) -> int:
     for path in paths:
         results.append(replay_file(path))
         print(results[-1], flush=True)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps([result.as_json() for result in results], indent=2) + "\n", encoding="utf-8")
     counts = {status: sum(r.status == status for r in results) for status in ("ok", "FAIL", "not supported")}
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['not supported']} not supported")
     return 1 if counts["FAIL"] else 0

@@ -1,7 +1,7 @@
 """Replay of whole rollouts: the product's presets, with the sidecar's numbers, driven through the product's loop.
 
 Recorded noise goes in; every pass's input, timestep, flow and clean estimate, the memory after it, the text's keys and
-the film come out. The memory is laid out as the original kept it: `_Ring` follows its slots in integers.
+the film come out. The memory is laid out as the original kept it: `Ring` follows its slots in integers.
 """
 
 from __future__ import annotations
@@ -86,7 +86,20 @@ class Settings:
             # second chunk fills keeps the keys of that chunk's first, noisy pass.
             raise NotSupportedError(f"a sink of {self.sink} that the first chunk of {self.chunk} does not fill")
         name = "self-forcing" if self.system == "sf" else "longlive-infinity" if self.infinite else "longlive"
-        preset = PRESETS[name]
+        preset = self.timed(PRESETS[name])
+        switch = preset.switch
+        if isinstance(switch, Recache):
+            switch = replace(switch, window=self.window, sink=self.sink, keep_sink=self.global_sink)
+        narrow = self.window < self.capacity
+        return replace(
+            preset,
+            cache=SinkWindow(window=self.capacity, sink=self.sink),
+            window=SinkAndRecent(self.window, self.sink) if narrow else AllRemembered(),
+            switch=switch,
+        )
+
+    def timed(self, preset: Preset) -> Preset:
+        """The preset with this run's steps and chunks."""
         recipe = replace(
             preset.schedule,
             denoising_step_list=self.steps,
@@ -94,19 +107,7 @@ class Settings:
             warp=self.warp,
             clean_level=self.context_noise,
         )
-        switch = preset.switch
-        if isinstance(switch, Recache):
-            switch = replace(switch, window=self.window, sink=self.sink, keep_sink=self.global_sink)
-        narrow = self.window < self.capacity
-        return replace(
-            preset,
-            schedule=recipe,
-            cache=SinkWindow(window=self.capacity, sink=self.sink),
-            window=SinkAndRecent(self.window, self.sink) if narrow else AllRemembered(),
-            switch=switch,
-            chunk=self.chunk,
-            first_chunk=self.first_chunk,
-        )
+        return replace(preset, schedule=recipe, chunk=self.chunk, first_chunk=self.first_chunk)
 
 
 class RecordedText:
@@ -120,7 +121,7 @@ class RecordedText:
         return self._prompts[int(number)]
 
 
-class _Ring:
+class Ring:
     """Which latent frame stands in which slot of the original's cache, from the counters it recorded."""
 
     def __init__(self, tokens: int, settings: Settings) -> None:
@@ -144,7 +145,7 @@ class _Ring:
                 self.slots[slot : slot + 1] = [frame]
 
 
-class _Witness:
+class Witness:
     """The observer: compares each pass with the recorded call."""
 
     def __init__(
@@ -153,7 +154,7 @@ class _Witness:
         self._trace, self._ledger, self._model = trace, ledger, model
         self._settings, self._schedule = settings, policies.schedule
         self._calls: list[dict[str, Any]] = trace.sidecar["calls"]
-        self._ring = _Ring(trace.sidecar["frame_seqlen"], settings)
+        self._ring = Ring(trace.sidecar["frame_seqlen"], settings)
         self.noise: RecordedNoise | None = None
         self.passes = 0
         self.film: list[Tensor] = []
@@ -230,7 +231,8 @@ class _Witness:
         store, tokens = stream.state.kv[0], sidecar["frame_seqlen"]
         self._memory("kv.final.", store, "the end:")
         ledger.same("global_end_index", [stream.state.cur * tokens], sidecar["final_index"]["global_end_index"])
-        ledger.same("local_end_index", [len(store.entries) * tokens], sidecar["final_index"]["local_end_index"])
+        held = len(self._ring.slots)  # what the memory was just compared with
+        ledger.same("local_end_index", [held * tokens], sidecar["final_index"]["local_end_index"])
         for layer, (keys, values) in enumerate(self._model.text_keys(prompt)):
             if f"kv.final.{layer}.cross_k" in self._trace:
                 ledger.close(f"kv.final.{layer}.cross_k", keys)
@@ -251,18 +253,22 @@ def _draws_before_calls(events: list[dict[str, Any]]) -> list[int]:
     return counts
 
 
-@torch.no_grad()
 def replay(trace: Trace, ledger: Ledger) -> None:
+    settings = Settings.read(trace.sidecar)
+    run(trace, ledger, settings, make_policies(settings.preset()), Witness)
+
+
+@torch.no_grad()
+def run(trace: Trace, ledger: Ledger, settings: Settings, policies: Policies, watch: type[Witness]) -> None:
+    """The whole film under these policies, every pass compared by a witness of that kind."""
     sidecar = trace.sidecar
-    settings = Settings.read(sidecar)
-    policies = make_policies(settings.preset())
     model = load_transformer(trace)
     prompts = trace.numbered("in.prompt.")
     noise, initial = trace["in.noise"], trace.tensors.get("in.initial_latent")
     batch, frames, _, height, width = noise.shape
     given = 0 if initial is None else initial.shape[1]
     recorded = RecordedNoise(trace.numbered("noise."), initial=noise, first_frame=given)
-    witness = _Witness(trace, ledger, model, settings, policies)
+    witness = watch(trace, ledger, model, settings, policies)
     witness.noise = recorded
     engine = Engine(model, Conditioner(RecordedText(prompts)), policies)
     stream = Stream(engine, height=height, width=width, batch=batch, noise=recorded, observer=witness)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cache.rope import frequencies, rotary_tables, rotate
 from models.wan import time_sinusoid
@@ -17,6 +18,7 @@ from schedulers.flow_match import (
     to_x0,
     training_target,
 )
+from schedulers.motion import MotionNoise, motion
 from schedulers.steps import STEPS
 from tests.golden_trace import Ledger, NotSupportedError, Trace
 
@@ -38,8 +40,9 @@ def replay(trace: Trace, ledger: Ledger) -> None:
     sinusoid = time_sinusoid(trace["in.t"], trace["emb.sinusoidal64"].shape[-1])
     ledger.close("emb.sinusoidal64", sinusoid, atol=1e-12)
     _rotary(trace, ledger, trace.sidecar["rope"])
-    if "in.video" in trace:
-        ledger.notes.append("its noise-controller record is not supported")
+    for name in ("noise_controller_fp32", "noise_controller_bf16"):
+        if name in trace.sidecar:
+            _controller(trace["in.video"], trace.sidecar[name], ledger, half=name.endswith("bf16"))
 
 
 def _tables(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
@@ -102,6 +105,28 @@ def _row_steps(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> Non
     ledger.close("out.step_rows", STEPS["euler"](x, flow, x0, here, below)[0])
     ends = to_x0(x, flow, torch.tensor([here]))
     ledger.close("out.flow_to_x0", STEPS["none"](x, flow, ends, here, [None] * len(here))[0])
+
+
+def _controller(video: Tensor, record: list[dict[str, Any]], ledger: Ledger, *, half: bool) -> None:
+    """The motion-aware noise of a video [1, 3, T, H, W]: shares of noise and levels, chunk by chunk."""
+    share = None
+    for number, entry in enumerate(record):
+        controller = MotionNoise(still=entry["init_noise_scale"])
+        frames = video[0].transpose(0, 1)[entry["end_idx"] - entry["chunk_size"] - 1 : entry["end_idx"]]
+        moved = _half_motion(frames, controller.full) if half else motion(frames.numpy())
+        share = controller.share(share, moved)
+        label = f"{'bf16' if half else 'fp32'} controller, chunk {number}"
+        ledger.same(f"{label} level", controller.released_level(share), entry["current_step"])
+        # The original measures motion in the video's own precision; ours does in float64.
+        off = abs(share - entry["noise_scale"])
+        ledger.same(f"{label} share of noise off by {off:.1e}", off <= (0.0 if half else 1e-7), True)
+
+
+def _half_motion(frames: Tensor, full: float) -> float:
+    """`motion` in bfloat16 to its last division, as the original computes it on a bfloat16 video."""
+    changes = frames.to(torch.bfloat16).diff(dim=0)
+    largest = changes.square().mean(dim=(1, 2, 3)).sqrt().max()
+    return float((largest / full).clamp(0, 1)) * full
 
 
 def _rotary(trace: Trace, ledger: Ledger, about: dict[str, Any]) -> None:

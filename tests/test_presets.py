@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from inspect import signature
 from typing import get_args
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 from cache.fifo import SinkWindow
-from cache.switches import Recache
-from cache.types import Action, Deps, NoisePlan, Pass, Row, Slots, View
+from cache.switches import Keep, Recache
+from cache.types import Deps, NoisePlan, Pass, Row, View
 from models.wan import CausalWanTransformer3DModel
 from pipelines.build import Components, build_engine, build_stream, check_pair, make_policies
 from pipelines.conditioning import Conditioner
@@ -32,22 +33,32 @@ LEVELS = (1000.0, 937.5, 625.0)
 
 
 def plans(name: str) -> list[NoisePlan]:
-    common = {"levels": LEVELS, "clean_level": 0.0}
-    return [
-        NOISE_PLANS[name](chunk=3, step="renoise", first_chunk=None, **common),
-        NOISE_PLANS[name](chunk=3, step="euler", first_chunk=1, **common),
-        NOISE_PLANS[name](chunk=1, step="renoise", first_chunk=None, **common),
+    make = NOISE_PLANS[name]
+    options = [
+        {"chunk": 3, "step": "renoise"},
+        {"chunk": 3, "step": "euler", "first_chunk": 1},
+        {"chunk": 1, "step": "renoise", "first_chunk": 2},
+        {"chunk": 2, "step": "renoise", "micro_steps": 3},
+        {"chunk": 1, "step": "euler", "references": 2},
+        {"chunk": 1, "memory": "clean"},
+        {"chunk": 3, "memory": "last"},
+        {"chunk": 3, "memory": "level"},
     ]
+    known = set(signature(make).parameters)
+    return [make(LEVELS, **option) for option in options if set(option) <= known]
 
 
 def run(plan: NoisePlan, chunks: int) -> list[Pass]:
     """All passes of so many chunks, as the loop asks for them."""
     out: list[Pass] = []
-    cur = 0
+    cur, stand = 0, dict[int, float]()
     for _ in range(chunks):
-        passes = plan.passes(View((), cur, text=1))
+        passes = plan.passes(View(cur, text=1, levels=tuple(stand[frame] for frame in range(cur, cur + len(stand)))))
         out += passes
-        cur = max([cur, *(row.emit.stop for work in passes for row in work.rows if len(row.emit))])
+        for row in (row for work in passes for row in work.rows if work.kind == "denoise"):
+            stand |= {frame: to or 0.0 for frame, to in zip(row.frames, row.to, strict=True) if frame >= cur}
+            cur = max(cur, row.emit.stop)
+        stand = {frame: level for frame, level in stand.items() if frame >= cur}
     return out
 
 
@@ -61,7 +72,10 @@ def test_a_noise_plan_emits_and_commits_every_frame_exactly_once(name: str) -> N
         committed = Counter(frame for row in rows for frame in row.commit)
         assert emitted == list(range(len(emitted))), "frames come once and in order"
         assert len(emitted) >= 50
-        assert committed == Counter(range(len(emitted)))
+        lanes = {row.lane for row in rows}
+        assert lanes == set(range(plan.lanes))
+        assert max(len(row.frames) for row in rows) == plan.width
+        assert all({committed[frame]} <= {0, plan.lanes} for frame in range(len(emitted)))
         assert all(set(row.emit) <= set(row.frames) and set(row.commit) <= set(row.frames) for row in rows)
 
 
@@ -75,6 +89,10 @@ def test_the_levels_of_a_noise_plan_fall_from_pure_noise_to_the_end(name: str) -
             for row in work.rows:
                 for frame, level, to in zip(row.frames, row.levels, row.to, strict=True):
                     assert row.text == 1
+                    if level == 0.0 and work.kind == "denoise":
+                        assert at[frame] is None, f"frame {frame} is a reference before it is finished"
+                        assert to == level
+                        continue
                     if work.kind == "clean":
                         assert at[frame] is None, f"frame {frame} is remembered before it is finished"
                         continue
@@ -84,7 +102,9 @@ def test_the_levels_of_a_noise_plan_fall_from_pure_noise_to_the_end(name: str) -
                     passes[frame] += 1
                 assert row.step in STEPS
                 assert not any(at[frame] is not None for frame in row.emit), "a picture before its last level"
-        assert set(passes.values()) == {len(LEVELS)}
+        finished = [passes[frame] for frame, to in at.items() if to is None]
+        assert len(finished) >= 20
+        assert set(finished) == {len(LEVELS)}
 
 
 @pytest.mark.parametrize("levels", [(), (500.0, 500.0), (500.0, 700.0), (500.0, 0.0)])
@@ -192,30 +212,20 @@ def test_a_step_list_is_taken_as_it_stands_without_warp() -> None:
 # ------------------------------------------------------------------ what is refused
 
 
-@dataclass(frozen=True, slots=True)
-class PerLevel:
-    """A memory that every level writes on its own, as a stream batch needs it."""
-
-    capacity: int = 12
-    sink: int = 3
-
-    @property
-    def deps(self) -> Deps:
-        return "level"
-
-    def begin(self, row: Row, slots: Slots) -> list[Action]:
-        return []
-
-    def end(self, row: Row, slots: Slots) -> list[Action]:
-        return []
-
-
 def test_a_plan_over_a_memory_it_cannot_use_is_refused_with_the_reason() -> None:
-    preset = replace(PRESETS["longlive"], cache=PerLevel())
-    with pytest.raises(ValueError, match=r"needs clean memory .* keeps level memory: a pass would read") as refusal:
+    longlive = PRESETS["longlive"]
+    preset = replace(longlive, schedule=replace(longlive.schedule, plan="stream-batch"))
+    with pytest.raises(ValueError, match=r"needs level memory .* keeps clean memory: a pass would read") as refusal:
         make_policies(preset)
     assert "'longlive'" in str(refusal.value)
-    check_pair(Serial(LEVELS), PRESETS["longlive"])
+    check_pair(Serial(LEVELS), longlive)
+
+
+def test_a_replay_over_a_memory_for_each_level_is_refused() -> None:
+    preset = replace(PRESETS["longlive"], cache=SinkWindow(window=12, sink=3, keeps="level"))
+    with pytest.raises(ValueError, match=r"memory for each of 4 noise levels.* choose the switch policy keep"):
+        make_policies(preset)
+    make_policies(replace(preset, switch=Keep()))
 
 
 def test_a_replay_larger_than_the_memory_is_refused_before_it_empties_it() -> None:

@@ -227,7 +227,7 @@ def test_sigmas_of_a_row_are_made_once_and_serve_training_as_well():
 
 def test_an_unknown_step_names_the_nearest():
     assert get_step("euler") is STEPS["euler"]
-    with pytest.raises(ValueError, match=r"renoise, euler, none \(nearest: renoise\)"):
+    with pytest.raises(ValueError, match=r"renoise, euler, unipc, none \(nearest: renoise\)"):
         get_step("re-noise")
 
 

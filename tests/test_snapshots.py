@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.snapshots import load_snapshot, save_snapshot
+from pipelines.snapshots import FORMAT, load_snapshot, save_snapshot
 from pipelines.types import Controls, Transition
 from tests.tiny import film, tiny_autoencoder, tiny_engine, tiny_stream
 
@@ -62,7 +62,8 @@ def test_a_damaged_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     save_file({"latents": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no snapshot of this version"):
         load_snapshot(path)
-    save_file({"latents": torch.zeros(1)}, path, metadata={"rivulet": '{"format": 1, "text": {"prompt": ""}}'})
+    header = f'{{"format": {FORMAT}, "text": {{"prompt": ""}}}}'
+    save_file({"latents": torch.zeros(1)}, path, metadata={"rivulet": header})
     with pytest.raises(ValueError, match="lacks"):
         load_snapshot(path)
 

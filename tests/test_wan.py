@@ -168,6 +168,22 @@ def test_teacher_forcing_equals_a_clean_history_in_the_memory() -> None:
     assert gap(forced[:, 3:], two_chunks(model, mixed, text, 740.5).transpose(1, 2)[:, 3:]) < 1e-11
     with pytest.raises(ValueError, match="leave local at -1"):
         model.forward_train(noisy, timestep, text, chunk=3, local=3, clean=noisy)
+    with pytest.raises(ValueError, match="joint at 0"):
+        model.forward_train(noisy, timestep, text, chunk=3, joint=3, clean=noisy)
+
+
+def test_a_joint_window_sees_itself_and_its_history_which_sees_nothing_of_it() -> None:
+    model = tiny_transformer(dtype=torch.float64)
+    latents, text = inputs(6, dtype=torch.float64)
+    timestep = torch.tensor([[0.0, 0.0, 555.6, 555.6, 1000.0, 1000.0]], dtype=torch.float64)
+    allowed = block_mask(6, 2)
+    allowed[2:] = True
+    with torch.no_grad():
+        reference, _ = reference_forward(model, latents.transpose(1, 2), timestep[0].tolist(), text, allowed=allowed)
+        joint = model.forward_train(latents.transpose(1, 2), timestep, text, chunk=2, joint=4)
+        causal = model.forward_train(latents.transpose(1, 2), timestep, text, chunk=2)
+    assert gap(joint, reference) < 1e-11
+    assert gap(joint[:, 2:4], causal[:, 2:4]) > 1e-2, "the window is not joint"
 
 
 def test_a_float64_model_computes_in_float64() -> None:

@@ -42,9 +42,16 @@ class WeightSpec:
         return f"https://huggingface.co/{self.repo}" if self.where == "hub" else self.file
 
 
+RELEASED_SIZE, RELEASED_FPS = (480, 832), 16
+"""Height, width and frame rate of most released models, which bring no card (Wan team 2025, arXiv 2503.20314)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model: its weights, and the transformer's config where the weights bring none of their own."""
+    """A model: its weights, and the transformer's config where the weights bring none of their own.
+
+    `size` (height and width) and `fps` are what a released model, which brings no card, was trained at.
+    """
 
     name: str
     about: str
@@ -55,6 +62,8 @@ class ModelSpec:
     lora: WeightSpec | None = None
     lora_alpha: float | None = None
     config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    size: tuple[int, int] = RELEASED_SIZE
+    fps: int = RELEASED_FPS
 
     @property
     def weights(self) -> tuple[WeightSpec, ...]:
@@ -81,11 +90,18 @@ WAN_1_3B: Mapping[str, Any] = MappingProxyType(
 )
 """Wan2.1-T2V-1.3B (config.json of its repository): 1,418,996,800 parameters in 825 tensors."""
 
+WAN_5B: Mapping[str, Any] = MappingProxyType(
+    {**WAN_1_3B, "num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336}
+)
+"""Wan2.2-TI2V-5B (config.json of its repository), whose autoencoder makes latents of a 16th of the picture's side."""
+
 _WAN_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _WAN_LICENCE = "Apache-2.0"
 _WAN_AUTOENCODER = WeightSpec("wan-2.1-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_REPO)
 _WAN_TEXT = WeightSpec("umt5-xxl", "text_encoder", "text_encoder", _WAN_LICENCE, repo=_WAN_REPO)
 _WAN_TOKENIZER = WeightSpec("umt5-xxl-tokenizer", "tokenizer", "tokenizer", _WAN_LICENCE, repo=_WAN_REPO)
+
+_WAN_22_REPO = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 
 _EMBEDDED_LICENCE = "Apache-2.0"  # trained by this repository's own recipe on its own painted world
 
@@ -108,6 +124,7 @@ MODELS: dict[str, ModelSpec] = {
         _WAN_AUTOENCODER,
         _WAN_TEXT,
         _WAN_TOKENIZER,
+        config=WAN_1_3B,
     ),
     "self-forcing-1.3b": ModelSpec(
         "self-forcing-1.3b",
@@ -150,6 +167,84 @@ MODELS: dict[str, ModelSpec] = {
             licence_tick=True,
         ),
         lora_alpha=256.0,  # r = alpha = 256 on every Linear of the blocks
+        config=WAN_1_3B,
+    ),
+    "longlive-2-5b": ModelSpec(
+        "longlive-2-5b",
+        "LongLive 2 (NVIDIA 2026): films of several shots in 704x1280 at 24 frames a second, four steps",
+        WeightSpec(
+            "longlive-2",
+            "transformer",
+            "model_bf16.pt",
+            "code Apache-2.0; no licence text for the weights verified",
+            repo="Efficient-Large-Model/LongLive-2.0-5B",
+            key=("generator", "generator_ema", "model"),
+            licence_tick=True,
+        ),
+        WeightSpec("wan-2.2-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_22_REPO),
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        config=WAN_5B,
+        size=(704, 1280),
+        fps=24,
+    ),
+    "anchor-forcing-1.3b": ModelSpec(
+        "anchor-forcing-1.3b",
+        "Anchor Forcing (Yang et al. 2026): for prompt switches in long films, positions within 21 frames",
+        WeightSpec(
+            "anchor-forcing-base",
+            "transformer",
+            "base.pt",
+            "non-commercial (CC BY-NC-SA 4.0 by the code's README, no licence file)",
+            repo="young98/AnchorForcing",
+            key=("generator", "generator_ema", "model"),
+            licence_tick=True,
+        ),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        lora=WeightSpec(
+            "anchor-forcing-lora",
+            "lora",
+            "final.pt",
+            "non-commercial (CC BY-NC-SA 4.0 by the code's README, no licence file)",
+            repo="young98/AnchorForcing",
+            licence_tick=True,
+        ),
+        lora_alpha=256.0,  # as LongLive's
+        config=WAN_1_3B,
+    ),
+    "rolling-forcing-1.3b": ModelSpec(
+        "rolling-forcing-1.3b",
+        "Rolling Forcing (Liu et al. 2025): trained to denoise five chunks at rising noise together; academic use only",
+        WeightSpec(
+            "rolling-forcing-dmd",
+            "transformer",
+            "checkpoints/rolling_forcing_dmd.pt",
+            "academic use only, commercial and production use excluded (Tencent's own licence, for code and weights)",
+            repo="TencentARC/RollingForcing",
+            key=("generator_ema",),
+            licence_tick=True,
+        ),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        config=WAN_1_3B,
+    ),
+    "streamdiffusion-v2-1.3b": ModelSpec(
+        "streamdiffusion-v2-1.3b",
+        "StreamDiffusionV2 (Feng et al. 2025): tuned for video to video, one latent frame a chunk, no clean memory",
+        WeightSpec(
+            "streamdiffusion-v2",
+            "transformer",
+            "wan_causal_dmd_v2v/model.pt",
+            "Apache-2.0",
+            repo="jerryfeng/StreamDiffusionV2",
+            key=("generator",),
+        ),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
         config=WAN_1_3B,
     ),
 }

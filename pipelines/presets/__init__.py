@@ -2,14 +2,37 @@
 
 from difflib import get_close_matches
 
+from pipelines.presets.anchor_forcing import ANCHOR_FORCING
 from pipelines.presets.base import Preset, Schedule
+from pipelines.presets.deep_forcing import DEEP_FORCING, DEEP_FORCING_SINK
 from pipelines.presets.embedded import EMBEDDED
 from pipelines.presets.longlive import LONGLIVE, LONGLIVE_INFINITY
+from pipelines.presets.longlive_2 import LONGLIVE_2
+from pipelines.presets.memory_kinds import MEM_ROPE, STREAMING_VLM
+from pipelines.presets.rolling_forcing import ROLLING_FORCING
 from pipelines.presets.self_forcing import SELF_FORCING
+from pipelines.presets.streamdiffusion_v2 import STREAMDIFFUSION_V2
+from pipelines.presets.streamdit import STREAMDIT
 
 __all__ = ["PRESETS", "Preset", "Schedule", "get_preset"]
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (EMBEDDED, SELF_FORCING, LONGLIVE, LONGLIVE_INFINITY)}
+_ALL = (
+    EMBEDDED,
+    SELF_FORCING,
+    LONGLIVE,
+    LONGLIVE_INFINITY,
+    LONGLIVE_2,
+    ANCHOR_FORCING,
+    ROLLING_FORCING,
+    STREAMDIT,
+    STREAMDIFFUSION_V2,
+    DEEP_FORCING,
+    DEEP_FORCING_SINK,
+    STREAMING_VLM,
+    MEM_ROPE,
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
 
 
 def get_preset(name: str) -> Preset:

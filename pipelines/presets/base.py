@@ -15,6 +15,9 @@ class Schedule:
     up in the table shifted by `shift` (Self-Forcing's `warp_denoising_step`), else taken as they stand.
     `guidance_scale` other than 1 runs every denoising pass twice, with and without the prompt, and extrapolates
     (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598); distilled models have it baked in.
+    `micro_steps` and `references` are of a moving buffer (schedulers/buffer.py).
+
+    The step `unipc` brings a table of its own, in which only evenly spaced steps stand (schedulers/unipc.py).
     """
 
     denoising_step_list: tuple[float, ...] = (1000, 750, 500, 250)
@@ -24,6 +27,8 @@ class Schedule:
     plan: str = "serial"
     clean_level: float = 0.0
     guidance_scale: float = 1.0
+    micro_steps: int = 1
+    references: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,10 @@ class Preset:
     """One published system, or our own: everything that tells it from another.
 
     `chunk` and `first_chunk` are in latent frames. `plans` names what a model must have been trained for, as its
-    card.json lists it. `paper` is (authors year, arXiv id).
+    card.json lists it. `paper` is (authors year, arXiv id), `licence` that of the released code.
+
+    `fixes` says what differs from the release, and why; without any it is reproduced as it stands. `traces` are the
+    beginnings of the names of its recorded runs (tests/golden_replay.py). docs/presets.md is made from all of these.
     """
 
     name: str
@@ -47,3 +55,5 @@ class Preset:
     switch: SwitchPolicy
     chunk: int = 3
     first_chunk: int | None = None
+    fixes: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()

@@ -17,4 +17,6 @@ EMBEDDED = replace(
         denoising_step_list=(1000, 875, 750, 625, 500, 375, 250, 125), shift=3.0, step="euler", guidance_scale=2.5
     ),
     switch=Recache(window=12, sink=3, keep_sink=False),
+    fixes=(),
+    traces=(),
 )

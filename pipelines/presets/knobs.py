@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from cache.switches import Keep, Recache
+from cache.windows import AllRemembered
 from pipelines.presets.base import Preset, Schedule
 
 LARGEST_WINDOW = 4096
@@ -42,6 +43,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     - `num_frame_per_block`: latent frames a chunk. `independent_first_frame`: the first chunk is one latent frame.
     - `local_attn_size`: latent frames a pass sees at most, its own and the sink included; a re-cache replays as many.
       `sink_size`: first frames that are never forgotten.
+    - `kv_cache_attention_bias`: how much a past frame counts beside the pass's own, more than 0 and at most 1.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
 
     Args:
@@ -63,6 +65,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     changed = _set_schedule(preset, knobs)
     changed = _set_chunks(changed, knobs)
     changed = _set_memory(changed, knobs)
+    changed = _set_bias(changed, knobs)
     changed = _set_switch(changed, knobs)
     return preset if changed == preset else changed
 
@@ -76,13 +79,13 @@ def knob_values(preset: Preset) -> dict[str, Any]:
 def spaced_steps(schedule: Schedule, count: int) -> tuple[float, ...]:
     """`count` steps in place of those of `schedule`, spread evenly before the shift bends them.
 
-    A sampler that follows the flow (`euler`) divides the way from pure noise to the picture into equal parts: step i
-    of n stands at 1000 * (n - i) / n, as the 8 steps of the embedded preset do. A few-step student (`renoise`) was
-    distilled at the levels it lists and is asked for none outside their range: its steps go evenly from the first to
-    the last of them, and a single step is the first. Where steps are looked up in the shifted table (`warp`) they are
-    rounded to its entries.
+    A sampler that follows the flow (`euler`, `unipc`) divides the way from pure noise to the picture into equal parts:
+    step i of n stands at 1000 * (n - i) / n, as the 8 steps of the embedded preset do. A few-step student (`renoise`)
+    was distilled at the levels it lists and is asked for none outside their range: its steps go evenly from the first
+    to the last of them, and a single step is the first. Where steps are looked up in the shifted table (`warp`) they
+    are rounded to its entries.
     """
-    if schedule.step == "euler":
+    if schedule.step in ("euler", "unipc"):
         exact = [MOST_STEPS * (count - index) / count for index in range(count)]
     else:
         listed = _listed(schedule)
@@ -177,35 +180,49 @@ def _set_memory(preset: Preset, knobs: Mapping[str, object]) -> Preset:
             given[field] = _whole(name, knobs[name], least, LARGEST_WINDOW)
     if not given and not {"num_frame_per_block", "independent_first_frame"} & knobs.keys():
         return preset
-    window, sink = given.get("window", preset.cache.capacity), given.get("sink", _sink(preset))
+    window, sink = given.get("window", _window(preset)), given.get("sink", _sink(preset))
     chunk = max(preset.chunk, preset.first_chunk or 0)
-    if sink + chunk > window:
+    beside = preset.cache.capacity - _window(preset)  # room that the window does not count
+    others = preset.cache.protected - _sink(preset) - beside  # frames of other kinds that stay
+    if window and sink + others + chunk > window:  # a memory of nothing is not asked for room
         order = ("sink_size", "num_frame_per_block", "local_attn_size", "independent_first_frame")
         raise KnobError(
             next(name for name in order if name in knobs),
-            f"a window (local_attn_size) of {window} latent frames is too small for a sink (sink_size) of {sink} and "
-            f"a chunk (num_frame_per_block) of {chunk}: make the window {sink + chunk} or more.",
+            f"a window (local_attn_size) of {window} latent frames is too small for a sink (sink_size) of {sink}"
+            f"{f', {others} more that stay' if others else ''} and a chunk (num_frame_per_block) of {chunk}: make the "
+            f"window {sink + others + chunk} or more.",
         )
-    changes = {f: v for f, v in given.items() if v != {"window": preset.cache.capacity, "sink": _sink(preset)}[f]}
-    return replace(
-        preset,
-        cache=_with(preset.cache, changes),
-        window=_with(preset.window, changes),
-        switch=_with(preset.switch, changes),
-    )
+    changes = {f: v for f, v in given.items() if v != {"window": _window(preset), "sink": _sink(preset)}[f]}
+    policies = ("cache", "window", "position", "switch")
+    try:
+        return replace(preset, **{policy: _with(getattr(preset, policy), changes) for policy in policies})
+    except ValueError as error:  # a policy's own limits
+        raise KnobError("local_attn_size" if "window" in given else "sink_size", f"{error}.") from None
+
+
+def _set_bias(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    name = "kv_cache_attention_bias"
+    if name not in knobs:
+        return preset
+    if not isinstance(preset.window, AllRemembered):
+        raise KnobError(name, f"preset {preset.name!r} has no {name}: leave it out, or choose another preset.")
+    weight = _number(name, knobs[name])
+    if not 0 < weight <= 1:
+        raise KnobError(name, f"{name} cannot be {weight:g}: give more than 0 and at most 1, where 1 changes nothing.")
+    return replace(preset, window=replace(preset.window, past_weight=weight))
 
 
 def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     if "recache_on_switch" in knobs:
         wanted = _truth("recache_on_switch", knobs["recache_on_switch"])
-        if not isinstance(preset.switch, Keep | Recache):
+        if not _may_recache(preset):
             raise KnobError(
                 "recache_on_switch",
                 f"preset {preset.name!r} meets a new prompt in a way of its own: leave recache_on_switch out.",
             )
         if wanted != isinstance(preset.switch, Recache):
             sink = _sink(preset)
-            again = Recache(window=preset.cache.capacity, sink=sink, keep_sink=sink > 0)
+            again = Recache(window=_window(preset), sink=sink, keep_sink=sink > 0)
             preset = replace(preset, switch=again if wanted else Keep())
     if "global_sink" in knobs:
         keep = _truth("global_sink", knobs["global_sink"])
@@ -225,8 +242,16 @@ def _listed(schedule: Schedule) -> tuple[float, ...]:
     return steps[:-1] if steps and steps[-1] == 0 else steps
 
 
+def _window(preset: Preset) -> int:
+    return int(getattr(preset.cache, "window", preset.cache.capacity))
+
+
 def _sink(preset: Preset) -> int:
     return int(getattr(preset.cache, "sink", 0))
+
+
+def _may_recache(preset: Preset) -> bool:
+    return isinstance(preset.switch, Keep | Recache) and preset.cache.capacity > 0
 
 
 def _has(policy: object, field: str) -> bool:
@@ -274,9 +299,8 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "sink_size": lambda preset: getattr(preset.cache, "sink", None),
     "num_frame_per_block": lambda preset: preset.chunk,
     "independent_first_frame": lambda preset: preset.first_chunk == 1,
-    "recache_on_switch": lambda preset: (
-        isinstance(preset.switch, Recache) if isinstance(preset.switch, Keep | Recache) else None
-    ),
+    "kv_cache_attention_bias": lambda preset: getattr(preset.window, "past_weight", None),
+    "recache_on_switch": lambda preset: isinstance(preset.switch, Recache) if _may_recache(preset) else None,
     "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
 }
 """Every setting by name, and how to read it from a preset (None: the preset has none)."""

@@ -20,6 +20,14 @@ LONGLIVE = Preset(
     window=AllRemembered(),
     position=Absolute(),
     switch=Recache(window=12, sink=3, keep_sink=True),
+    fixes=(
+        "A re-cache replays the 9 frames behind the sink instead of all 12: the release drops the keys of the first 3, "
+        "so the memory is the same for a quarter less work.",
+        "Only clean keys are remembered: the release also writes those of the noisy passes, and guards the sink from "
+        "all but the first of them, so that a sink longer than a chunk keeps noisy keys for ever.",
+        "No end at latent frame 1024: angles are computed from integers instead of looked up in a table.",
+    ),
+    traces=("longlive_switch", "sched_ll"),
 )
 
 LONGLIVE_INFINITY = replace(
@@ -28,4 +36,6 @@ LONGLIVE_INFINITY = replace(
     title="LongLive-infinity: as LongLive, positions count the slots of the window, no length limit",
     paper="Yang et al. 2025, arXiv 2509.22622; positions after arXiv 2511.20649",
     position=SlotIndex(),
+    fixes=LONGLIVE.fixes[:2],
+    traces=("longlive_infinity",),
 )

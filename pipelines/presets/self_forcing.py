@@ -18,4 +18,9 @@ SELF_FORCING = Preset(
     window=AllRemembered(),
     position=Absolute(),
     switch=Keep(),  # the released system has no prompt switch
+    fixes=(
+        "The window slides: as shipped nothing is ever evicted, and latent frame 22 is written past the buffer.",
+        "No end at latent frame 1024: angles are computed from integers instead of looked up in a table.",
+    ),
+    traces=("sf_", "sched_sf"),
 )

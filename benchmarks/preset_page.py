@@ -1,0 +1,194 @@
+"""docs/presets.md from the presets themselves: `python -m benchmarks.preset_page`.
+
+Facts, costs, trace results and figures of the page are read where they are made, so that the page cannot go stale:
+tests/test_preset_page.py makes it again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
+from pipelines.presets import PRESETS, Preset
+from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE, WAN_1_3B
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "presets.md"
+GOLDEN = ROOT / "benchmarks" / "results" / "golden.json"
+FILMS = ROOT / "benchmarks" / "results" / "presets.json"
+
+TOKENS = RELEASED_SIZE[0] // 16 * (RELEASED_SIZE[1] // 16)
+LATENT_FPS = RELEASED_FPS / 4
+
+INTRODUCTION = """\
+# The presets
+
+One engine, and every published system is data over it: a noise plan and policies that decide in integers
+([architecture](architecture.md)). This page is made by `python -m benchmarks.preset_page` from the presets, the count
+of their cost and the replayer's results: edit those, not this.
+
+- **Traces**: runs of the original code were recorded, and the engine's own loop has to give the same latents, keys and
+  values to 2e-5 (`make golden`; results in `benchmarks/results/golden.json`). Recordings whose licences are narrow are
+  kept outside the repository. The released defects that a preset does not share are in the replayer, not in the engine.
+- **Cost** is that of a chunk in the steady state, for every system on the same model: 1.3B at 480x832 (`rivulet bench
+  cost`). `(4 + 1 clean) × (3 q, 12 k)` = four denoising forwards and a clean one, of 3 latent frames that see 12. A
+  forward costs q × ({fixed:.2f} + {per_key:.3f} × k) TFLOP: linear layers and cross-attention over kept text keys, then
+  self-attention. Chunks that alternate are separated by a bar, and their mean counts.
+- **Memory** is what the remembered keys and values take there in bfloat16. The view of them, rotated to where they are
+  read, and a pass's own frames come on top.
+- **Models**: those trained for the preset's plan. Others run with `--untrained`, and it shows.
+"""
+
+
+def page(golden: Sequence[Mapping[str, Any]], films: Mapping[str, Any] | None = None) -> str:
+    """The whole page; `golden` is what `tests.golden_replay --json` wrote, `films` what `rivulet bench presets` did."""
+    costs = {name: steady(preset) for name, preset in PRESETS.items()}
+    sections = [_introduction(), _overview(costs, golden)]
+    sections += [_section(preset, costs[name], golden) for name, preset in PRESETS.items()]
+    sections.append(_shared(golden))
+    if films is not None:
+        sections.append(_films(films))
+    return "\n".join(sections)
+
+
+def trained_models(plan: str) -> list[str]:
+    """Names of the catalogue's models that were trained for a plan, as their cards or their own presets say."""
+    names: list[str] = []
+    for name, spec in MODELS.items():
+        card = Path(spec.transformer.file).parent / "card.json"
+        if spec.transformer.where == "package":
+            plans: Iterable[str] = json.loads(card.read_text(encoding="utf-8"))["plans"]
+        else:
+            plans = {preset.plan for preset in PRESETS.values() if preset.model == name}
+        if plan in plans:
+            names.append(name)
+    return names
+
+
+def traces_of(preset: Preset, golden: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Results of the recorded runs of a preset's system."""
+    return [result for result in golden if str(result["name"]).startswith(preset.traces)]
+
+
+def _introduction() -> str:
+    base = forward_flops(WAN_1_3B, TOKENS, Forward("denoise", 1, 0))
+    per_key = forward_flops(WAN_1_3B, TOKENS, Forward("denoise", 1, 1)) - base
+    return INTRODUCTION.format(fixed=base / 1e12, per_key=per_key / 1e12)
+
+
+def _overview(costs: Mapping[str, Steady], golden: Sequence[Mapping[str, Any]]) -> str:
+    rows: list[Sequence[str]] = []
+    for name, cost in costs.items():
+        tera = chunk_flops(WAN_1_3B, TOKENS, cost) / 1e12
+        switch = sum(forward_flops(WAN_1_3B, TOKENS, forward) for forward in cost.switch) / 1e12
+        results = traces_of(PRESETS[name], golden)
+        passed = sum(result["status"] == "ok" for result in results)
+        rows.append(
+            (
+                f"[{name}](#{name})",
+                str(cost.chunk),
+                f"{tera:.0f}",
+                f"{tera * LATENT_FPS / cost.chunk:.0f}",
+                f"{cost.keys:.1f}",
+                f"{cost.slots * frame_bytes(WAN_1_3B, TOKENS) / 2**30:.2f}",
+                f"+{switch:.0f}" if switch else "-",
+                f"{passed} of {len(results)}" if results else "-",
+            )
+        )
+    headings = (
+        "preset",
+        "chunk, latent frames",
+        "TFLOP a chunk",
+        "a second of film",
+        "keys, frames",
+        "memory, GiB",
+        "a new prompt, TFLOP",
+        "traces that pass",
+    )
+    return _table(headings, rows)
+
+
+def _section(preset: Preset, cost: Steady, golden: Sequence[Mapping[str, Any]]) -> str:
+    weights = [spec for spec in MODELS[preset.model].weights if spec.kind in ("transformer", "lora")]
+    licences = dict.fromkeys(spec.licence for spec in weights)
+    models = trained_models(preset.plan)
+    lines = [
+        f"## {preset.name}",
+        "",
+        f"{preset.title[0].upper()}{preset.title[1:]}.",
+        "",
+        f"- **Paper**: {preset.paper}.",
+        f"- **Licences**: {preset.licence}. Weights of `{preset.model}`: {'; '.join(licences)}.",
+        f"- **Models** trained for `{preset.plan}`: {', '.join(f'`{name}`' for name in models) or 'none'}"
+        f" (default `{preset.model}`).",
+        f"- **As data**: {', '.join(f'`{_told(part)}`' for part in _parts(preset))}.",
+        f"- **Cost**: {formula(cost)} = {chunk_flops(WAN_1_3B, TOKENS, cost) / 1e12:.1f} TFLOP a chunk.",
+    ]
+    if preset.fixes:
+        lines += ["- **Differs from the release**:", *(f"  - {fix}" for fix in preset.fixes)]
+    elif preset.traces:
+        lines.append("- **Differs from the release**: in nothing.")
+    return "\n".join([*lines, "", *_traces(traces_of(preset, golden))])
+
+
+def _parts(preset: Preset) -> tuple[object, ...]:
+    return (preset.schedule, preset.cache, preset.window, preset.position, preset.switch)
+
+
+def _told(part: Any) -> str:
+    """A policy as one would write it: only what is not the default."""
+    said = [
+        f"{field.name}={getattr(part, field.name)!r}"
+        for field in fields(part)
+        if getattr(part, field.name) != field.default
+    ]
+    return f"{type(part).__name__}({', '.join(said)})"
+
+
+def _traces(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not results:
+        return []
+    rows = [
+        (
+            f"`{result['name']}`",
+            result["source"] or "-",
+            result["status"] if result["error"] is None else f"{result['status']}, {result['error']:.1e}",
+            str(result["tensors"]),
+            result["remarks"].removeprefix(f"{result['tensors']} tensors").removeprefix("; "),
+        )
+        for result in results
+    ]
+    return [_table(("trace", "recorded from", "result, largest error", "tensors compared", "remarks"), rows)]
+
+
+def _shared(golden: Sequence[Mapping[str, Any]]) -> str:
+    claimed = {str(result["name"]) for preset in PRESETS.values() for result in traces_of(preset, golden)}
+    rest = [result for result in golden if result["name"] not in claimed]
+    text = "Model, training forward, autoencoder and tables that several presets stand on."
+    return "\n".join(["## Traces of shared parts", "", text, "", *_traces(rest)])
+
+
+def _films(films: Mapping[str, Any]) -> str:
+    from benchmarks.presets import markdown  # the films' own module knows what their numbers mean
+
+    return markdown(films)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def main() -> None:
+    """Write the page anew."""
+    films = json.loads(FILMS.read_text(encoding="utf-8")) if FILMS.is_file() else None
+    PAGE.write_text(page(json.loads(GOLDEN.read_text(encoding="utf-8")), films), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} is up to date.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How alike remembered frames and the newest one are: measured on the device, read by policies a chunk later.
+
+The numbers travel to the host while the next chunk's text and plan are made and are waited for where a policy asks,
+so that what it decides never depends on timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cache.types import FrameScorer
+
+
+class Scoring:
+    """The last comparison of one store of keys.
+
+    Args:
+        scorer: compares frames.
+        keys: the store's allocation, [layers, B, capacity, T, N, D].
+        values: the same.
+    """
+
+    def __init__(self, scorer: FrameScorer, keys: Tensor, values: Tensor) -> None:
+        self._scorer, self._keys, self._values = scorer, keys, values
+        cuda = keys.device.type == "cuda"
+        self._host = torch.zeros(keys.shape[2], pin_memory=cuda)
+        self._arrived = torch.cuda.Event() if cuda else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last comparison and which frame is the newest."""
+        self._newest: int | None = None
+        self.moved()
+
+    def moved(self) -> None:
+        """Forget the last comparison: its entries are gone, or stand elsewhere."""
+        self._places: tuple[int, ...] = ()
+        self._known: tuple[float, ...] | None = ()
+
+    def written(self, place: int) -> None:
+        """The newest frame lies at `place`."""
+        self._newest = place
+
+    def measure(self, places: Sequence[int]) -> None:
+        """Compare the frames at `places` with the newest of them, if one was written since the last time."""
+        if self._newest is None or self._newest not in places:
+            return
+        newest = self._keys[:, :, self._newest], self._values[:, :, self._newest]
+        self._host.copy_(self._scorer.compare(self._keys, self._values, *newest), non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record()
+        self._places, self._newest, self._known = tuple(places), None, None
+
+    def read(self) -> tuple[float, ...]:
+        """One number an entry, in the order it was measured; waits for it if it must."""
+        if self._known is None:
+            if self._arrived is not None:
+                self._arrived.synchronize()
+            scores = self._host.tolist()
+            self._known = tuple(scores[place] for place in self._places)
+        return self._known
+
+    def restore(self, scores: Sequence[float]) -> None:
+        """Go back to what was read before."""
+        self.reset()
+        self._known = tuple(scores)
