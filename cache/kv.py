@@ -8,7 +8,7 @@ rotated view is rebuilt only when the policies' answer or the content changed: o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cache.averaging import MEAN, Means
+from cache.buffers import Buffers, KVShape
 from cache.entering import Entering
 from cache.layer import Entrance, LayerMemory
 from cache.rope import rotary_tables, rotate
@@ -38,27 +39,8 @@ from cache.types import (
     Write,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens.
-
-    `from_layer` is where shortened replays begin to write, 0 if there are none.
-    """
-
-    layers: int
-    batch: int
-    capacity: int
-    own: int
-    rows: int
-    columns: int
-    heads: int
-    head_dim: int
-    from_layer: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.columns
+_ROTATED_TOGETHER = 2**22
+"""Numbers of one copy into the view: a small model's layers go at once, to save calls, a large one's one by one."""
 
 
 class KVStore:
@@ -68,40 +50,36 @@ class KVStore:
     forgetting a frame moves no tensor.
 
     Args:
-        shape: sizes; everything is allocated here, once.
+        shape: sizes.
+        buffers: this lane's part of a stream's; of its own if None.
         lane: number of the lane, for the policies.
         scorer: of the cache policy, where content decides.
-        device: where the tensors live.
-        dtype: of keys and values.
     """
 
     def __init__(
         self,
         shape: KVShape,
+        buffers: Buffers | None = None,
         *,
         lane: int = 0,
         scorer: TokenScorer | FrameScorer | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape, self.lane = shape, lane
-        s = shape
-        frames = (s.layers, s.batch, s.capacity, s.tokens, s.heads, s.head_dim)
-        view = (s.layers, s.batch, (s.capacity + s.own) * s.tokens, s.heads, s.head_dim)
-        staged = (s.layers, s.batch, s.own * s.tokens, s.heads, s.head_dim)
-        self._keys = torch.zeros(frames, device=device, dtype=dtype)
-        self._values = torch.zeros(frames, device=device, dtype=dtype)
-        self._view_keys = torch.zeros(view, device=device, dtype=dtype)
-        self._view_values = torch.zeros(view, device=device, dtype=dtype)
-        self._staged_keys = torch.zeros(staged, device=device, dtype=dtype)
-        self._staged_values = torch.zeros(staged, device=device, dtype=dtype)
+        (
+            self._keys,
+            self._values,
+            self._view_keys,
+            self._view_values,
+            self._staged_keys,
+            self._staged_values,
+        ) = buffers or Buffers.allocate(shape)
         self.staged: tuple[Slot, ...] = ()
         self._biased: tuple[tuple[SlotRange, ...], Tensor] | None = None
         self._means = Means(self._keys, self._values)
-        self._entering = Entering(s.from_layer, self._keys, s.own)
+        self._entering = Entering(shape.from_layer, self._keys, shape.own)
         self._selection = self._scoring = None
         if isinstance(scorer, TokenScorer):
-            self._selection = Selection(scorer, self._keys, self._values, s.columns)
+            self._selection = Selection(scorer, self._keys, self._values, shape.columns)
         elif scorer is not None:
             self._scoring = Scoring(scorer, self._keys, self._values)
         self.reset()
@@ -309,11 +287,15 @@ class KVStore:
             if not kept:
                 positions_here = [positions[i] for i in chosen]
                 tables = rotary_tables(positions_here, s.rows, s.columns, s.head_dim, device=device, dtype=table)
-            for layer in range(s.layers):
-                raw = gathered(self._keys[layer], here)
+            size = s.batch * len(here) * s.tokens * s.heads * s.head_dim
+            together = 1 if kept else max(1, _ROTATED_TOGETHER // size)
+            for layer in range(0, s.layers, together):
+                layers = slice(layer, layer + together)
                 turned = tables if tables is not None else self._kept_tables(layer, here)
-                self._view_keys[layer, :, part].copy_(rotate(raw, *turned))
-                self._view_values[layer, :, part].copy_(gathered(self._values[layer], here))
+                raw = gathered(self._keys[layers].flatten(0, 1), here)
+                self._view_keys[layers].flatten(0, 1)[:, part].copy_(rotate(raw, *turned))
+                values = gathered(self._values[layers].flatten(0, 1), here)
+                self._view_values[layers].flatten(0, 1)[:, part].copy_(values)
 
     def _kept_tables(self, layer: int, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         assert self._selection is not None  # only a prune makes kept slots

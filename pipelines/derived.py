@@ -28,23 +28,29 @@ class TextKeys:
         """Versions may mean other texts from now on."""
         self._known = None
 
-    def of(self, text: TextState) -> LayerKeys:
-        """Of the text in force."""
+    def of(self, text: TextState, rows: int = 1) -> LayerKeys:
+        """Of the text in force, for so many rows in one batch."""
         if self._known is None or self._known[0] != text.version:
             assert text.embeds is not None  # a prompt comes before the first pass
             self._known = text.version, self._keys(text.embeds)
-        return self._known[1]
+        return _for_rows(self._known[1], rows)
 
-    def without_prompt(self) -> LayerKeys:
+    def without_prompt(self, rows: int = 1) -> LayerKeys:
         """Of the empty prompt, for guidance."""
         if self._bare is None:
             weight = self._engine.transformer.patch_embedding.weight
             self._bare = self._keys(self._engine.conditioner.embed("").to(weight.device, weight.dtype))
-        return self._bare
+        return _for_rows(self._bare, rows)
 
     def _keys(self, embeds: Tensor) -> LayerKeys:
         embeds = embeds.expand(self._batch, -1, -1) if embeds.shape[0] == 1 else embeds
         return self._engine.transformer.text_keys(embeds)
+
+
+def _for_rows(keys: LayerKeys, rows: int) -> LayerKeys:
+    if rows == 1:
+        return keys
+    return [(k.repeat(rows, 1, 1, 1), v.repeat(rows, 1, 1, 1)) for k, v in keys]
 
 
 class RotaryTables:
@@ -62,8 +68,15 @@ class RotaryTables:
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, positions: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """[F * T, D / 2] each, for frames at these positions in time."""
+    def of(self, rows: tuple[tuple[int, ...], ...], batch: int) -> tuple[Tensor, Tensor]:
+        """For rows of frames at these positions: [F * T, D / 2] if all stand alike, or [rows * batch, F * T, D / 2]."""
+        if len(set(rows)) == 1:
+            return self._table(rows[0])
+        tables = [self._table(positions) for positions in rows]
+        cos, sin = (torch.stack(part).repeat_interleave(batch, 0) for part in zip(*tables, strict=True))
+        return cos, sin
+
+    def _table(self, positions: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         if positions not in self._known:
             while len(self._known) >= _TABLES_KEPT:
                 del self._known[next(iter(self._known))]

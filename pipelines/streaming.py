@@ -7,9 +7,8 @@ between two calls is its StreamState; weights, policies and noise do not change.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.kv import KVShape, KVStore
+from cache.buffers import Buffers, KVShape
+from cache.kv import KVStore
 from cache.types import (
     Action,
     Blend,
@@ -25,22 +25,15 @@ from cache.types import (
     Pass,
     Replay,
     Row,
-    Slot,
     Source,
     View,
 )
-from pipelines.derived import RotaryTables, TextKeys
 from pipelines.drift import measure
 from pipelines.engine import Engine
+from pipelines.passes import Camera, Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
-from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
-from schedulers.flow_match import to_x0
-from schedulers.noise import Address, AddressedNoise, NoiseSource
-from schedulers.steps import get_step, sigma_row
-from schedulers.unipc import Past
-
-Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
-"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
+from pipelines.types import Chunk, Controls, pixel_range, prompt_text
+from schedulers.noise import AddressedNoise, NoiseSource
 
 _SWITCHES_KEPT = 32
 
@@ -72,51 +65,43 @@ class Stream:
         observer: Observer | None = None,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
-        self._noise = noise or AddressedNoise()
-        self._observer = observer
         weight = engine.transformer.patch_embedding.weight
         self._device, self._dtype = weight.device, weight.dtype
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
-        self._grid = engine.transformer.grid(height, width)
-        policies = engine.policies
-        plan, capacity = policies.plan, policies.cache.capacity
+        rows, columns = engine.transformer.grid(height, width)
+        policies, plan = engine.policies, engine.policies.plan
+        capacity = policies.cache.capacity
         shape = KVShape(
             layers=config["num_layers"],
             batch=batch,
             capacity=capacity,
             own=max(plan.width, policies.switch.replays),
-            rows=self._grid[0],
-            columns=self._grid[1],
+            rows=rows,
+            columns=columns,
             heads=config["num_attention_heads"],
             head_dim=config["attention_head_dim"],
             from_layer=policies.switch.from_layer,
         )
+        buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
         decoder = engine.autoencoder
         self.state = StreamState(
             seed=seed,
             stream=stream,
             kv=[
-                KVStore(shape, lane=lane, scorer=policies.cache.scorer, device=self._device, dtype=self._dtype)
+                KVStore(shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer)
                 for lane in range(plan.lanes)
             ],
             latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
             flight=Latents(self._frame, plan.lanes * plan.width, self._device, self._dtype),
             decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
         )
-        self._texts = TextKeys(engine, batch)
-        self._tables = RotaryTables(self._grid, shape.head_dim, self._device, self._dtype)
-        self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
-        self._past: list[Past] = []
-        self._model_seconds = 0.0
-        self._guidance_scale = policies.guidance_scale
+        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer)
 
     # ------------------------------------------------------------------ the loop
 
     @torch.inference_mode()
-    def next_chunk(
-        self, controls: Controls, *, decode: bool = True, camera: Callable[[range], Start] | None = None
-    ) -> Chunk:
+    def next_chunk(self, controls: Controls, *, decode: bool = True, camera: Camera | None = None) -> Chunk:
         """Make the next chunk of the film.
 
         Args:
@@ -133,9 +118,7 @@ class Stream:
                 "cannot skip any: decode every chunk of a film, or none"
             )
         state, clock = self.state, _Clock()
-        self._model_seconds, self._past = 0.0, []
-        asked = controls.guidance_scale
-        self._guidance_scale = self.engine.policies.guidance_scale if asked is None else asked
+        self._passes.begin_chunk(controls.guidance_scale)
 
         # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
         switched = self._condition(controls)
@@ -149,10 +132,8 @@ class Stream:
         # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
         emitted = range(state.cur, state.cur)
         for work in passes:
-            for row in work.rows:
-                row, latents = self._gather(row, camera)
-                self._run(work, row, latents)
-                emitted = row.emit or emitted
+            self._passes.run(work, camera)
+            emitted = next((row.emit for row in work.rows if row.emit), emitted)
             clock.lap("remember" if work.kind == "clean" else "denoise")
         clean = state.latents.get(emitted)
 
@@ -174,7 +155,7 @@ class Stream:
             prompt=prompt_text(controls.prompt),
             pixels=pixels,
             sha256=hashlib.sha256(content.tobytes()).hexdigest(),
-            seconds={**clock.seconds, "model": self._model_seconds},
+            seconds={**clock.seconds, "model": self._passes.model_seconds},
             drift=drift,
         )
         state.levels = state.levels[emitted.stop - state.cur :]
@@ -200,7 +181,7 @@ class Stream:
             for lane in range(plan.lanes):
                 # what is given is clean, whatever the memory pass says
                 row = replace(self._clean_row(frames, "given", 0.0), lane=lane)
-                self._run(Pass("prefill", (row,)), row, given)
+                self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
                 _, state.decoder = self.engine.autoencoder.decode_stream(given, state.decoder)
@@ -216,12 +197,13 @@ class Stream:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the next chunk is the one that followed the snapshot, bit for bit."""
         self.state.restore(snapshot)
-        self._texts.reset()
+        self._passes.texts.reset()
 
     def fork(self) -> Stream:
         """A second stream that begins where this one stands and then goes its own way."""
         batch, _, height, width = self._frame
-        twin = Stream(self.engine, height=height, width=width, batch=batch, noise=self._noise, observer=self._observer)
+        noise, observer = self._passes.noise, self._passes.observer
+        twin = Stream(self.engine, height=height, width=width, batch=batch, noise=noise, observer=observer)
         twin.restore(self.snapshot())
         return twin
 
@@ -277,7 +259,7 @@ class Stream:
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
         elif isinstance(action, Replay):
             row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
-            self._run(Pass("replay", (row,), action.from_layer), row, state.latents.get(action.frames))
+            self._passes.run(Pass("replay", (row,), action.from_layer))
         else:
             for store in state.kv:
                 store.apply(action)
@@ -285,93 +267,6 @@ class Stream:
     def _clean_row(self, frames: range, source: Source, level: float) -> Row:
         count = len(frames)
         return Row(0, frames, (level,) * count, (None,) * count, "none", source, self.state.text.version, frames)
-
-    def _gather(self, row: Row, camera: Callable[[range], Start] | None) -> tuple[Row, Tensor]:
-        """A planned row's latents [B, F, C, H, W], and the row as it begins: a camera has a say in its first level."""
-        state = self.state
-        if row.source == "x0":
-            frames, clean = self._clean
-            first = row.frames.start - frames.start
-            return row, clean[:, first : first + len(row.frames)]
-        finished = range(row.frames.start, min(row.frames.stop, state.cur))
-        known = state.cur + len(state.levels)
-        fresh = range(max(known, row.frames.start), row.frames.stop)
-        if fresh:
-            levels = row.levels[len(row.frames) - len(fresh) :]
-            latents = self._draw(fresh, levels, "initial")
-            if camera is not None:
-                start = camera(fresh)
-                state.scale = start.scale
-                levels = (start.level,) * len(fresh)
-                latents = (latents * start.scale + start.latents * (1.0 - start.scale)).to(latents.dtype)
-                row = replace(row, levels=(*row.levels[: len(row.frames) - len(fresh)], *levels))
-            state.flight.put(fresh, latents)
-            state.levels = (*state.levels, *levels)
-        flying = range(max(row.frames.start, state.cur), row.frames.stop)
-        if not finished:
-            return row, state.flight.get(flying)
-        return row, torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
-
-    def _run(self, work: Pass, row: Row, latents: Tensor) -> None:
-        """One row through the model and the memory; frames in flight go on to their next level."""
-        state, policies = self.state, self.engine.policies
-        store = state.kv[row.lane]
-        for action in policies.cache.begin(row, store.slots(state.cur, state.switches)):
-            store.apply(action)
-        slots = store.slots(state.cur, state.switches)
-        ranges = policies.window.select(row, slots)
-        queries, keys = policies.position.place(row, ranges, slots)
-        memory = store.read(ranges, keys, len(row.frames))
-        text, tables = self._texts.of(state.text), self._tables(tuple(queries))
-        timestep = _timesteps(row.levels, self._frame[0], self._device)
-        guided = work.kind == "denoise" and self._guidance_scale != 1.0
-
-        begun = perf_counter()
-        x, transformer = latents.transpose(1, 2), self.engine.transformer
-        flow = transformer(x, timestep, text, tables, memory, entrance=store.entrance(row.frames, work.from_layer))
-        if guided:  # memory belongs to the prompt
-            bare = [layer.read_only() for layer in memory]
-            flow = torch.lerp(
-                transformer(x, timestep, self._texts.without_prompt(), tables, bare), flow, self._guidance_scale
-            )
-        flow = flow.transpose(1, 2)
-        self._model_seconds += perf_counter() - begun
-
-        store.stage([Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)])
-        x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
-        for action in policies.cache.end(row, store.slots(state.cur, state.switches)):
-            store.apply(action)
-        store.measure()
-        if self._observer is not None:
-            self._observer(work, row, latents, flow, x0, store)
-
-    def _step(self, row: Row, latents: Tensor, flow: Tensor) -> Tensor:
-        """Take the row's frames to their next levels; returns the clean estimate."""
-        state, schedule = self.state, self.engine.policies.schedule
-        sigma_from = tuple(schedule.sigma(level) for level in row.levels)
-        sigma_to = tuple(None if level is None else schedule.sigma(level) for level in row.to)
-        x0 = to_x0(latents, flow, sigma_row(sigma_from, self._device))
-        noise = None
-        if row.step == "renoise" and any(level is not None for level in row.to):
-            noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
-        after = get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise, self._past)
-        done = max(0, state.cur - row.frames.start)  # finished frames are shown, not changed
-        flying, first = range(row.frames.start + done, row.frames.stop), row.frames.start + done - state.cur
-        state.flight.put(flying, after[:, done:])
-        reached = tuple(level or 0.0 for level in row.to[done:])
-        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
-        state.latents.put(row.emit, after[:, row.emit.start - row.frames.start :])
-        self._clean = row.frames, x0
-        return x0
-
-    def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
-        """Addressed noise [B, F, C, H, W] for the frames at their levels."""
-        state = self.state
-        addresses = [
-            Address(state.seed, state.stream, frame, level, purpose)
-            for frame, level in zip(frames, levels, strict=True)
-        ]
-        return self._noise.frames(addresses, self._frame).to(self._device, self._dtype)
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Stage 5: uint8 RGB [T, H, W, 3]."""
@@ -391,9 +286,3 @@ class _Clock:
         now = perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
-
-
-@lru_cache(maxsize=256)
-def _timesteps(levels: tuple[float, ...], batch: int, device: torch.device) -> Tensor:
-    """[batch, F] float64; kept, so that a steady stream copies none to the device."""
-    return torch.tensor([levels] * batch, dtype=torch.float64, device=device)

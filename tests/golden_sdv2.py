@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.kv import KVShape, KVStore
+from cache.buffers import KVShape
+from cache.kv import KVStore
 from cache.layer import LayerMemory
 from cache.positions import Absolute
 from cache.rope import rotary_tables, rotate
@@ -251,14 +252,14 @@ class Released:
         """One row through the product's loop; what it stands at after its step."""
         state = self.stream.state
         state.cur, state.levels = row.frames.start, row.levels
-        self.stream._run(Pass("denoise", (row,)), row, latents)
+        self.stream._passes.run_rows(Pass("denoise", (row,)), [(row, latents)])
         return state.flight.get(row.frames)
 
     def _enter(self, row: Row, start: Start) -> tuple[Row, Tensor]:
         """New frames, mixed with noise by the product's loop."""
         state = self.stream.state
         state.cur, state.levels = row.frames.start, ()
-        return self.stream._gather(row, lambda _frames: start)
+        return self.stream._passes.gather(row, lambda _frames: start)
 
     def one_by_one(self, start: Start | None, kind: str) -> None:
         """One chunk through all levels on one lane; without a start the last one enters again as it is."""

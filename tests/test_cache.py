@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cache import CACHE_POLICIES, POSITION_POLICIES, SWITCH_POLICIES, WINDOW_POLICIES
+from cache.buffers import KVShape
 from cache.fifo import SinkWindow
-from cache.kv import KVShape, KVStore
+from cache.kv import KVStore
 from cache.positions import Absolute, SlotIndex
 from cache.switches import Recache
 from cache.types import (

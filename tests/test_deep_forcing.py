@@ -368,9 +368,9 @@ def test_a_recache_fills_the_memory_with_whole_frames_again() -> None:
     stream = tiny_stream(engine)
     film(stream, [FOX] * 7)
     assert [slot.tag for slot in stream.state.kv[0].entries][:4] == ["sink", "sink", "kept", "recent"]
-    twin = stream.fork()
-    position = Watched()
-    stream.engine = replace(engine, policies=replace(engine.policies, position=position))
+    twin, position = stream, Watched()
+    stream = tiny_stream(replace(engine, policies=replace(engine.policies, position=position)))
+    stream.restore(twin.snapshot())
     film(stream, [WOLF])
     assert position.answers[8][0] == ([*range(8, 14)], [6, 7, *range(8, 14)]), "the replay sees the sink and itself"
     assert [slot.tag for slot in stream.state.kv[0].entries] == ["sink", "sink", "kept", *["recent"] * 3]

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.buffers import Buffers, KVShape
 from cache.fifo import SinkWindow
 from cache.kinds import AveragedMemory, MarkedWindow
-from cache.kv import KVShape, KVStore
+from cache.kv import KVStore
 from cache.positions import SlotIndex
 from cache.rope import rotary_tables, rotate
 from cache.switches import Recache
@@ -246,7 +247,7 @@ def content(frames: int, chance: torch.Generator) -> Tensor:
 
 def test_a_small_share_moves_a_mean_in_half_precision_too() -> None:
     """Keys of a trained model have channels far from 0: there 1 % of a change is below bfloat16's step."""
-    store, chance = KVStore(SHAPE, dtype=torch.bfloat16), torch.Generator().manual_seed(0)
+    store, chance = KVStore(SHAPE, Buffers.allocate(SHAPE, dtype=torch.bfloat16)), torch.Generator().manual_seed(0)
     exact = rounded = torch.empty(0)
     for frame in range(300):
         keys = (content(1, chance) + 10 + frame / 100).bfloat16()
@@ -337,7 +338,7 @@ def test_a_weight_multiplies_what_a_past_key_counts_in_the_softmax() -> None:
     heads, head_dim, rows, columns = 2, 32, 2, 3
     tokens = rows * columns
     shape = KVShape(1, 1, capacity=5, own=2, rows=rows, columns=columns, heads=heads, head_dim=head_dim)
-    store, chance = KVStore(shape, dtype=torch.float64), torch.Generator().manual_seed(1)
+    store, chance = KVStore(shape, Buffers.allocate(shape, dtype=torch.float64)), torch.Generator().manual_seed(1)
     past_k, past_v = torch.randn(2, 1, 1, 2, tokens, heads, head_dim, generator=chance, dtype=torch.float64)
     hidden = torch.randn(1, 2 * tokens, heads * head_dim, generator=chance, dtype=torch.float64)
     for part in range(2):  # frames 0, 1 and, the same again, 2, 3
@@ -471,7 +472,7 @@ def same(store: KVStore, listed: Listed, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_store_does_what_a_list_would_action_by_action(seed: int) -> None:
     chance, draws = random.Random(seed), torch.Generator().manual_seed(seed)
-    store, listed = KVStore(SHAPE, dtype=torch.float64), Listed()
+    store, listed = KVStore(SHAPE, Buffers.allocate(SHAPE, dtype=torch.float64)), Listed()
     saved, done, frame = (store.snapshot(), list(listed.slots)), set[type](), 0
     for number in range(250):
         keys, values = content(3, draws).double(), content(3, draws).double()

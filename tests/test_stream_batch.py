@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from cache.buffers import Buffers
 from cache.fifo import SinkWindow
 from cache.positions import Absolute, SlotIndex
 from cache.switches import Keep
-from cache.types import CachePolicy, NoisePlan
+from cache.types import CachePolicy, NoisePlan, PositionPolicy
 from models.wan import CausalWanTransformer3DModel
 from pipelines.build import make_policies
 from pipelines.engine import Engine
@@ -41,9 +42,14 @@ def exact() -> CausalWanTransformer3DModel:
     return tiny_transformer(dtype=torch.float64, num_layers=2)
 
 
-def engine_of(model: CausalWanTransformer3DModel, plan: NoisePlan, cache: CachePolicy | None = None) -> Engine:
+def engine_of(
+    model: CausalWanTransformer3DModel,
+    plan: NoisePlan,
+    cache: CachePolicy | None = None,
+    position: PositionPolicy | None = None,
+) -> Engine:
     cache = cache or SinkWindow(WINDOW, SINK, keeps="level")
-    return tiny_engine(model, plan=plan, cache=cache, position=Absolute(), switch=Keep())
+    return tiny_engine(model, plan=plan, cache=cache, position=position or Absolute(), switch=Keep())
 
 
 def chunks_of(engine: Engine, script: Sequence[Controls]) -> list[Tensor]:
@@ -120,14 +126,39 @@ def test_a_stream_batch_equals_one_chunk_after_the_other_with_a_memory_for_each_
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_in_float32_the_two_orders_agree_to_the_bit(
-    count: int, size: int, first: int | None, model: CausalWanTransformer3DModel
+    count: int, size: int, first: int | None, model: CausalWanTransformer3DModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T2. Rows go through the model one by one, so every shape is the same in both."""
+    """T2. With rows through the model one by one every shape is the same in both."""
+    monkeypatch.setattr(Buffers, "joint", lambda *_: None)
     batch = engine_of(model, StreamBatch(LEVELS[:count], chunk=size, first_chunk=first))
     serial = engine_of(model, Serial(LEVELS[:count], chunk=size, first_chunk=first, memory="level"))
     ours = film(tiny_stream(batch, seed=SEED), [FOX] * 12)
     assert film(tiny_stream(serial, seed=SEED), [FOX] * 12) == ours
     assert len(set(ours)) == 12
+
+
+@pytest.mark.parametrize("films", [1, 2])
+@pytest.mark.parametrize("position", [SlotIndex(), Absolute()])
+def test_rows_that_see_equally_much_share_a_forward(
+    films: int, position: PositionPolicy, model: CausalWanTransformer3DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another batch size is another kernel, so equal to a tolerance only; absolute positions differ from row to row."""
+    batches: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _module, given: batches.append(given[0].shape[0]))
+    engine = engine_of(model, StreamBatch(LEVELS, chunk=1), SinkWindow(WINDOW, SINK, keeps="level"), position)
+    together = tiny_stream(engine, seed=SEED, batch=films)
+    ours = [together.next_chunk(FOX, decode=False) and together.state.latents.snapshot() for _ in range(14)]
+    hook.remove()
+    assert batches[0] == films, "the batch fills up row by row"
+    assert batches[-4:] == [films * len(LEVELS)] * 4, "a full batch is one forward"
+    monkeypatch.setattr(Buffers, "joint", lambda *_: None)
+    alone = tiny_stream(engine, seed=SEED, batch=films)
+    theirs = [alone.next_chunk(FOX, decode=False) and alone.state.latents.snapshot() for _ in range(14)]
+    assert max(gap(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+    guided = replace(engine, policies=replace(engine.policies, guidance_scale=2.0))
+    apart = chunks_of(guided, [FOX] * 14)
+    monkeypatch.undo()
+    assert max(gap(a, b) for a, b in zip(chunks_of(guided, [FOX] * 14), apart, strict=True)) < 1e-3
 
 
 def test_with_one_level_all_orders_are_one(model: CausalWanTransformer3DModel) -> None:

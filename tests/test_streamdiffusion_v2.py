@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from cache.buffers import KVShape
 from cache.fifo import SinkWindow
-from cache.kv import KVShape, KVStore
+from cache.kv import KVStore
 from cache.refresh import SinkRefresh
 from cache.scorers.similarity import FrameSimilarity
 from cache.types import Evict, Move, Pin, Row, Slot, SlotRange, Slots, Write
@@ -393,7 +394,7 @@ def test_the_first_pass_stands_at_the_cameras_level_and_the_others_at_the_plans(
 
     clip = picture(1)
     stream = tiny_stream(engine_of(model))
-    stream._observer = witness
+    stream._passes.observer = witness
     shoot(stream, clip, CHUNKS)
     assert levels[0][:5] == [700.0] * 5, "a still picture: 1000 * 0.8 - 100"
     assert 600 <= levels[0][-1] < 610, "a restless one"

@@ -17,7 +17,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
-from cache.kv import KVShape, KVStore
+from cache.buffers import Buffers, KVShape
+from cache.kv import KVStore
 from cache.rope import rotary_tables
 from cache.types import Slot, SlotRange, Write
 from models.wan import CausalWanTransformer3DModel, time_sinusoid
@@ -52,7 +53,7 @@ def forward(model: CausalWanTransformer3DModel, level: float = 740.5, frames: in
 def new_store(model: CausalWanTransformer3DModel, capacity: int = 6, own: int = 3) -> KVStore:
     heads = model.config["num_attention_heads"]
     shape = KVShape(len(model.blocks), 1, capacity, own, ROWS, COLUMNS, heads, HEAD_DIM)
-    return KVStore(shape, dtype=model.patch_embedding.weight.dtype)
+    return KVStore(shape, Buffers.allocate(shape, dtype=model.patch_embedding.weight.dtype))
 
 
 @torch.no_grad()

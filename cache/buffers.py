@@ -1,0 +1,90 @@
+"""The tensors behind the lanes of a stream: one allocation, of which every store of keys holds its part.
+
+Lanes lie side by side in the batch, so that rows of several lanes that see equally many frames can go through the model
+in one forward without a key being copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cache.layer import LayerMemory
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens.
+
+    With a `from_layer` above 0, what enters that layer is kept for replays that begin there.
+    """
+
+    layers: int
+    batch: int
+    capacity: int
+    own: int
+    rows: int
+    columns: int
+    heads: int
+    head_dim: int
+    from_layer: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+
+class Buffers(NamedTuple):
+    """What is remembered [layers, B, capacity, T, N, D], what passes read [layers, B, K, N, D], and what they leave."""
+
+    keys: Tensor
+    values: Tensor
+    view_keys: Tensor
+    view_values: Tensor
+    staged_keys: Tensor
+    staged_values: Tensor
+
+    @classmethod
+    def allocate(
+        cls, shape: KVShape, lanes: int = 1, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Buffers:
+        """Zeros for so many lanes of this shape."""
+        s, batch = shape, lanes * shape.batch
+
+        def zeros(*sizes: int) -> Tensor:
+            return torch.zeros((s.layers, batch, *sizes, s.heads, s.head_dim), device=device, dtype=dtype)
+
+        remembered, seen, own = (s.capacity, s.tokens), ((s.capacity + s.own) * s.tokens,), (s.own * s.tokens,)
+        return cls(*(zeros(*sizes) for sizes in (remembered, remembered, seen, seen, own, own)))
+
+    def lane(self, number: int, batch: int) -> Buffers:
+        """The part of one lane of `batch` films."""
+        return Buffers(*(tensor[:, number * batch : (number + 1) * batch] for tensor in self))
+
+    def joint(self, rows: Sequence[Sequence[LayerMemory]]) -> list[LayerMemory] | None:
+        """One memory for the rows of lanes 0, 1, 2 ..., or None where a forward each is needed.
+
+        They can share one if they see equally many keys, without a bias, and none decides by content what stays.
+        """
+        first = rows[0][0]
+        sizes = {(memories[0].keys.shape, memories[0].own, memories[0].first) for memories in rows}
+        if len(sizes) > 1 or any(memories[0].bias is not None or memories[0].observe is not None for memories in rows):
+            return None
+        assert first.staged_keys is not None
+        batch, seen = len(rows) * first.keys.shape[0], first.keys.shape[1]
+        own = first.staged_keys.shape[1]
+        return [
+            LayerMemory(
+                self.view_keys[layer, :batch, :seen],
+                self.view_values[layer, :batch, :seen],
+                self.staged_keys[layer, :batch, :own],
+                self.staged_values[layer, :batch, :own],
+                first.own,
+                first.first,
+            )
+            for layer in range(len(rows[0]))
+        ]

@@ -1,0 +1,188 @@
+"""One pass of a plan: where its rows' latents come from, the model, what memory keeps, and where the frames go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cache.buffers import Buffers
+from cache.kv import KVStore
+from cache.layer import LayerMemory
+from cache.types import Pass, Row, Slot
+from pipelines.derived import RotaryTables, TextKeys
+from pipelines.engine import Engine
+from pipelines.state import StreamState
+from pipelines.types import Start
+from schedulers.flow_match import to_x0
+from schedulers.noise import Address, NoiseSource
+from schedulers.steps import get_step, sigma_row
+from schedulers.unipc import Past
+
+Camera = Callable[[range], Start]
+"""Asked what latent frames begin from, when they enter."""
+
+Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
+"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
+
+
+class _Ready(NamedTuple):
+    """A row about to go through the model: its latents [B, F, C, H, W], the keys it sees, its queries' positions."""
+
+    row: Row
+    latents: Tensor
+    memory: list[LayerMemory]
+    positions: tuple[int, ...]
+
+
+class Passes:
+    """Carries out a stream's passes on its state.
+
+    Args:
+        engine: weights and policies.
+        state: what changes.
+        buffers: of all lanes.
+        noise: where noise comes from.
+        observer: sees every row.
+    """
+
+    def __init__(
+        self, engine: Engine, state: StreamState, buffers: Buffers, noise: NoiseSource, observer: Observer | None
+    ) -> None:
+        self.engine, self.state, self.noise, self.observer = engine, state, noise, observer
+        self.model_seconds, self.guidance_scale = 0.0, engine.policies.guidance_scale
+        self._buffers = buffers
+        self._device, self._dtype = state.latents.ring.device, state.latents.ring.dtype
+        batch, _, *frame = state.latents.ring.shape
+        self._frame = (batch, *frame)
+        self.texts = TextKeys(engine, batch)
+        shape = state.kv[0].shape
+        self._tables = RotaryTables((shape.rows, shape.columns), shape.head_dim, self._device, self._dtype)
+        self.begin_chunk(None)
+
+    def begin_chunk(self, guidance_scale: float | None) -> None:
+        """Forget what lasts for a chunk: the last clean estimate, a solver's memory, the time the model took."""
+        self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
+        self._past: list[Past] = []
+        self.model_seconds = 0.0
+        self.guidance_scale = self.engine.policies.guidance_scale if guidance_scale is None else guidance_scale
+
+    def run(self, work: Pass, camera: Camera | None = None) -> None:
+        """All rows of a planned pass; frames in flight go on to their next level."""
+        self.run_rows(work, [self.gather(row, camera) for row in work.rows])
+
+    def run_rows(self, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
+        """Rows with their latents through the model, in one forward if their memories lie side by side."""
+        ready = [self._prepare(row, latents) for row, latents in rows]
+        joint = self._buffers.joint([each.memory for each in ready]) if len(ready) > 1 else None
+        if joint is not None:
+            flows = self._forward(work, ready, joint).chunk(len(ready))
+        else:
+            flows = [self._forward(work, [each], each.memory) for each in ready]
+        for each, flow in zip(ready, flows, strict=True):
+            self._finish(work, each.row, each.latents, flow)
+
+    def gather(self, row: Row, camera: Camera | None = None) -> tuple[Row, Tensor]:
+        """A planned row's latents [B, F, C, H, W], and the row as it begins: a camera has a say in its first level."""
+        state = self.state
+        if row.source == "x0":
+            frames, clean = self._clean
+            first = row.frames.start - frames.start
+            return row, clean[:, first : first + len(row.frames)]
+        if row.source == "stored":
+            return row, state.latents.get(row.frames)
+        finished = range(row.frames.start, min(row.frames.stop, state.cur))
+        known = state.cur + len(state.levels)
+        fresh = range(max(known, row.frames.start), row.frames.stop)
+        if fresh:
+            levels = row.levels[len(row.frames) - len(fresh) :]
+            latents = self._draw(fresh, levels, "initial")
+            if camera is not None:
+                start = camera(fresh)
+                state.scale = start.scale
+                levels = (start.level,) * len(fresh)
+                latents = (latents * start.scale + start.latents * (1.0 - start.scale)).to(latents.dtype)
+                row = replace(row, levels=(*row.levels[: len(row.frames) - len(fresh)], *levels))
+            state.flight.put(fresh, latents)
+            state.levels = (*state.levels, *levels)
+        flying = range(max(row.frames.start, state.cur), row.frames.stop)
+        if not finished:
+            return row, state.flight.get(flying)
+        return row, torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
+
+    def _prepare(self, row: Row, latents: Tensor) -> _Ready:
+        """Ask the policies what the row sees, and where everything stands."""
+        state, policies = self.state, self.engine.policies
+        store = state.kv[row.lane]
+        for action in policies.cache.begin(row, store.slots(state.cur, state.switches)):
+            store.apply(action)
+        slots = store.slots(state.cur, state.switches)
+        ranges = policies.window.select(row, slots)
+        queries, keys = policies.position.place(row, ranges, slots)
+        return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries))
+
+    def _forward(self, work: Pass, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Tensor:
+        """The flow of rows that share a memory, stacked in the batch, [rows * B, F, C, H, W]."""
+        begun, count, transformer = perf_counter(), len(rows), self.engine.transformer
+        x = (rows[0].latents if count == 1 else torch.cat([each.latents for each in rows])).transpose(1, 2)
+        timestep = _timesteps(tuple(each.row.levels for each in rows), self._frame[0], self._device)
+        tables = self._tables.of(tuple(each.positions for each in rows), self._frame[0])
+        row = rows[0].row
+        entrance = self.state.kv[row.lane].entrance(row.frames, work.from_layer)
+        flow = transformer(x, timestep, self.texts.of(self.state.text, count), tables, memory, entrance=entrance)
+        if work.kind == "denoise" and self.guidance_scale != 1.0:  # memory belongs to the prompt
+            bare = [layer.read_only() for layer in memory]
+            without = transformer(x, timestep, self.texts.without_prompt(count), tables, bare)
+            flow = torch.lerp(without, flow, self.guidance_scale)
+        self.model_seconds += perf_counter() - begun
+        return flow.transpose(1, 2)
+
+    def _finish(self, work: Pass, row: Row, latents: Tensor, flow: Tensor) -> None:
+        """Let the memory keep what the row leaves, and the frames go on."""
+        state, store = self.state, self.state.kv[row.lane]
+        store.stage([Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)])
+        x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
+        for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
+            store.apply(action)
+        store.measure()
+        if self.observer is not None:
+            self.observer(work, row, latents, flow, x0, store)
+
+    def _step(self, row: Row, latents: Tensor, flow: Tensor) -> Tensor:
+        """Take the row's frames to their next levels; returns the clean estimate."""
+        state, schedule = self.state, self.engine.policies.schedule
+        sigma_from = tuple(schedule.sigma(level) for level in row.levels)
+        sigma_to = tuple(None if level is None else schedule.sigma(level) for level in row.to)
+        x0 = to_x0(latents, flow, sigma_row(sigma_from, self._device))
+        noise = None
+        if row.step == "renoise" and any(level is not None for level in row.to):
+            noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
+        after = get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise, self._past)
+        done = max(0, state.cur - row.frames.start)  # finished frames are shown, not changed
+        flying, first = range(row.frames.start + done, row.frames.stop), row.frames.start + done - state.cur
+        state.flight.put(flying, after[:, done:])
+        reached = tuple(level or 0.0 for level in row.to[done:])
+        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
+        state.latents.put(row.emit, after[:, row.emit.start - row.frames.start :])
+        self._clean = row.frames, x0
+        return x0
+
+    def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
+        """Addressed noise [B, F, C, H, W] for the frames at their levels."""
+        state = self.state
+        addresses = [
+            Address(state.seed, state.stream, frame, level, purpose)
+            for frame, level in zip(frames, levels, strict=True)
+        ]
+        return self.noise.frames(addresses, self._frame).to(self._device, self._dtype)
+
+
+@lru_cache(maxsize=256)
+def _timesteps(rows: tuple[tuple[float, ...], ...], batch: int, device: torch.device) -> Tensor:
+    """[rows * batch, F] float64; kept, so that a steady stream copies none to the device."""
+    return torch.tensor([levels for levels in rows for _ in range(batch)], dtype=torch.float64, device=device)
