@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.opening import at_hand
 from pipelines.presets import PRESETS
@@ -31,14 +31,15 @@ def preset_rows() -> list[dict[str, Any]]:
 
 def preset_table(rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table; lengths are in latent frames."""
-    table = Table("preset", "model", "here", "chunk", "window", "sink", "steps", "switch")
+    names = Column("preset", no_wrap=True, min_width=max(len(row["name"]) for row in rows))  # people type them
+    table = Table(names, "here", "chunk", "window", "sink", "steps", "switch")
     for row in rows:
         numbers = (str(row[name]) for name in ("chunk", "window", "sink", "steps"))
-        table.add_row(row["name"], row["model"], "yes" if row["at_hand"] else "-", *numbers, row["switch"])
+        table.add_row(row["name"], "yes" if row["at_hand"] else "-", *numbers, row["switch"])
     return table
 
 
 def preset_notes(rows: list[dict[str, Any]]) -> str:
     """Return what the table cannot hold: a line a preset, and what its columns count."""
-    notes = [f"{row['name']}: {row['title']} ({row['paper']})" for row in rows]
-    return "\n".join([*notes, "chunk, window and sink count latent frames; here: the model is on this disk."])
+    notes = [f"{row['name']}: {row['title']} ({row['paper']}); model {row['model']}" for row in rows]
+    return "\n".join([*notes, "chunk, window and sink count latent frames; here: its model is on this disk."])
