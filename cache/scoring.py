@@ -25,6 +25,7 @@ class Scoring:
 
     def __init__(self, scorer: FrameScorer, keys: Tensor, values: Tensor) -> None:
         self._scorer, self._keys, self._values = scorer, keys, values
+        self._means = self._averaged(slice(None))
         cuda = keys.device.type == "cuda"
         self._host = torch.zeros(keys.shape[2], pin_memory=cuda)
         self._arrived = torch.cuda.Event() if cuda else None
@@ -43,13 +44,20 @@ class Scoring:
     def written(self, place: int) -> None:
         """The newest frame lies at `place`."""
         self._newest = place
+        for means, frame in zip(self._means, self._averaged(slice(place, place + 1)), strict=True):
+            means[:, :, place].copy_(frame[:, :, 0])
+
+    def _averaged(self, places: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values averaged over each frame's tokens, [layers, B, S, N, D]."""
+        keys, values = (x[:, :, places].mean(dim=3, dtype=torch.float32) for x in (self._keys, self._values))
+        return keys, values
 
     def measure(self, places: Sequence[int]) -> None:
         """Compare the frames at `places` with the newest of them, if one was written since the last time."""
         if self._newest is None or self._newest not in places:
             return
-        newest = self._keys[:, :, self._newest], self._values[:, :, self._newest]
-        self._host.copy_(self._scorer.compare(self._keys, self._values, *newest), non_blocking=True)
+        newest = (means[:, :, self._newest] for means in self._means)
+        self._host.copy_(self._scorer.compare(*self._means, *newest), non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
         self._places, self._newest, self._known = tuple(places), None, None
@@ -64,6 +72,7 @@ class Scoring:
         return self._known
 
     def restore(self, scores: Sequence[float]) -> None:
-        """Go back to what was read before."""
+        """Go back to what was read before; the keys are already those of then."""
         self.reset()
+        self._means = self._averaged(slice(None))
         self._known = tuple(scores)

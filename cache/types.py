@@ -250,9 +250,10 @@ class FrameScorer(Protocol):
         """One number a remembered frame, [S].
 
         Args:
-            keys: un-rotated, of all layers, [layers, B, S, T, N, D]; S counts places, empty ones included.
+            keys: un-rotated, averaged over each frame's tokens, of all layers, [layers, B, S, N, D]; S counts
+                places, empty ones included.
             values: the same shape.
-            new_keys: of the newest frame, [layers, B, T, N, D].
+            new_keys: of the newest frame, [layers, B, N, D].
             new_values: the same shape.
         """
         ...

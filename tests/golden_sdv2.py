@@ -147,7 +147,8 @@ class EvictQueues(KVStore):
         """The sink slot least like the newest frame is next to go, even where it holds nothing yet."""
         keys = self._rotated(layer, range(self.sink))[None, None]
         held = self.values[layer, : self.sink][None, None]
-        scores: list[float] = FrameSimilarity().compare(keys, held, newest[None], values[None]).tolist()
+        means = keys.mean(dim=3), held.mean(dim=3), newest[None].mean(dim=2), values[None].mean(dim=2)
+        scores: list[float] = FrameSimilarity().compare(*means).tolist()
         self.similarity.append(scores)
         if min(scores) < self.threshold:
             self.queues[layer].insert(0, scores.index(min(scores)) + 1)

@@ -24,8 +24,8 @@ class FrameSimilarity:
 
 
 def _cosine(frames: Tensor, newest: Tensor) -> Tensor:
-    """Of [layers, B, S, T, N, D] with [layers, B, T, N, D]: [S]."""
-    a = frames.mean(dim=3).flatten(3).float()
-    b = newest.mean(dim=2).flatten(2).float().unsqueeze(2)
+    """Of [layers, B, S, N, D] with [layers, B, N, D]: [S]."""
+    a = frames.flatten(3).float()
+    b = newest.flatten(2).float().unsqueeze(2)
     lengths = a.norm(dim=-1) * b.norm(dim=-1)
     return ((a * b).sum(dim=-1) / lengths.clamp_min(1e-12)).mean(dim=(0, 1))
