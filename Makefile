@@ -1,12 +1,13 @@
-# Two commands for everyone: `make demo` renders a film, `make test` proves the build.
+# Two commands for everyone: `make demo` renders a film, `make test` proves the build; `make live` opens the page.
 # Works with any POSIX make and sh; the only requirement is Python 3.11 or newer with its venv module.
 
 VENV = .venv
 BIN = $(VENV)/bin
 APP = $(VENV)/.app-installed
+WEB = $(VENV)/.web-installed
 DEV = $(VENV)/.dev-installed
 
-.PHONY: setup demo test test-gpu check lint types fix bench golden
+.PHONY: setup demo live test test-gpu check lint types fix bench golden
 
 setup: $(APP)
 
@@ -23,6 +24,10 @@ demo: $(APP)
 		'  $(BIN)/rivulet render "a green square orbits over the meadow" -o outputs/mine.mp4 --duration 20s' \
 		'  $(BIN)/rivulet presets        # the streaming systems this engine knows' \
 		'  $(BIN)/rivulet bench          # how fast this machine is'
+
+# The live page in the browser: type what happens next.
+live: $(WEB)
+	@$(BIN)/rivulet web
 
 # Everything but the tests marked gpu, multigpu or network (pyproject.toml); the recorded traces are among them.
 test: $(DEV)
@@ -57,6 +62,10 @@ $(APP): pyproject.toml
 	@.ci/install '$(VENV)' .
 	@touch $@
 
+$(WEB): pyproject.toml
+	@.ci/install '$(VENV)' '.[web]'
+	@touch $(APP) $@
+
 $(DEV): pyproject.toml
 	@.ci/install '$(VENV)' '.[dev]'
-	@touch $(APP) $@
+	@touch $(APP) $(WEB) $@

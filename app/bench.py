@@ -5,8 +5,9 @@ measures.
 """
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -15,9 +16,12 @@ from app.opening import EngineRequest, use_threads
 from app.sidecar import library_versions, machine
 from pipelines.presets import PRESETS
 
-BENCHMARKS = ("stream", "memory", "startup", "quality", "film", "presets", "cost", "resume", "fuzz")
+BENCHMARKS = ("stream", "memory", "startup", "quality", "film", "presets", "cost", "resume", "fuzz", "live")
 STREAM_SECONDS, QUALITY_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 4.0, 3600.0, 8.0
 """Film to measure, film a prompt to judge, the long film, and each film under each preset, when `seconds` is None."""
+
+LIVE_MINUTES = 5.0
+"""How long the live server is watched, when `minutes` is None."""
 
 STARTS, KILLS, MUTANTS = 5, 20, 10_000
 """Runs a command, kills of a render and mutated files a format, when `repeats` is None."""
@@ -38,6 +42,7 @@ def run(
     quick: bool,
     random_weights: bool,
     budget: float | None,
+    minutes: float | None,
     json_file: Path | None,
     console: Console,
 ) -> dict[str, Any]:
@@ -45,7 +50,8 @@ def run(
 
     `every_preset` is for those that compare presets: without it they measure that of `engine` alone.
     """
-    file = result_file("random_weights" if random_weights else name, json_file)
+    part = name in ("presets", "cost") and (quick or not every_preset)  # nothing to keep in place of a whole table
+    file = None if part and json_file is None else result_file("random_weights" if random_weights else name, json_file)
     presets = PRESETS if every_preset else {engine.preset.name: engine.preset}
     if name == "stream":
         from benchmarks import stream
@@ -113,6 +119,17 @@ def run(
 
         result = fuzz.measure(count=repeats or MUTANTS)
         table = fuzz.table(result)
+    elif name == "live":
+        from benchmarks import live
+
+        result = live.measure(
+            minutes=minutes or LIVE_MINUTES,
+            preset=engine.preset.name,
+            model=engine.model,
+            threads=engine.threads,
+            report=console.print,
+        )
+        table = live.table(result)
     else:
         from benchmarks import startup
 
@@ -121,7 +138,7 @@ def run(
     console.print(table)
     result |= {"versions": library_versions(), "machine": machine()}
     if file is not None:
-        file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(_plain(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         console.print(f"Numbers in {file}.", soft_wrap=True)
     return result
 
@@ -143,3 +160,12 @@ def result_file(name: str, json_file: Path | None) -> Path | None:
         raise UsageMistake(f"There is no folder {json_file.parent}. Create it, or give another file.")
     json_file.open("a").close()
     return json_file
+
+
+def _plain(value: object) -> object:
+    """JSON knows no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in cast("dict[str, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in cast("list[object]", value)]
+    return None if isinstance(value, float) and math.isnan(value) else value

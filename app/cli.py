@@ -1,4 +1,4 @@
-"""The command line: `rivulet render`, `replay`, `presets`, `bench`.
+"""The command line: `rivulet web`, `render`, `replay`, `presets`, `bench`.
 
 Nothing heavy is imported before a command needs it, so help comes at once; and every mistake ends as one
 sentence and one action on stderr, never as a traceback (`--debug` shows it).
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import cli_doctor
+from app import cli_doctor, cli_web
 from app.aliases import primary
 from app.cli_render import EPILOG, render_command
 from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
@@ -91,21 +91,25 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")] = False,
 ) -> None:
-    """Print the help when no command is given."""
+    """Open the live page when no command is given."""
     if version:
         from app.sidecar import library_versions
 
         print("  ".join(f"{name} {number}" for name, number in library_versions().items()))
     elif context.invoked_subcommand is None:
-        print(context.get_help())
+        app(["web"], prog_name="rivulet", standalone_mode=False)
 
+
+app.command("web", short_help="Open the live page; rivulet alone does.", epilog=cli_web.EPILOG)(cli_web.web_command)
 
 app.command("render", short_help="Render prompts or a script into a film.", epilog=EPILOG)(render_command)
 
 
 @app.command("replay", short_help="Render a film again from what it carries.")
 def replay_command(
-    film: Annotated[Path, typer.Argument(metavar="FILE", help="A film of rivulet render, or its .json.")],
+    film: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A film of rivulet render, its .json, or a live session.jsonl.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again.mp4")
     ] = None,
@@ -151,7 +155,7 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="stream|memory|startup|quality|film|presets|cost|resume|fuzz",
+            metavar="stream|memory|startup|quality|film|presets|cost|resume|fuzz|live",
             help="What to measure.",
             show_default="stream",
         ),
@@ -206,11 +210,15 @@ def bench_command(
             show_default="5, 20, 10000",
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.2, max=1440, help="live: how long to watch the server.", show_default="5"),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
     ] = None,
 ) -> int:
-    """Measure speed, memory, start-up, quality, an hour of film, every preset, what a kill costs, and bad files."""
+    """Measure speed, memory, start-up, quality, long films, presets, kills, bad files, and the live page's server."""
     from rich.console import Console
 
     from app import bench
@@ -231,6 +239,7 @@ def bench_command(
         decode=not no_decode,
         repeats=repeats,
         prompts=prompts,
+        minutes=minutes,
         json_file=json_file,
         console=Console(highlight=False),
     )

@@ -63,7 +63,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         frames=timeline.frames,
         preset=preset.name,
         knobs={name: as_data(value) for name, value in knob_values(preset).items()},
-        system=_system_of(preset),
+        system=system_of(preset),
         untrained=request.engine.untrained,
         device=opened.device,
         threads=opened.threads,
@@ -108,7 +108,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         fps = Fraction(config.fps)
     except (ValueError, ZeroDivisionError) as error:
         raise UsageMistake(f"{source}: its settings cannot be used ({error}). Render it from its prompts.") from None
-    if _system_of(preset) != config.system:
+    if system_of(preset) != config.system:
         raise UsageMistake(
             f"{source}: preset {config.preset!r} has changed since. Use the version of Rivulet that made the film."
         )
@@ -133,7 +133,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
     )
 
 
-def _system_of(preset: Preset) -> dict[str, Any]:
+def system_of(preset: Preset) -> dict[str, Any]:
     """What of a preset decides pictures; its title is for people, and says what held before any knob."""
     return {name: value for name, value in as_data(preset).items() if name != "title"}
 

@@ -65,6 +65,10 @@ def replay(
     """
     if not path.exists():
         raise UsageMistake(f"There is no file {path}. Give a film that rivulet render made, or its .json.")
+    if path.suffix.lower() == ".jsonl":  # a live film
+        from app.retake import retake
+
+        return retake(path, output, check=check, overwrite=overwrite, console=console)
     record = read_record(path)
     request = replace(_request(record, path, output), overwrite=overwrite)
     code = render(request, console=console, opener=opener)

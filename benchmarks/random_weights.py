@@ -115,6 +115,8 @@ def measure(
                 row |= _run(engine, steady(preset), size, config, peak, deadline)
             except OutOfTimeError:
                 row["left_out"] = "the time budget was spent"
+            except torch.OutOfMemoryError:
+                row["left_out"] = "the device is out of memory"
             rows.append(row)
     return {
         "benchmark": "random_weights",

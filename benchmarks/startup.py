@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "rivulet": (),
     "rivulet --help": ("--help",),
     "rivulet render --help": ("render", "--help"),
     "rivulet presets --help": ("presets", "--help"),

@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from app.cli import main\n"
-        "for words in ([], ['--help'], ['render', '--help'], ['presets', '--help'], ['bench', '--help']):\n"
+        "for words in (['--help'], ['web', '--help'], ['render', '--help'], ['presets', '--help'], ['bench', '--help']):\n"
         "    assert main(words) == 0, words\n"
         "assert main(['render', '--no-such-flag']) == 2\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'av', 'numpy', 'yaml'} & sys.modules.keys()\n"
@@ -58,17 +58,17 @@ def test_help_imports_nothing_heavy() -> None:
     assert "--transition-chunks" not in done.stdout
 
 
-def test_the_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("render", "presets", "bench"))
+    assert all(command in printed for command in ("web", "render", "presets", "bench"))
 
 
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "rendr"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "rivulet: There is no command 'rendr': choose from render, replay, presets, bench, doctor; "
+        done.stderr == "rivulet: There is no command 'rendr': choose from web, render, replay, presets, bench, doctor; "
         "did you mean render?\n"
     )
 
@@ -108,7 +108,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from render, replay, presets, bench, doctor"),
+    "command not near": (["zzzz"], "choose from web, render, replay, presets, bench, doctor"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),

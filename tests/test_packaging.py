@@ -74,8 +74,11 @@ def test_a_built_wheel_holds_every_module_and_the_embedded_model(tmp_path: Path)
         str(p.relative_to(tmp_path)) for top in tmp_path.iterdir() if top.name != "out" for p in top.rglob("*.py")
     }
     embedded = {str(p.relative_to(ROOT)) for p in (ROOT / "weights" / "embedded").rglob("*") if p.is_file()}
+    page = {str(p.relative_to(ROOT)) for p in (ROOT / "app" / "static").iterdir() if p.is_file()}
     assert len(wanted) > 20
     assert wanted <= built
+    assert {Path(name).suffix for name in page} >= {".js", ".css"}
+    assert page <= built
     assert any(name.endswith(".safetensors") for name in embedded), "weights/embedded holds the model that ships"
     assert embedded <= built
 
@@ -83,8 +86,11 @@ def test_a_built_wheel_holds_every_module_and_the_embedded_model(tmp_path: Path)
 def test_the_installed_libraries_are_in_the_ranges_that_the_project_asks_for() -> None:
     from importlib.metadata import version
 
-    for line in PROJECT["project"]["dependencies"]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for line in (*PROJECT["project"]["dependencies"], *extras["web"], *extras["dev"]):
         requirement = Requirement(line)
+        if requirement.name == "rivulet":  # its own extras
+            continue
         installed = Version(version(requirement.name))
         assert requirement.specifier.contains(installed.base_version), f"{line}, installed {installed}"
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from app import bench
 from app.cli import main
 from app.opening import EngineRequest
+from benchmarks import preset_page
 from benchmarks import presets as films
-from benchmarks.presets import ALLOWED, MOMENTS, cells, markdown, measure, strangers, table, tensor_bytes, with_sampler
+from benchmarks.presets import ALLOWED, MOMENTS, cells, measure, strangers, table, tensor_bytes, with_sampler
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 
@@ -52,7 +54,6 @@ def test_a_row_has_every_number(measured: dict[str, Any]) -> None:
         assert row["fps_denoise"] > row["fps_end_to_end"] > 0
         assert 0 < row["overhead"] < 1
         assert row["chunks_measured"] >= 1
-    assert rows["longlive"]["overhead_over_base"] == 0
     assert (rows["longlive"]["keys"], rows["deep-forcing"]["keys"], rows["streamdit"]["keys"]) == (12, 17.5, 16)
     assert rows["deep-forcing"]["state_bytes"] > rows["longlive"]["state_bytes"] > rows["streamdit"]["state_bytes"]
     assert rows["streamdit"]["not_trained_for"] == ["plan moving-buffer"]
@@ -88,7 +89,7 @@ def test_what_a_model_was_not_trained_for_is_left_out_unless_asked_for(tiny: Pat
         report=str,
     )
     assert "--untrained" in result["presets"][0]["left_out"]
-    assert "left out" in markdown(result)
+    assert "left out" in preset_page._films(result)
     assert result["passed"]
 
 
@@ -96,6 +97,7 @@ def test_an_engine_that_takes_too_much_fails_the_benchmark(tiny: Path, monkeypat
     monkeypatch.setattr(films, "_time", lambda made: {"engine_s": next(engines), "chunk_s": 2.0})
     request = EngineRequest(PRESETS["embedded"], model=str(tiny), device="cpu")
     pair = {name: PRESETS[name] for name in ("longlive", "self-forcing")}
+    monkeypatch.setattr(films._Base, "engine_seconds", lambda self, chunks=5: 0.2)
     for second, passed in ((0.29, True), (0.31, False)):  # 0.1 s is 5 % of a chunk
         engines = iter((0.2, second))
         assert measure(request, pair, seconds=2, scripts=1, report=str)["passed"] is passed
@@ -137,20 +139,33 @@ def test_all_tensors_of_a_snapshot_are_counted() -> None:
 
 def test_the_tables_show_every_preset(measured: dict[str, Any]) -> None:
     assert list(table(measured).columns[0].cells) == ["longlive", "deep-forcing", "streamdit *"]
-    page = markdown(measured)
-    assert all(f"| {row['preset']} | {cells(row)[0]} |" in page for row in measured["presets"])
-    never = measured["presets"][0] | {"switch_seconds": None, "drift": None, "overhead_over_base": None}
+    page = preset_page._films(measured)
+    assert all(f"(#{row['preset']}) | {cells(row)[0]} |" in page for row in measured["presets"])
+    never = measured["presets"][0] | {"switch_seconds": None, "drift": None}
     assert cells(never)[1:3] == ("never", "-")
 
 
 def test_the_command_is_quick_and_keeps_its_numbers(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "presets.json"
     command = ["bench", "presets", "--quick", "--preset", "longlive", "--model", str(tiny), "--json", str(file)]
-    assert main(command) == 0
+    assert main(command) in (0, 1)  # of a model this small the engine may take any share
     result = json.loads(file.read_text())
     assert (result["seconds_a_film"], len(result["scripts"]), len(result["presets"])) == (3.0, 1, 1)
     assert not math.isnan(result["presets"][0]["adherence"]["color"])
 
 
+def test_a_part_of_the_table_does_not_replace_the_committed_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    assert main(["bench", "presets", "--quick", "--preset", "longlive", "--model", str(tiny)]) in (0, 1)
+    assert list((tmp_path / "benchmarks" / "results").iterdir()) == []
+    assert main(["bench", "cost"]) == 0
+    assert [path.name for path in (tmp_path / "benchmarks" / "results").iterdir()] == ["cost.json"]
+    assert "cost.json" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_what_was_seen_is_said_of_presets_there_are() -> None:
-    assert set(films.LOOKS) <= set(PRESETS)
+    assert set(preset_page.LOOKS) <= set(PRESETS)

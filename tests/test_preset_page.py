@@ -58,6 +58,13 @@ def test_a_preset_that_names_traces_has_recorded_ones_that_pass(name: str) -> No
     assert all(r["status"] == "ok" and r["error"] < ATOL for r in results), results
 
 
+def test_a_recording_belongs_to_one_preset_at_most() -> None:
+    """A preset made from another with `replace` must not claim its traces."""
+    for result in golden():
+        owners = [name for name, preset in PRESETS.items() if traces_of(preset, [result])]
+        assert len(owners) <= 1, (result["name"], owners)
+
+
 def test_every_recording_has_passed_and_those_in_the_repository_are_among_them() -> None:
     results = {result["name"]: result for result in golden()}
     assert {path.stem for path in golden_replay.find(golden_replay.HERE)} <= results.keys()
@@ -90,7 +97,6 @@ def test_the_replayer_writes_what_the_page_reads(
 def test_the_command_writes_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(preset_page, "ROOT", tmp_path)
     monkeypatch.setattr(preset_page, "PAGE", tmp_path / "presets.md")
     preset_page.main()
     assert (tmp_path / "presets.md").read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")

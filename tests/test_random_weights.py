@@ -64,6 +64,7 @@ def test_times_operations_and_the_share_of_the_peak_hang_together(capsys: pytest
     assert "random weights" in text
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_measured_after_the_eager_ones() -> None:
     result = measure(some("streamdit"), device="cpu", backend="eager", report=str)
     assert [(row["mode"], "left_out" in row) for row in result["presets"]] == [("eager", False), ("compiled", False)]
@@ -76,6 +77,19 @@ def test_a_spent_budget_leaves_the_rest_out_and_names_it() -> None:
     with pytest.raises(OutOfTimeError):
         Deadline(0).check()
     Deadline(None).check()
+
+
+def test_a_preset_that_does_not_fit_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = random_weights._run
+
+    def full(engine: Any, cost: Any, *rest: Any) -> dict[str, Any]:
+        if cost.slots:
+            raise torch.OutOfMemoryError
+        return run(engine, cost, *rest)
+
+    monkeypatch.setattr(random_weights, "_run", full)
+    rows = measure(some("longlive", "streamdit"), device="cpu", modes=("eager",), report=str)["presets"]
+    assert [row.get("left_out") for row in rows] == ["the device is out of memory", None]
 
 
 def test_another_autoencoder_is_left_out_and_the_chunk_ends_at_its_latents(monkeypatch: pytest.MonkeyPatch) -> None:

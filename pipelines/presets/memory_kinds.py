@@ -17,6 +17,7 @@ STREAMING_VLM = replace(
         "A vision-language model keeps text longer than pictures; a film has no text in its memory, so the first frame "
         "after each new prompt takes that place.",
     ),
+    traces=(),
 )
 
 MEM_ROPE = replace(
@@ -29,4 +30,5 @@ MEM_ROPE = replace(
     # The paper has one prompt. Frames are replayed under a new one, means cannot be and fade by their shares.
     switch=Recache(window=10, sink=3, keep_sink=True),
     fixes=("Means are kept in float32: in bfloat16 a share of 0.01 mostly rounds to nothing.",),
+    traces=(),
 )

@@ -19,11 +19,20 @@ STREAMDIFFUSION_V2 = Preset(
     schedule=Schedule(denoising_step_list=(1000, 500, 400, 200), shift=8.0, warp=False, plan="stream-batch"),
     cache=SinkRefresh(window=6, sink=3, keeps="level", threshold=0.2),
     window=AllRemembered(),
-    # The released system counts frames without end and jumps back to the window's end every 50 or so, so that old
-    # keys and new ones disagree about the time between them.
     position=SlotIndex(),
     # Nothing can be replayed: memory was written on the way to the picture, level by level. A new prompt changes the
     # text for all chunks in flight at once; what the old one left is gone 3 chunks later, but for the sink.
     switch=Keep(),
     chunk=1,
+    fixes=(
+        "Only a full memory judges its sink, a frame a chunk. The release compares places that hold nothing yet, finds "
+        "them unlike anything, and has thrown its sink away by the time it is full.",
+        "No chunk runs before it is there: while its batch fills, the release denoises zeros, and their keys stay.",
+        "Positions count slots. The release counts frames and jumps back after 50 or so (or never, and then ends), so "
+        "that old keys and new ones disagree about the time between them.",
+        "The motion controller's level is the entering chunk's own: the release writes it into its list of steps.",
+        "What leaves is the oldest frame behind the sink. Without a batch the release loses count of a chunk's steps "
+        "once the memory is full, and a step overwrites what another one wrote.",
+    ),
+    traces=("sdv2_", "sched_sd"),
 )

@@ -1,0 +1,108 @@
+"""The flags of `rivulet web`; what they start is in app/serving.py.
+
+Mistakes are told before a model or Gradio is imported.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.errors import UsageMistake
+from app.options import DeviceName, ModelName, Threads
+from app.setting_values import DEVICES, READERS, choose
+
+PROMPT = "a big red ball bounces over the sea"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+EPILOG = "Films, logs and render jobs stay in the folder and can be taken up again. Exit code 130 after Ctrl-C."
+_EXTRA = ("gradio", "fastapi", "uvicorn", "websockets")
+
+
+def web_command(
+    host: Annotated[str, typer.Option("--host", help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="If taken, the next free one; 0: any.")] = 7860,
+    prompt: Annotated[str, typer.Option("--prompt", help="What a film shows at first.")] = PROMPT,
+    seed: Annotated[int, typer.Option("--seed", min=-1, max=2**53 - 1, help="-1 draws one.")] = -1,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Streaming system; `rivulet presets` lists them.")
+    ] = "embedded",
+    model: ModelName = None,
+    device: DeviceName = "auto",
+    threads: Threads = None,
+    max_sessions: Annotated[
+        int, typer.Option("--max_sessions", min=1, max=64, help="Films at a time; who comes then waits.")
+    ] = 4,
+    no_open: Annotated[bool, typer.Option("--no_open", help="Do not open a browser.")] = False,
+    no_autostart: Annotated[bool, typer.Option("--no_autostart", help="Films wait for Play.")] = False,
+    folder: Annotated[Path, typer.Option("--folder", help="Where films, logs and render jobs go.")] = Path(
+        "outputs/live"
+    ),
+    auth: Annotated[
+        str | None,
+        typer.Option("--auth", metavar="USER:PASSWORD", envvar="RIVULET_AUTH", help="Ask for these, everywhere."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow_host", metavar="NAME", help="A name of this server, as a proxy gives it.", show_default=False
+        ),
+    ] = None,
+    root_path: Annotated[str, typer.Option("--root_path", help="Sub-path behind a proxy: /film.")] = "",
+    ssl_certfile: Annotated[Path | None, typer.Option("--ssl_certfile", help="PEM, for https.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option("--ssl_keyfile", help="Its key.")] = None,
+) -> int:
+    """Open the live page: a film that plays at once and follows what you type."""
+    missing = [name for name in _EXTRA if find_spec(name) is None]
+    if missing:
+        raise UsageMistake(f"The live page needs {' and '.join(missing)}. Install: pip install 'rivulet[web]'")
+    if not prompt.strip():
+        raise UsageMistake("--prompt is empty. Say in a few words what the film should show.")
+    if auth is not None and not all(auth.partition(":")):
+        raise UsageMistake("--auth is a user and a password. Write --auth USER:PASSWORD.")
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        raise UsageMistake("--root_path begins with a slash and ends without one. Write it like /film.")
+    _check_certificate(ssl_certfile, ssl_keyfile)
+    from app.access import host_names
+    from app.opening import EngineRequest
+    from app.serving import Serving, find_place, serve
+    from pipelines.presets import PRESETS
+
+    asked = Serving(
+        request=EngineRequest(
+            preset=PRESETS[choose(preset, list(PRESETS), "preset")],
+            model=None if model is None else READERS["model"]("--model", model),
+            device=choose(device, DEVICES, "device"),
+            threads=threads,
+        ),
+        folder=folder,
+        prompt=prompt,
+        seed=seed,
+        max_sessions=max_sessions,
+        autostart=not no_autostart,
+        auth=auth,
+        hosts=host_names(allow_host or ()),
+        root_path=root_path,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        open_browser=not no_open,
+    )
+    place = find_place(host, port)
+    if port not in (0, place.port):
+        print(f"Port {port} is taken; this is port {place.port}.")
+    if host not in LOOPBACK and auth is None:
+        print("Everybody who reaches this machine can watch and drive; --auth USER:PASSWORD asks for a password.")
+    return serve(place, asked)
+
+
+def _check_certificate(certificate: Path | None, key: Path | None) -> None:
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise UsageMistake("https needs a certificate and its key. Give --ssl_certfile and --ssl_keyfile.")
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except ssl.SSLError:
+        raise UsageMistake(f"{certificate} and {key} are no certificate with its key. Give two PEM files.") from None

@@ -1,0 +1,200 @@
+"""What a live film is to show: the prompt in force, the one that comes next, and those that queue.
+
+Everything counts from a chunk on. Messages arrive on any thread; the engine asks once a chunk, and has what came
+before it asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from threading import RLock
+
+from app.encode import Receipt
+from app.lengths import Rhythm
+from app.parked import CourseRecord
+from app.take import Moment, Steered
+from app.wire import QueueItem, Span
+from pipelines.types import Prompt, Transition, prompt_text
+
+USUAL_HOLD = 8.0
+"""Seconds that a prompt without a hold is shown once another one queues behind it."""
+_SPANS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the next chunk is made with; `receipts` if a prompt begins with it, `sudden` if it takes the screen."""
+
+    moment: Moment
+    receipts: tuple[Receipt, ...] = ()
+    sudden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    prompt: Prompt
+    transition: Transition
+    hold: float | None
+    receipts: tuple[Receipt, ...]
+
+
+class Course:
+    """Of one session.
+
+    Args:
+        moment: what the film begins with.
+        fps: of the film.
+        rhythm: of its chunks.
+    """
+
+    def __init__(self, moment: Moment, fps: float, rhythm: Rhythm) -> None:
+        self.lock = RLock()
+        self.queue: list[QueueItem] = []
+        self.past: list[tuple[int, Moment]] = [(0, moment)]
+        self._fps, self._rhythm = fps, rhythm
+        self._next: _Next | None = None
+        self._since: dict[str, float] = {}  # when the queue's items were submitted
+        self._hold: float | None = None
+        self._held_from = 0  # frame
+        self._upcoming = 0  # the first chunk that has not begun
+
+    @property
+    def moment(self) -> Moment:
+        """What is in force."""
+        return self.past[-1][1]
+
+    @property
+    def waits(self) -> bool:
+        """Whether a prompt begins with the next chunk."""
+        return self._next is not None
+
+    @property
+    def sudden(self) -> bool:
+        """Whether a cut waits: it does not wait for the chunk on screen to end."""
+        upcoming = self._next
+        return upcoming is not None and upcoming.transition.kind == "cut"
+
+    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt | None) -> None:
+        """A prompt for the next chunk. One that has not begun gives way, and is answered with the one that does."""
+        with self.lock:
+            earlier = self._next.receipts if self._next is not None else ()
+            receipts = (*earlier, receipt) if receipt is not None else earlier
+            if self._next is not None and self._next.transition.kind == "cut":
+                transition = self._next.transition  # what was to be cut off is still to be
+            self._next = _Next(prompt, transition, hold, receipts)
+
+    def line_up(self, items: list[QueueItem], now: float) -> None:
+        """The queue as it shall be."""
+        with self.lock:
+            self.queue = items
+            self._since = {item.id: self._since.get(item.id, now) for item in items}
+
+    def change(self, **settings: object) -> None:
+        """Other settings from the next chunk on."""
+        with self.lock:
+            self._set(self._upcoming, replace(self.moment, **settings))  # type: ignore[arg-type]  # of Moment's fields
+
+    def queued_start(self, place: int) -> int:
+        """The frame at which an item of the queue begins, if nothing changes."""
+        with self.lock:
+            frame = self._turn_frame(self._hold)
+            for item in self.queue[:place]:
+                frame += round((item.hold or USUAL_HOLD) * self._fps)
+            return frame
+
+    # ------------------------------------------------------------------ the engine's side
+
+    def turn(self, chunk: int) -> Turn:
+        """What chunk `chunk` is made with; it begins now."""
+        with self.lock:
+            frame = self._rhythm.start_frame(chunk)
+            upcoming, self._next = self._next, None
+            if upcoming is None and self.queue and frame >= self._turn_frame(self._hold):
+                item = self.queue.pop(0)
+                receipt = Receipt(item.id, self._since.pop(item.id))
+                upcoming = _Next(item.of_engine(), item.transition.of_engine(), item.hold, (receipt,))
+            self._upcoming = chunk + 1
+            if upcoming is None:
+                return Turn(self.moment)
+            prompt, transition = upcoming.prompt, upcoming.transition
+            if transition.kind == "cut" and prompt == self.moment.prompt:
+                prompt = respelled(prompt)
+            self._set(chunk, replace(self.moment, prompt=prompt, transition=transition))
+            self._hold, self._held_from = upcoming.hold, frame
+            return Turn(self.moment, upcoming.receipts, transition.kind == "cut")
+
+    def at(self, chunk: int) -> Moment:
+        """What a past chunk was made with."""
+        return next(moment for start, moment in reversed(self.past) if start <= chunk)
+
+    def go_back(self, chunk: int) -> None:
+        """The film goes on from before `chunk`, with what was in force then."""
+        with self.lock:
+            self.past = [entry for entry in self.past if entry[0] < chunk] or [(0, self.past[0][1])]
+            self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
+            self._upcoming = chunk
+
+    def take_back(self, chunk: int) -> None:
+        """Chunk `chunk` could not be made with what it was to begin with."""
+        with self.lock:
+            self.past = [entry for entry in self.past if entry[0] < chunk] or self.past[:1]
+            self._upcoming = chunk
+
+    def begin(self, moment: Moment) -> None:
+        """A new film."""
+        with self.lock:
+            self.past, self._hold, self._held_from, self._upcoming = [(0, moment)], None, 0, 0
+
+    @property
+    def upcoming(self) -> int:
+        """The first chunk that has not begun."""
+        return self._upcoming
+
+    def written(self) -> CourseRecord:
+        """All of it but a prompt that has not begun."""
+        with self.lock:
+            past = [Steered.of(moment, 0, chunk) for chunk, moment in self.past]
+            return CourseRecord(past=past, queue=self.queue, hold=self._hold, held_from=self._held_from)
+
+    def read(self, record: CourseRecord, chunk: int, now: float) -> None:
+        """Go on with what was written down, from `chunk` on."""
+        with self.lock:
+            self.past = [(each.chunk, each.moment) for each in record.past]
+            self._hold, self._held_from, self._upcoming = record.hold, record.held_from, chunk
+            self.line_up(list(record.queue), now)
+
+    def spans(self) -> list[Span]:
+        """The track: what was, is, and is to come."""
+        with self.lock:
+            starts = [(self._rhythm.start_frame(chunk), moment) for chunk, moment in self.past[-_SPANS:]]
+            ends = [start for start, _ in starts[1:]]
+            spans = [
+                Span(kind="past", prompt=in_words(moment.prompt), begin=begin, end=end)
+                for (begin, moment), end in zip(starts, ends, strict=False)
+            ]
+            spans.append(Span(kind="now", prompt=in_words(starts[-1][1].prompt), begin=starts[-1][0]))
+            for place, item in enumerate(self.queue):
+                spans.append(Span(kind="queued", prompt=in_words(item.of_engine()), begin=self.queued_start(place)))
+            return spans
+
+    def _set(self, chunk: int, moment: Moment) -> None:
+        if self.past[-1][0] == chunk:
+            self.past.pop()
+        self.past.append((chunk, moment))
+
+    def _turn_frame(self, hold: float | None) -> int:
+        return self._held_from + round((hold or USUAL_HOLD) * self._fps)
+
+
+def in_words(prompt: Prompt) -> str:
+    """One line for people; a mix of one is its text."""
+    return prompt[0][0] if isinstance(prompt, tuple) and len(prompt) == 1 else prompt_text(prompt)
+
+
+def respelled(prompt: Prompt) -> Prompt:
+    """The same prompt as another value: a stream acts on a prompt that differs from the one before."""
+    if isinstance(prompt, str):
+        return ((prompt, 1.0),)
+    if len(prompt) == 1:
+        return prompt[0][0]
+    return tuple((text, weight * 2) for text, weight in prompt)

@@ -1,0 +1,157 @@
+"""A live film's past and present on the engine's side: its stream, its log, and the ways back.
+
+Everything here is called on the engine thread alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.course import Course, Turn
+from app.live_model import LiveModel
+from app.parked import STATE
+from app.take import LOG, Moment, TakeWriter
+from app.undo import Undo
+from pipelines.types import Chunk, Prompt, Transition
+
+UNDO_SECONDS = 60.0
+
+
+class Refused(ValueError):
+    """The model cannot do what was asked; the film can go on as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk that was made in `seconds`; `switched` if its prompt is a new one."""
+
+    chunk: Chunk
+    turn: Turn
+    switched: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What all films of an engine share.
+
+    `clock` only goes forward, `wake` tells the engine's threads of something new, `undo_memory` is in bytes a film.
+    """
+
+    model: LiveModel
+    clock: Callable[[], float]
+    wake: Callable[[], None]
+    undo_memory: int
+
+
+class LiveFilm:
+    """Of one session.
+
+    Args:
+        studio: what makes it.
+        folder: where its log goes.
+        course: what it is to show.
+
+    Attributes:
+        chunk: the next chunk's number.
+        branch: which film this is, counting rewinds and new beginnings.
+    """
+
+    def __init__(self, studio: Studio, folder: Path, course: Course) -> None:
+        model = self.model = studio.model
+        self.course, self._folder, self._clock = course, folder, studio.clock
+        self.chunk = self.branch = 0
+        self._undo = Undo(studio.undo_memory, round(UNDO_SECONDS * model.fps / model.chunk_frames))
+        self._logged: Moment | None = None
+        self._stream = model.new_stream(course.moment.seed, course.moment.knobs)
+        self._take = TakeWriter(folder / LOG, model)
+
+    def make(self) -> Piece:
+        """Make the next chunk.
+
+        Raises:
+            Refused: the prompt or the settings that were to begin with it; the film goes on without them.
+        """
+        before = self.course.moment
+        turn = self.course.turn(self.chunk)
+        if self._undo.due(self.chunk):
+            self._undo.add(self.chunk, self._stream.copy())
+        moment, switched = turn.moment, turn.moment.prompt != before.prompt
+        try:
+            if switched:
+                self.model.read_prompt(moment.prompt)
+            self._stream.turn(moment.knobs)
+        except ValueError as error:  # nothing has changed yet
+            self.course.take_back(self.chunk)
+            raise Refused(str(error)) from error
+        begun = self._clock()
+        chunk = self._stream.next_chunk(moment.controls)
+        seconds = self._clock() - begun
+        if moment != self._logged:
+            self._take.controls(moment, self.branch, self.chunk)
+            self._logged = moment
+        self._take.chunk(chunk, self.branch, seconds)
+        self.chunk += 1
+        return Piece(chunk, turn, switched, seconds)
+
+    def lost(self, shown: Mapping[int, int]) -> None:
+        """Of these chunks only so many frames were shown."""
+        for chunk, frames in shown.items():
+            self._take.shown(self.branch, chunk, frames)
+
+    def begin(self, seed: int | None, prompt: Prompt | None) -> None:
+        """A new film; seed -1 draws one, and None keeps what is in force, of the prompt too."""
+        before = self.course.moment
+        seed = before.seed if seed is None else secrets.randbelow(2**31) if seed == -1 else seed
+        moment = replace(before, prompt=prompt or before.prompt, seed=seed, transition=Transition())
+        self._stream.begin(seed, moment.knobs)
+        self.course.begin(moment)
+        self._undo.forget()
+        self._branch_off(0)
+
+    def rewind(self, frame: int) -> bool:
+        """Back to before the chunk that shows `frame`, or as far as there is a way; from there it is another film."""
+        target = min(self.chunk, self.model.rhythm.chunk_of(latent_of(frame)))
+        mark = self._undo.before(target)
+        if mark is None:
+            return False
+        target = max(target, mark.chunk)
+        self._stream.begin(self.course.at(mark.chunk).seed, self.course.at(max(0, mark.chunk - 1)).knobs)
+        self._stream.go_back(mark.copy)
+        for chunk in range(mark.chunk, target):
+            moment = self.course.at(chunk)
+            self._stream.turn(moment.knobs)
+            self._stream.next_chunk(moment.controls)
+        self._undo.forget(after=target)
+        self.course.go_back(target)
+        self._branch_off(target)
+        return True
+
+    def save(self) -> str:
+        """Write the stream's state to the folder and return its sha256."""
+        return self._stream.save(self._folder / STATE)
+
+    def load(self, sha256: str, chunk: int, branch: int) -> None:
+        """Go on from what `save` wrote; ValueError if the file is not what it was."""
+        self._stream.load(self._folder / STATE, sha256)
+        self.chunk, self.branch = chunk, branch
+        self._logged = self.course.at(chunk - 1) if chunk else None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._take.close()
+        self._undo.forget()
+        del self._stream
+
+    def _branch_off(self, chunk: int) -> None:
+        self._take.branch(self.branch + 1, self.branch, chunk)
+        self.branch, self.chunk = self.branch + 1, chunk
+        self._logged = self.course.at(chunk - 1) if chunk else None
+
+
+def latent_of(frame: int) -> int:
+    """The latent frame that a pixel frame comes from."""
+    return -(-frame // 4)

@@ -1,0 +1,243 @@
+"""A loaded model that several live films share, and what a live film asks of its stream.
+
+Loading is done once a process; a stream is a few megabytes of memory beside it. Everything here is called on one
+thread, the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from app.lengths import Rhythm
+from app.opening import EngineRequest, resident_bytes, rhythm_of, use_threads, weights_checksum
+from app.recipe import system_of
+from app.sidecar import as_data
+from pipelines.presets.knobs import apply_knobs, knob_values
+from pipelines.types import Chunk, Controls, Prompt
+from weights.catalog import get_model
+
+if TYPE_CHECKING:
+    from pipelines.presets import Preset
+    from pipelines.state import Snapshot
+    from pipelines.streaming import Stream
+
+Knobs = tuple[tuple[str, float], ...]
+"""Settings of the preset that a live film changed: names of pipelines.presets.knobs.KNOBS and values."""
+
+
+class Copy(Protocol):
+    """A stream's state, to go back to; `size` in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+class LiveStream(Protocol):
+    """One film under way."""
+
+    def next_chunk(self, controls: Controls) -> Chunk: ...
+
+    def begin(self, seed: int, knobs: Knobs) -> None:
+        """Start a new film; ValueError for knobs that cannot be."""
+        ...
+
+    def turn(self, knobs: Knobs) -> None:
+        """Go on under other knobs; ValueError for knobs that cannot be, or that change the shape of the memory."""
+        ...
+
+    def copy(self) -> Copy: ...
+
+    def go_back(self, copy: Copy) -> None: ...
+
+    def save(self, path: Path) -> str: ...
+
+    def load(self, path: Path, sha256: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """What is loaded, and how to begin a film with it.
+
+    `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
+    `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out.
+    """
+
+    name: str
+    checksum: str
+    preset: str
+    system: Mapping[str, object]
+    knobs: Mapping[str, object]
+    untrained: bool
+    device: str
+    threads: int
+    fps: float
+    height: int
+    width: int
+    rhythm: Rhythm
+    new_stream: Callable[[int, Knobs], LiveStream]
+    check_knobs: Callable[[Knobs], object]
+    read_prompt: Callable[[Prompt], None]
+    memory: Callable[[], int]
+
+    @property
+    def chunk_frames(self) -> int:
+        """Pixel frames of every chunk but the first."""
+        return self.rhythm.start_frame(2) - self.rhythm.start_frame(1)
+
+
+class LiveOpener(Protocol):
+    """Loads a model."""
+
+    def __call__(self, request: EngineRequest) -> LiveModel: ...
+
+
+def open_live(request: EngineRequest) -> LiveModel:
+    """Load the model of `request`.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
+    """
+    name = request.model or request.preset.model
+    get_model(name)  # a wrong name is refused before torch takes its seconds
+    import torch
+
+    from pipelines.build import build_stream, choose_device, load_components
+
+    device, dtype = choose_device(request.device)
+    threads = use_threads(request.threads)
+    components = load_components(
+        name,
+        device=device,
+        dtype=dtype,
+        models_dir=request.models_dir,
+        offline=request.offline,
+        licence_accepted=request.accepted_licences,
+    )
+
+    def build(preset: Preset, seed: int) -> Stream:
+        return build_stream(
+            preset,
+            components,
+            height=request.height,
+            width=request.width,
+            seed=seed,
+            untrained=request.untrained,
+        )
+
+    first = build(request.preset, 0)
+    height, width = first.state.latents.ring.shape[-2:]
+    scale = components.autoencoder.spatial_scale
+    return LiveModel(
+        name=name,
+        checksum=weights_checksum(components.sources),
+        preset=request.preset.name,
+        system=system_of(request.preset),
+        knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},
+        untrained=request.untrained,
+        device=device,
+        threads=threads,
+        fps=first.fps,
+        height=height * scale,
+        width=width * scale,
+        rhythm=rhythm_of(request.preset),
+        new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
+        check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
+        read_prompt=lambda prompt: _embed(first, prompt),
+        memory=torch.cuda.memory_reserved if device == "cuda" else resident_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A snapshot kept in the host's memory."""
+
+    snapshot: Snapshot
+    size: int
+
+
+class EngineStream:
+    """A `LiveStream` of the engine.
+
+    Args:
+        build: makes a stream of a preset and a seed.
+        preset: what to stream like, before knobs.
+        device: where the stream computes.
+        seed: of its noise.
+        knobs: settings changed from the beginning.
+    """
+
+    def __init__(
+        self, build: Callable[[Preset, int], Stream], preset: Preset, device: str, seed: int, knobs: Knobs = ()
+    ) -> None:
+        self._build, self._preset, self._device = build, preset, device
+        self.begin(seed, knobs)
+
+    def begin(self, seed: int, knobs: Knobs) -> None:
+        self._stream, self._knobs = self._build(apply_knobs(self._preset, dict(knobs)), seed), knobs
+
+    def turn(self, knobs: Knobs) -> None:
+        if knobs == self._knobs:
+            return
+        changed = self._build(apply_knobs(self._preset, dict(knobs)), self._stream.state.seed)
+        changed.restore(self._stream.snapshot())
+        self._stream, self._knobs = changed, knobs
+
+    def next_chunk(self, controls: Controls) -> Chunk:
+        return self._stream.next_chunk(controls)
+
+    def copy(self) -> HostCopy:
+        snapshot = self._stream.snapshot()
+        if self._device != "cpu":
+            snapshot = moved(snapshot, "cpu")
+        return HostCopy(snapshot, _bytes(snapshot))
+
+    def go_back(self, copy: Copy) -> None:
+        assert isinstance(copy, HostCopy)
+        self._stream.restore(moved(copy.snapshot, self._device) if self._device != "cpu" else copy.snapshot)
+
+    def save(self, path: Path) -> str:
+        from pipelines.snapshots import save_snapshot
+
+        return save_snapshot(self._stream.snapshot(), path)
+
+    def load(self, path: Path, sha256: str) -> None:
+        from pipelines.snapshots import load_snapshot
+
+        self._stream.restore(load_snapshot(path, self._device, sha256=sha256))
+
+
+def moved(snapshot: Snapshot, device: str) -> Snapshot:
+    """The snapshot with its tensors on another device; the decoder's count of frames stays on the host."""
+    from torch import Tensor
+
+    text = snapshot.text
+    return replace(
+        snapshot,
+        kv=tuple(
+            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in store.items()}
+            for store in snapshot.kv
+        ),
+        latents=snapshot.latents.to(device),
+        flight=snapshot.flight.to(device),
+        decoder=tuple(part.to(device) if place else part for place, part in enumerate(snapshot.decoder)),
+        text=replace(
+            text,
+            embeds=None if text.embeds is None else text.embeds.to(device),
+            start=None if text.start is None else text.start.to(device),
+            target=None if text.target is None else text.target.to(device),
+        ),
+    )
+
+
+def _bytes(snapshot: Snapshot) -> int:
+    from torch import Tensor
+
+    held = [value for store in snapshot.kv for value in store.values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in (*held, snapshot.latents, snapshot.flight, *snapshot.decoder))
+
+
+def _embed(stream: Stream, prompt: Prompt) -> None:
+    stream.engine.conditioner.embed(prompt)

@@ -1,0 +1,190 @@
+"""The process behind `rivulet web`: a free port, the engine, the render jobs and one server, from start to Ctrl-C.
+
+The engine begins to load before Gradio is imported, so that the first film plays about when the page can be drawn.
+"""
+
+import errno
+import signal
+import socket
+import sys
+import webbrowser
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageMistake, shorten
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from app.opening import EngineRequest
+
+PORTS_TRIED = 20
+FAREWELL_SECONDS = 2
+"""What open sockets and streams have to end in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A socket that listens already, and the address for a browser on this machine."""
+
+    listener: socket.socket
+    address: str
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return self.listener.getsockname()[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What `rivulet web` was asked for; the names are its flags."""
+
+    request: "EngineRequest"
+    folder: Path
+    prompt: str
+    seed: int
+    max_sessions: int
+    autostart: bool
+    auth: str | None
+    hosts: frozenset[str]
+    root_path: str
+    ssl_certfile: Path | None
+    ssl_keyfile: Path | None
+    open_browser: bool
+
+
+def find_place(host: str, port: int) -> Place:
+    """Take the first free port from `port` on; 0 is any.
+
+    Raises:
+        UsageMistake: the address is not this machine's, or none of the ports is free.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise UsageMistake(f"{shorten(host, 60)} is no address. Use --host 127.0.0.1 or 0.0.0.0.") from None
+    for number in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address[0], number))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            if error.errno == errno.EADDRINUSE:
+                continue
+            if error.errno == errno.EACCES:
+                raise UsageMistake(f"Port {number} needs an administrator. Use one above 1023.") from None
+            raise UsageMistake(f"{shorten(host, 60)} is not this machine's address. Use --host 0.0.0.0.") from None
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))
+        return Place(listener, f"{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}")
+    raise UsageMistake(f"Ports {port} to {port + PORTS_TRIED - 1} are taken. Choose another with --port.")
+
+
+def serve(place: Place, asked: Serving) -> int:
+    """Serve until Ctrl-C or SIGTERM and return the exit code."""
+    from app.access import read_secret
+    from app.engine import LiveEngine
+    from app.jobs import Jobs
+
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    secret = read_secret(asked.folder)
+    scheme = "http" if asked.ssl_certfile is None else "https"
+    url = f"{scheme}://{place.address}{asked.root_path}/"
+    print(f"Rivulet starts at {url}", flush=True)
+    engine = LiveEngine(
+        asked.request,
+        folder=asked.folder,
+        prompt=asked.prompt,
+        seed=asked.seed,
+        max_sessions=asked.max_sessions,
+    )
+    jobs = Jobs(asked.folder / "jobs")
+    with _ends_with(engine.close), _ends_with(jobs.close), place.listener:
+        engine.start()
+        jobs.start()
+        from app.server import make_app
+
+        app = make_app(
+            engine,
+            secret=secret,
+            root_path=asked.root_path,
+            jobs=jobs,
+            login=asked.auth,
+            hosts=asked.hosts,
+            autostart=asked.autostart,
+        )
+        code = _run(app, place, asked, lambda: _say_ready(url, open_browser=asked.open_browser))
+    print("Stopped. Films and jobs are in", asked.folder)
+    return code
+
+
+def server_config(
+    app: "FastAPI", *, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None
+) -> "uvicorn.Config":
+    """Return uvicorn's configuration: bounded messages, no compression of JPEGs, no log of addresses with tokens."""
+    import uvicorn
+
+    from app.wire import MAX_MESSAGE
+
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=FAREWELL_SECONDS,
+        ssl_certfile=None if ssl_certfile is None else str(ssl_certfile),
+        ssl_keyfile=None if ssl_keyfile is None else str(ssl_keyfile),
+    )
+
+
+def _run(app: "FastAPI", place: Place, asked: Serving, ready: Callable[[], None]) -> int:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready()
+
+    server = Server(server_config(app, ssl_certfile=asked.ssl_certfile, ssl_keyfile=asked.ssl_keyfile))
+    before = signal.signal(signal.SIGTERM, _terminate)  # uvicorn raises the signal again when it has ended
+    try:
+        server.run(sockets=[place.listener])
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except _Terminated:
+        return EXIT_TERMINATED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    raise UsageMistake("The server did not start; what it said is above. Try another --port.")
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+def _terminate(number: int, at: FrameType | None) -> None:
+    raise _Terminated
+
+
+@contextmanager
+def _ends_with(close: Callable[[], object]) -> Generator[None]:
+    try:
+        yield
+    finally:
+        close()
+
+
+def _say_ready(url: str, *, open_browser: bool) -> None:
+    print(f"Ready: {url}  (Ctrl-C ends it)", flush=True)
+    if open_browser and not webbrowser.open(url):
+        print("No browser was found on this machine; open the address in one.", file=sys.stderr)

@@ -1,0 +1,87 @@
+// The picture: decodes the newest frame, draws it with the display's clock, and says so to the server.
+
+const FPS_SPAN = 2000; // ms over which "fps" counts what was drawn
+
+class Screen {
+  constructor(canvas, { ack, onDrawn }) {
+    Object.assign(this, { canvas, ack, onDrawn, drawn: [], skipped: 0, decoding: false, link: 0 });
+    this.context = canvas.getContext("2d", { alpha: false });
+    this.forget();
+    document.addEventListener("visibilitychange", () => this.show());
+  }
+
+  // A new socket counts its frames and epochs anew.
+  forget() {
+    this.ready?.bitmap.close();
+    Object.assign(this, { waiting: null, ready: null, epoch: null, last: null, link: this.link + 1 });
+  }
+
+  size(width, height) {
+    Object.assign(this.canvas, { width, height });
+  }
+
+  // Epochs count modulo 2**16: later is what lies less than half of the circle ahead.
+  stale(frame) {
+    return this.epoch !== null && ((frame.epoch - this.epoch) & 0xffff) > 0x7fff;
+  }
+
+  async offer(frame) {
+    if (this.stale(frame)) return;
+    this.epoch = frame.epoch;
+    if (this.waiting) this.skipped += 1;
+    this.waiting = { ...frame, link: this.link };
+    if (this.decoding) return;
+    this.decoding = true;
+    while (this.waiting) {
+      const next = this.waiting;
+      this.waiting = null;
+      try {
+        const bitmap = await createImageBitmap(new Blob([next.payload], { type: "image/jpeg" }));
+        if (next.link !== this.link) {
+          bitmap.close(); // decoded while the socket was opened anew
+          continue;
+        }
+        this.ready?.bitmap.close();
+        if (this.ready) this.skipped += 1;
+        this.ready = { ...next, bitmap };
+        this.show();
+      } catch {
+        this.skipped += 1; // a damaged picture: the next one is whole
+        this.ack(next.seq);
+      }
+    }
+    this.decoding = false;
+  }
+
+  // In a hidden tab the browser holds this back, so nothing is acknowledged and the server stops sending.
+  show() {
+    if (this.asked || !this.ready || document.hidden) return;
+    this.asked = requestAnimationFrame((now) => {
+      this.asked = 0;
+      const frame = this.ready;
+      this.ready = null;
+      if (!frame) return;
+      if (!this.stale(frame)) this.draw(frame, now);
+      frame.bitmap.close();
+      this.ack(frame.seq);
+    });
+  }
+
+  draw(frame, now) {
+    this.context.drawImage(frame.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    this.last = { seq: frame.seq, frame: frame.frame, t: frame.t, epoch: frame.epoch, made: frame.made, at: now };
+    this.drawn.push(this.last);
+    while (this.drawn[0].at < now - FPS_SPAN) this.drawn.shift();
+    this.onDrawn(this.last);
+  }
+
+  fps() {
+    const now = performance.now();
+    return (this.drawn.filter(({ at }) => at > now - FPS_SPAN).length * 1000) / FPS_SPAN;
+  }
+
+  // When the first frame from `number` on was drawn after `since`, as far as that is remembered.
+  when(number, since) {
+    return this.drawn.find(({ frame, at, epoch }) => frame >= number && at >= since && epoch === this.epoch)?.at;
+  }
+}

@@ -1,0 +1,273 @@
+"""What a live film leaves behind: session.jsonl, a line an event, from which it can be made again bit for bit.
+
+Controls count from a chunk on, never from a moment of wall time, so that is how they are written down. A rewind begins
+a branch; what was on screen last is the newest branch behind what it grew from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self, TextIO
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.errors import UsageMistake
+from app.live_model import Knobs, LiveModel
+from app.sidecar import ModelRecord, library_versions, machine
+from pipelines.types import Chunk, Controls, Prompt, Transition
+
+Format = Literal[1]
+FORMAT: Format = 1
+LOG = "session.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All that decides the next chunk beside the stream's state; `seed` counts from the film's beginning."""
+
+    prompt: Prompt
+    seed: int
+    transition: Transition = Transition()  # noqa: RUF009  # frozen
+    guidance_scale: float | None = None
+    knobs: Knobs = ()
+
+    @property
+    def controls(self) -> Controls:
+        """As the stream reads it."""
+        return Controls(self.prompt, self.transition, self.guidance_scale)
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Header(_Line):
+    """What the film is made with."""
+
+    event: Literal["take"] = "take"
+    format: Format = FORMAT
+    preset: str
+    knobs: dict[str, object]
+    system: dict[str, object]
+    untrained: bool
+    model: ModelRecord
+    device: str
+    threads: int
+    height: int
+    width: int
+    fps: float
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+
+
+class Branched(_Line):
+    """From `chunk` on the film is another one than that of branch `parent`; chunk 0 is a new film."""
+
+    event: Literal["branch"] = "branch"
+    branch: int
+    parent: int
+    chunk: int
+
+
+class Steered(_Line):
+    """What holds from `chunk` on, whole."""
+
+    event: Literal["controls"] = "controls"
+    branch: int
+    chunk: int
+    prompt: str | list[tuple[str, float]]
+    transition: tuple[Literal["recache", "soft", "cut", "keep"], int]
+    guidance_scale: float | None
+    knobs: list[tuple[str, float]]
+    seed: int
+
+    @classmethod
+    def of(cls, moment: Moment, branch: int, chunk: int) -> Self:
+        """Write a moment down."""
+        return cls(
+            branch=branch,
+            chunk=chunk,
+            prompt=moment.prompt if isinstance(moment.prompt, str) else list(moment.prompt),
+            transition=(moment.transition.kind, moment.transition.chunks),
+            guidance_scale=moment.guidance_scale,
+            knobs=list(moment.knobs),
+            seed=moment.seed,
+        )
+
+    @property
+    def moment(self) -> Moment:
+        """The moment that was written down."""
+        return Moment(
+            prompt=self.prompt if isinstance(self.prompt, str) else tuple(self.prompt),
+            seed=self.seed,
+            transition=Transition(*self.transition),
+            guidance_scale=self.guidance_scale,
+            knobs=tuple(self.knobs),
+        )
+
+
+class Made(_Line):
+    """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`."""
+
+    event: Literal["chunk"] = "chunk"
+    branch: int
+    chunk: int
+    frames: tuple[int, int]
+    sha256: str
+    drift: float | None = None
+    seconds: float
+
+
+class Shown(_Line):
+    """Of this chunk only the first `frames` were shown: a cut or a new branch took the place of the others."""
+
+    event: Literal["shown"] = "shown"
+    branch: int
+    chunk: int
+    frames: int
+
+
+Event = Annotated[Header | Branched | Steered | Made | Shown, Field(discriminator="event")]
+_EVENT: TypeAdapter[Header | Branched | Steered | Made | Shown] = TypeAdapter(Event)
+
+
+class TakeWriter:
+    """Appends to a log; a line is with the operating system when a call returns.
+
+    Args:
+        path: a log that is there already goes on.
+        model: what the film is made with.
+    """
+
+    def __init__(self, path: Path, model: LiveModel) -> None:
+        fresh = not path.exists()
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
+        if fresh:
+            self._write(header_of(model))
+
+    def branch(self, branch: int, parent: int, chunk: int) -> None:
+        """From this chunk on it is another film."""
+        self._write(Branched(branch=branch, parent=parent, chunk=chunk))
+
+    def controls(self, moment: Moment, branch: int, chunk: int) -> None:
+        """From this chunk on this holds."""
+        self._write(Steered.of(moment, branch, chunk))
+
+    def chunk(self, chunk: Chunk, branch: int, seconds: float) -> None:
+        """A chunk was made in so many seconds."""
+        self._write(
+            Made(
+                branch=branch,
+                chunk=chunk.index,
+                frames=(chunk.pixel.start, chunk.pixel.stop),
+                sha256=chunk.sha256,
+                drift=chunk.drift,
+                seconds=round(seconds, 4),
+            )
+        )
+
+    def shown(self, branch: int, chunk: int, frames: int) -> None:
+        """The rest of a chunk was dropped."""
+        self._write(Shown(branch=branch, chunk=chunk, frames=frames))
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
+
+    def _write(self, line: _Line) -> None:
+        self._file.write(json.dumps(line.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def header_of(model: LiveModel) -> Header:
+    """What the log begins with."""
+    return Header(
+        preset=model.preset,
+        knobs=dict(model.knobs),
+        system=dict(model.system),
+        untrained=model.untrained,
+        model=ModelRecord(name=model.name, sha256=model.checksum),
+        device=model.device,
+        threads=model.threads,
+        height=model.height,
+        width=model.width,
+        fps=model.fps,
+        versions=library_versions(),
+        machine=machine(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TakeChunk:
+    """A chunk that is part of the film: what it was made under, its hash, and how many of its frames were shown."""
+
+    index: int
+    moment: Moment
+    sha256: str
+    first: int
+    shown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What was on screen last."""
+
+    header: Header
+    chunks: tuple[TakeChunk, ...]
+
+
+def read_take(path: Path) -> Take:
+    """Read a log: of every moment of the film the branch that was on screen last.
+
+    Raises:
+        UsageMistake: it is no such log, is damaged, or nothing was ever shown.
+        OSError: it cannot be read.
+    """
+    header, *events = _events(path)
+    if not isinstance(header, Header):
+        raise UsageMistake(f"{path}, line 1: this is no log of a live film. Give the session.jsonl of one.")
+    made: list[Made] = []
+    steered: list[Steered] = []
+    shown: dict[tuple[int, int], int] = {}
+    for event in events:
+        if isinstance(event, Branched):  # what lay behind is off the screen
+            made = [each for each in made if each.chunk < event.chunk]
+            steered = [each for each in steered if each.chunk < event.chunk]
+        elif isinstance(event, Made):
+            made.append(event)
+        elif isinstance(event, Steered):
+            steered.append(event)
+        elif isinstance(event, Shown):
+            shown[event.branch, event.chunk] = event.frames
+    chunks: list[TakeChunk] = []
+    moment: Moment | None = None
+    for index, each in enumerate(made):
+        while steered and steered[0].chunk <= each.chunk:
+            moment = steered.pop(0).moment
+        if each.chunk != index or moment is None:
+            raise UsageMistake(f"{path}: chunk {index} of the film is missing, so it cannot be made again.")
+        count = each.frames[1] - each.frames[0]
+        visible = shown.get((each.branch, each.chunk), count)
+        chunks.append(TakeChunk(index, moment, each.sha256, each.frames[0], visible))
+    if not chunks:
+        raise UsageMistake(f"{path}: nothing was shown, so there is no film. Give the log of a film that played.")
+    return Take(header, tuple(chunks))
+
+
+def _events(path: Path) -> list[Header | Branched | Steered | Made | Shown]:
+    lines = path.read_bytes().split(b"\n")[:-1]  # a kill may cut the last line; without a line break it does not count
+    events: list[Header | Branched | Steered | Made | Shown] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            events.append(_EVENT.validate_json(line))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise UsageMistake(
+                f"{path}, line {number}: {first['msg'].lower()[:80]}. It is damaged, or another version of Rivulet "
+                "wrote it; give one that this version wrote."
+            ) from None
+    if not events:
+        raise UsageMistake(f"{path} is empty. Give the session.jsonl of a live film.")
+    return events

@@ -1,0 +1,174 @@
+"""A live engine over the tiny networks, on a clock that the tests turn; frames are shown while chunks are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from app.encode import LiveFrame
+from app.engine import LiveEngine
+from app.lengths import Rhythm
+from app.live_model import EngineStream, Knobs, LiveModel
+from app.session import Session
+from app.wire import Applied, PromptUpdate, WireTransition
+from pipelines.engine import Engine
+from pipelines.presets import PRESETS, Preset
+from pipelines.streaming import Stream
+from pipelines.types import Chunk, Controls, Prompt
+from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream
+
+Kind = TypeVar("Kind", bound=BaseModel)
+FPS, CHUNK_FRAMES = 16, 12
+CHUNK_SECONDS = 0.25
+"""How long a chunk takes on the clock; the film needs one every 0.75 s."""
+
+
+class Clock:
+    """Seconds that pass when `sleep` is called; `during` is called in between."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.during: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.005)
+            self.during()
+
+
+class SlowStream(EngineStream):
+    """Takes time, and breaks when told to."""
+
+    model: TinyModel
+
+    def next_chunk(self, controls: Controls) -> Chunk:
+        if self.model.broken is not None:
+            raise self.model.broken
+        self.model.made += 1
+        self.model.clock.sleep(self.model.chunk_seconds)
+        return super().next_chunk(controls)
+
+
+@cache
+def _networks() -> Engine:
+    return tiny_engine(autoencoder=tiny_autoencoder())
+
+
+class TinyModel:
+    """Opens a model of random weights."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.chunk_seconds, self.made = clock, CHUNK_SECONDS, 0
+        self.broken: Exception | None = None
+
+    def _build(self, preset: Preset, seed: int) -> Stream:
+        return tiny_stream(_networks(), seed=seed)
+
+    def _new(self, seed: int, knobs: Knobs) -> SlowStream:
+        stream = SlowStream(self._build, PRESETS["embedded"], "cpu", seed, knobs)
+        stream.model = self
+        return stream
+
+    def _read(self, prompt: Prompt) -> None:
+        if "xyzzy" in str(prompt):
+            raise ValueError("the model cannot read xyzzy: use other words")
+
+    def __call__(self, request: Any = None) -> LiveModel:
+        return LiveModel(
+            name="tiny",
+            checksum="0" * 64,
+            preset="embedded",
+            system={},
+            knobs={},
+            untrained=False,
+            device="cpu",
+            threads=1,
+            fps=FPS,
+            height=32,
+            width=48,
+            rhythm=Rhythm(3, 3),
+            new_stream=self._new,
+            check_knobs=lambda knobs: None,
+            read_prompt=self._read,
+            memory=lambda: 2**20,
+        )
+
+
+class Watcher:
+    """A viewer that draws everything at once, unless `credit` is set to 0."""
+
+    def __init__(self, clock: Clock, *, driver: bool = True) -> None:
+        self.clock, self.driver, self.credit = clock, driver, 3
+        self.frames: list[LiveFrame] = []
+        self.times: list[float] = []
+        self.told: list[BaseModel] = []
+
+    def offer(self, frame: LiveFrame) -> None:
+        self.frames.append(frame)
+        self.times.append(self.clock.now)
+
+    def tell(self, event: BaseModel) -> None:
+        self.told.append(event)
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        """What it was told of one kind."""
+        return [event for event in self.told if isinstance(event, kind)]
+
+    def applied(self, name: str) -> Applied | None:
+        """The receipt of a prompt."""
+        return next((event for event in self.of(Applied) if event.id == name), None)
+
+
+class Stage:
+    """An engine whose two threads are turned by hand."""
+
+    def __init__(self, folder: Path, clock: Clock | None = None, **settings: Any) -> None:
+        self.clock = clock or Clock()
+        self.model = TinyModel(self.clock)
+        request: Any = SimpleNamespace()
+        self.engine = LiveEngine(
+            request,
+            folder=folder,
+            prompt="a red fox runs",
+            opener=self.model,
+            clock=self.clock,
+            **{"seed": 5, **settings},
+        )
+        self.engine.load()
+        self.clock.during = self._show
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for session in self.engine._all():
+            session.end("the test is over")
+
+    def _show(self) -> None:
+        self.engine._encode.step(self.clock.now)
+
+    def open(self, name: str | None = None) -> Session:
+        """A session, as the engine thread would admit it."""
+        return self.engine._session_for(name, 1)
+
+    def play(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            pause = self.engine.step()
+            self.clock.sleep(min(0.005 if pause is None else max(pause, 0.0), 0.005))
+
+
+def say(name: str, prompt: Any, kind: str = "recache", chunks: int = 0, **more: Any) -> PromptUpdate:
+    """A prompt."""
+    transition = WireTransition(kind=kind, chunks=chunks)  # type: ignore[arg-type]  # one of the kinds
+    return PromptUpdate(id=name, prompt=prompt, transition=transition, **more)

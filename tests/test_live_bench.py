@@ -1,0 +1,91 @@
+"""The benchmark of the live server sees what it is there to see: frames that grow old, and a link that is slow."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from app.wire import FrameHeader, pack_frame
+from benchmarks.live import _ages, _reached, _spread
+from benchmarks.live_client import LOCAL, Client, Link
+
+FPS, CHUNK = 16.0, 12
+
+
+def film(frames: int, late: float = 0.0) -> list[tuple[float, FrameHeader]]:
+    """Frames as they arrive where each chunk is made when its first frame is due, every one `late` more than before."""
+    arrived: list[tuple[float, FrameHeader]] = []
+    for frame in range(frames):
+        begin = frame - (frame + 3) % CHUNK if frame >= CHUNK - 3 else -3
+        arrived.append((100 + frame / FPS + frame * late, FrameHeader(frame, frame, frame / FPS, 100 + begin / FPS)))
+    return arrived
+
+
+def test_ages_are_flat_on_a_film_in_time_and_grow_where_a_backlog_does() -> None:
+    client = Client(None)
+    flat = _ages(client, film(600), CHUNK, FPS)
+    assert flat["age_s"]["max"] == pytest.approx(0, abs=1e-6)
+    assert flat["growth_s"] == 0
+    assert flat["fps"] == pytest.approx(FPS, rel=0.01)
+    assert _ages(client, film(600, late=0.001), CHUNK, FPS)["growth_s"] == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_prompt_is_seen_with_its_first_frame_or_the_next_one_that_came() -> None:
+    client = Client(None, frames=film(40)[::3])
+    assert _reached(client, 4) == client.frames[2][0]
+    assert _reached(client, 100) is None
+
+
+def test_a_spread_stays_within_what_was_measured() -> None:
+    assert _spread([1.0, 2.0, 9.0]) == {"median": 2.0, "p95": 8.0, "max": 9.0}
+    assert _spread([5.0]) == {"median": 5.0, "p95": 5.0, "max": 5.0}
+
+
+class Server:
+    """A socket that sends frames of 1000 bytes as fast as they are acknowledged, three ahead."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self.acked = -1
+        self.most_ahead = 0
+        self._more = asyncio.Event()
+
+    async def send(self, text: str) -> None:
+        told = json.loads(text)
+        assert told["type"] == "ack"
+        self.acked = told["seq"]
+        self._more.set()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        yield json.dumps({"type": "hello"})
+        for seq in range(self.frames):
+            while seq - self.acked > 3:
+                self._more.clear()
+                await self._more.wait()
+            self.most_ahead = max(self.most_ahead, seq - self.acked)
+            yield pack_frame(FrameHeader(seq, seq, seq / FPS, 0.0), bytes(968))
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize(("link", "least"), [(LOCAL, 0.0), (Link("slow", 0.02, 160_000), 0.5)])
+def test_a_slow_link_delays_what_it_carries_and_its_acknowledgements(link: Link, least: float) -> None:
+    async def watch() -> tuple[Client, Server]:
+        server = Server(10)
+        client = Client(server, link)
+        await client.listen()
+        return client, server
+
+    begun = time.time()
+    client, server = asyncio.run(watch())
+    assert client.first("hello") is not None
+    assert [header.seq for _, header in client.frames] == list(range(10))
+    assert server.most_ahead == 3
+    assert client.frames[-1][0] - begun >= least  # ten frames of 50 ms each
+    assert least or client.frames[-1][0] - begun < 0.5

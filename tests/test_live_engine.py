@@ -1,0 +1,192 @@
+"""The live engine serves several films fairly, and lets go of those that nobody watches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.encode import LiveFrame
+from app.engine import Busy, LiveEngine
+from app.pace import CALM, SLACK, Pace
+from app.parked import read_parked
+from app.wire import Done, QueueEdit, QueueItem
+from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path) as stage:
+        yield stage
+
+
+def test_two_films_share_the_engine_and_both_keep_their_rate(stage: Stage) -> None:
+    watchers = [Watcher(stage.clock), Watcher(stage.clock)]
+    for watcher in watchers:
+        stage.open().attach(watcher)
+    stage.play(6)
+    counts = [len(watcher.frames) for watcher in watchers]
+    assert min(counts) > 0.85 * 16 * 5.4
+    assert abs(counts[0] - counts[1]) <= 12
+
+
+def test_the_film_that_is_due_first_is_served_first(stage: Stage) -> None:
+    late, early = stage.open(), stage.open()
+    for session, deadline in ((late, 5.0), (early, 2.0)):
+        session.attach(Watcher(stage.clock))
+        session.due = lambda now, at=deadline: now - 10 + at  # type: ignore[method-assign]  # both wait already
+    order: list[object] = []
+    for session in (late, early):
+        session.step = lambda session=session: order.append(session)  # type: ignore[method-assign]
+    stage.engine.step()
+    assert order == [early]
+
+
+def test_no_more_films_than_allowed_at_once(tmp_path: Path) -> None:
+    with Stage(tmp_path, max_sessions=1) as stage:
+        first = stage.open()
+        with pytest.raises(Busy):
+            stage.open()
+        assert stage.open(first.id) is first
+        stage.play(5.5)  # nobody came: it is parked, and its place is free
+        assert stage.open().id != first.id
+
+
+def test_a_film_nobody_watches_is_parked_and_its_memory_freed(stage: Stage) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(2)
+    session.detach(watcher)
+    made = stage.model.made
+    stage.play(4)
+    assert session.state == "playing"
+    stage.play(1.5)
+    assert session.state == "parked"
+    assert stage.model.made <= made + 1
+    assert stage.engine.metrics()["sessions"] == 0
+    assert not hasattr(session.film, "_stream")
+
+
+def test_another_process_takes_a_parked_film_up_where_it_was(stage: Stage, tmp_path: Path) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(1)
+    session.submit(say("wolf", "a grey wolf", hold=60.0), watcher)
+    session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a blue bird")]), watcher)
+    stage.play(1.5)
+    session.detach(watcher)
+    stage.play(5.5)
+    with Stage(tmp_path) as later:
+        again, seen = later.open(session.id), Watcher(later.clock)
+        hello = again.hello(seen)
+        assert (again.id, hello.prompt, hello.seed) == (session.id, "a grey wolf", 5)
+        assert [item.id for item in hello.queue] == ["next"]
+        again.attach(seen)
+        later.play(1)
+        assert seen.frames[0].frame > watcher.frames[-1].frame
+        assert seen.frames[0].seq > watcher.frames[-1].seq
+        assert read_parked(again.folder, 3600) is None  # a film is taken up once
+
+
+def test_what_was_kept_too_long_is_not_taken_up(stage: Stage, tmp_path: Path) -> None:
+    session = stage.open()
+    stage.play(5.5)
+    assert session.state == "parked"
+    with Stage(tmp_path, keep_seconds=0.0) as later:
+        assert later.open(session.id).id != session.id
+
+
+@pytest.mark.parametrize("name", ["../../etc", "", "x" * 500, "0123456789abcdef"])
+def test_a_name_that_is_not_ours_opens_a_new_film(stage: Stage, name: str) -> None:
+    assert stage.open(name if len(name) == 16 else None).id != name
+    assert [path.parent for path in stage.engine.folder.iterdir()] == [stage.engine.folder]
+
+
+def test_the_margin_grows_when_a_chunk_is_late_and_shrinks_when_all_is_calm() -> None:
+    pace = Pace(most=0.4)
+    pace.took(0.2, 0.0, 0.0)
+    assert pace.lead(switching=False) == pytest.approx(0.2 + SLACK)
+    pace.underrun(0.2, 1.0)
+    grown = pace.margin
+    assert grown > SLACK
+    pace.took(0.2, 0.0, 1.0 + CALM - 1)
+    assert pace.margin == grown
+    pace.took(0.2, 0.0, 1.0 + CALM + 1)
+    assert SLACK <= pace.margin < grown
+    for second in range(20):
+        pace.underrun(5.0, second)
+    assert pace.margin == 0.4
+
+
+def test_a_prompt_is_expected_to_take_as_long_as_the_last_ones_did() -> None:
+    pace = Pace(most=0.4)
+    pace.took(0.5, 0.3, 0.0)
+    pace.took(0.2, 0.0, 1.0)
+    assert pace.lead(switching=True) - pace.lead(switching=False) == pytest.approx(0.3)
+
+
+class _Real(Watcher):
+    """Sees frames at their real time, and on which threads."""
+
+    def __init__(self) -> None:
+        super().__init__(Clock())
+        self.threads: set[str] = set()
+        self.some = threading.Event()
+
+    def offer(self, frame: LiveFrame) -> None:
+        super().offer(frame)
+        self.threads.add(threading.current_thread().name)
+        self.some.set()
+
+
+def test_with_real_threads_a_film_plays_and_is_parked_when_the_engine_closes(tmp_path: Path) -> None:
+    clock = Clock()
+    model = TinyModel(clock)
+    model.chunk_seconds = 0.0
+    request: Any = SimpleNamespace()
+    engine = LiveEngine(request, folder=tmp_path, prompt="a red fox runs", opener=model)
+    assert not engine.ready
+    engine.start()
+    try:
+        session = engine.open()
+        assert engine.ready
+        watcher = _Real()
+        session.attach(watcher)
+        assert watcher.some.wait(20)
+        session.submit(say("wolf", "a grey wolf", "cut"), watcher)
+        end = time.monotonic() + 20
+        while watcher.applied("wolf") is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert engine.open(session.id) is session
+        assert watcher.threads == {"rivulet-encode"}
+    finally:
+        engine.close()
+    assert session.state == "parked"
+    assert [done.reason for done in watcher.of(Done)] == ["parked"]
+    assert read_parked(session.folder, 3600) is not None
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_whoever_opens(tmp_path: Path) -> None:
+    def refuse(request: object) -> Any:
+        raise FileNotFoundError("the weights are missing: download them")
+
+    request: Any = SimpleNamespace()
+    engine = LiveEngine(request, folder=tmp_path, prompt="a fox", opener=refuse)
+    engine.start()
+    with pytest.raises(FileNotFoundError, match="weights are missing"):
+        engine.open()
+    assert not engine.ready
+    engine.close()
+
+
+def test_chunks_take_time_on_the_clock_of_these_tests(stage: Stage) -> None:
+    stage.open().attach(Watcher(stage.clock))
+    before = stage.clock.now
+    stage.engine.step()
+    assert stage.clock.now - before >= CHUNK_SECONDS

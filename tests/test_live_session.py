@@ -1,0 +1,329 @@
+"""A live film answers its viewers: on time, in order, and only while somebody watches."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.session import Session
+from app.wire import Accepted, Do, Done, Metrics, Problem, QueueEdit, QueueItem, Saved, SessionStart, Set, Stop, Track
+from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, Watcher, say
+
+PERIOD = 1 / FPS
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path) as stage:
+        yield stage
+
+
+def watched(stage: Stage) -> tuple[Watcher, Session]:
+    session = stage.open()
+    watcher = Watcher(stage.clock)
+    session.attach(watcher)
+    return watcher, session
+
+
+def test_frames_come_one_by_one_at_the_films_own_rate(stage: Stage) -> None:
+    watcher, _ = watched(stage)
+    stage.play(3)
+    gaps = [after - before for before, after in pairwise(watcher.times)]
+    assert len(gaps) > 36
+    assert max(gaps) < 2 * PERIOD
+    assert abs(sum(gaps) / len(gaps) - PERIOD) < 0.002
+    assert [frame.frame for frame in watcher.frames] == list(range(len(watcher.frames)))
+    assert [frame.seq for frame in watcher.frames] == list(range(1, len(watcher.frames) + 1))
+
+
+def test_a_chunk_is_begun_just_in_time_and_never_kept_in_stock(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(4)
+    ahead = [stage.clock.now - watcher.times[-1]]
+    assert session.screen.deadline(stage.clock.now) - stage.clock.now < 0.75 + CHUNK_SECONDS
+    assert ahead[0] < 2 * PERIOD
+    made_before = stage.model.made
+    while not session.screen.stocked:
+        stage.play(0.01)
+    stage.play(0.01)
+    assert stage.model.made - made_before <= 1
+
+
+def test_a_prompt_is_accepted_at_once_and_applied_with_its_first_frame(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    session.submit(say("wolf", "a grey wolf"), watcher)
+    (accepted,) = watcher.of(Accepted)
+    stage.play(1.5)
+    applied = watcher.applied("wolf")
+    assert applied is not None
+    assert applied.chunk == accepted.chunk
+    assert applied.frame == stage.engine._shared.model.rhythm.start_frame(applied.chunk)
+    assert 0 < applied.ms <= 1000 * (0.75 + CHUNK_SECONDS + 0.15)
+
+
+def test_two_prompts_before_one_chunk_are_both_answered_with_the_second(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(say("a", "a grey wolf"), watcher)
+    session.submit(say("b", "a blue bird"), watcher)
+    stage.play(1.5)
+    assert watcher.applied("a") is not None
+    assert watcher.applied("b") is not None
+    assert session.course.moment.prompt == "a blue bird"
+
+
+def test_a_cut_takes_the_screen_at_once_and_no_old_frame_follows(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2.5)
+    session.submit(say("bird", "a blue bird", "cut"), watcher)
+    stage.play(1)
+    applied = watcher.applied("bird")
+    assert applied is not None
+    assert applied.ms < 1000 * (2 * CHUNK_SECONDS + 0.1)
+    epochs = [frame.epoch for frame in watcher.frames]
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {0, 1}
+    first_new = next(frame for frame in watcher.frames if frame.epoch == 1)
+    assert first_new.frame == applied.frame
+    log = (session.folder / "session.jsonl").read_text()
+    assert '"event":"shown"' in log  # the old chunk's rest was dropped, and that is written down
+
+
+def test_a_cut_to_the_same_words_begins_the_picture_anew(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(say("again", "a red fox runs", "cut"), watcher)
+    stage.play(1)
+    assert watcher.applied("again") is not None
+    assert watcher.frames[-1].epoch == 1
+    assert session.hello(watcher).prompt == "a red fox runs"
+
+
+def test_nothing_is_made_while_no_viewer_draws(stage: Stage) -> None:
+    watcher, _ = watched(stage)
+    stage.play(2)
+    watcher.credit = 0
+    stage.play(2)
+    made = stage.model.made
+    stage.play(4)
+    assert stage.model.made == made
+    watcher.credit = 3
+    stage.play(2)
+    assert stage.model.made > made
+    assert min(after - before for before, after in pairwise(watcher.times)) > PERIOD - 0.006  # no burst after the pause
+
+
+def test_a_stall_is_not_played_back_faster(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    stage.model.chunk_seconds = 2.0
+    stage.play(2.5)
+    stage.model.chunk_seconds = CHUNK_SECONDS
+    stage.play(3)
+    gaps = [after - before for before, after in pairwise(watcher.times)]
+    assert max(gaps) > 0.5  # there was one
+    assert min(gaps) > PERIOD - 0.006
+    assert session.pace.underruns >= 1
+    assert session.pace.margin > 0.05
+
+
+def test_pause_holds_the_picture_and_resume_goes_on_with_the_next_frame(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    session.submit(Do(action="pause"), watcher)
+    held = len(watcher.frames)
+    stage.play(2)
+    assert len(watcher.frames) == held
+    made = stage.model.made
+    session.submit(Do(action="resume"), watcher)
+    stage.play(1)
+    assert watcher.frames[held].frame == watcher.frames[held - 1].frame + 1
+    assert stage.model.made <= made + 2
+    assert watcher.of(Metrics)[-1].state == "playing"
+
+
+def test_stop_makes_nothing_more_and_a_new_prompt_goes_on(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(Do(action="stop"), watcher)
+    stage.play(0.1)
+    made = stage.model.made
+    stage.play(1)
+    assert stage.model.made == made
+    session.submit(say("on", "a grey wolf"), watcher)
+    stage.play(1)
+    assert watcher.applied("on") is not None
+
+
+def test_reset_keeps_the_prompt_in_force_and_takes_the_new_seed(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(say("wolf", "a grey wolf"), watcher)
+    stage.play(1.5)
+    session.submit(Do(action="reset", seed=77), watcher)
+    stage.play(1)
+    hello = session.hello(watcher)
+    assert (hello.prompt, hello.seed) == ("a grey wolf", 77)
+    assert watcher.frames[-1].frame < FPS  # a new film
+    assert watcher.frames[-1].epoch == 1
+
+
+def test_queued_prompts_follow_after_their_holds_and_can_be_edited(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(0.5)
+    session.submit(say("one", "a grey wolf", hold=1.5), watcher)
+    session.submit(say("two", "a blue bird", queue=True, hold=1.5), watcher)
+    session.submit(QueueEdit(items=[QueueItem(id="three", prompt="a green frog")]), watcher)
+    stage.play(5)
+    assert watcher.applied("one") is not None
+    assert watcher.applied("two") is None  # edited away
+    three = watcher.applied("three")
+    assert three is not None
+    one = watcher.applied("one")
+    assert one is not None
+    assert 1.5 - 0.75 <= three.t - one.t <= 1.5 + 0.75
+    assert session.hello(watcher).queue == []
+    assert [span.kind for span in watcher.of(Track)[-1].spans] == ["past", "past", "now"]
+
+
+def test_rewind_shows_the_same_frames_again_until_something_is_changed(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(5)
+    at = watcher.frames[-1].frame
+    session.submit(Do(action="rewind", seconds=3), watcher)
+    stage.play(1.5)
+    again = [frame for frame in watcher.frames if frame.epoch == 1]
+    assert 0 <= at - 3 * FPS - again[0].frame <= 12
+    before = {frame.frame: frame.payload for frame in watcher.frames if frame.epoch == 0}
+    assert len(again) > 12
+    assert all(before[frame.frame] == frame.payload for frame in again)
+    assert watcher.of(Track)[-1].branch == 1
+
+
+def test_rewind_reaches_moments_between_sparse_copies_by_going_forward(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.film._undo._memory = 20 * session.film._stream.copy().size  # of 80 chunks
+    stage.play(5)
+    assert len(session.film._undo._marks) < stage.model.made - 2
+    session.submit(Do(action="rewind", seconds=2), watcher)
+    stage.play(2)
+    before = {frame.frame: frame.payload for frame in watcher.frames if frame.epoch == 0}
+    again = [frame for frame in watcher.frames if frame.epoch == 1 and frame.frame in before]
+    assert again
+    assert all(before[frame.frame] == frame.payload for frame in again)
+
+
+def test_save_last_and_a_still_are_files_with_what_was_shown(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    session.submit(Do(action="save_last", seconds=1), watcher)
+    session.submit(Do(action="snapshot"), watcher)
+    session.screen.recorder._saver.shutdown(wait=True)
+    saved = {event.kind: session.folder / event.name for event in watcher.of(Saved)}
+    import av
+
+    with av.open(str(saved["last"])) as film:
+        assert sum(1 for _ in film.decode(video=0)) == FPS
+    with Image.open(saved["snapshot"]) as still, Image.open(io.BytesIO(session.latest_jpeg() or b"")) as shown:
+        assert still.size == shown.size == (48, 32)
+
+
+def test_a_recording_keeps_the_film_going_without_viewers(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(Do(action="record"), watcher)
+    session.detach(watcher)
+    made = stage.model.made
+    stage.play(7)
+    assert stage.model.made > made + 5
+    session.attach(watcher)
+    session.submit(Do(action="record_stop"), watcher)
+    session.screen.recorder._saver.shutdown(wait=True)
+    assert [event.kind for event in watcher.of(Saved)] == ["recording"]
+
+
+def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(say("bad", "xyzzy"), watcher)
+    stage.play(1.5)
+    (problem,) = watcher.of(Problem)
+    assert problem.code == "refused"
+    drawn = len(watcher.frames)
+    stage.play(1)
+    assert len(watcher.frames) > drawn
+    assert session.course.moment.prompt == "a red fox runs"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError("no more"), "memory"), (RuntimeError("a kernel failed"), "engine")]
+)
+def test_an_error_ends_the_session_with_a_sentence_and_not_the_engine(
+    stage: Stage, error: Exception, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    stage.model.broken = error
+    stage.play(1)
+    assert [problem.code for problem in watcher.of(Problem)] == [code]
+    assert [done.reason for done in watcher.of(Done)] == ["error"]
+    assert session.over
+    stage.model.broken = None
+    other, _ = watched(stage)
+    stage.play(1)
+    assert other.frames
+
+
+def test_a_weighted_mix_guidance_and_quality_reach_the_stream_and_the_picture(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(Set(guidance_scale=3.0, jpeg_quality=20), watcher)
+    session.submit(say("mix", [("a red fox", 0.7), ("a grey wolf", 0.3)]), watcher)
+    stage.play(2)
+    assert watcher.applied("mix") is not None
+    lines = [json.loads(line) for line in (session.folder / "session.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["event"] == "controls"][-1]
+    assert last["prompt"] == [["a red fox", 0.7], ["a grey wolf", 0.3]]
+    assert last["guidance_scale"] == 3.0
+    assert len(watcher.frames[-1].payload) < len(watcher.frames[0].payload)
+
+
+def test_session_start_begins_anew_with_its_prompt_and_stop_ends_it(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.submit(SessionStart(prompt="a blue bird", seed=3), watcher)
+    stage.play(1)
+    assert session.hello(watcher).prompt == "a blue bird"
+    assert session.hello(watcher).seed == 3
+    session.submit(Stop(), watcher)
+    stage.play(1)
+    assert [done.reason for done in watcher.of(Done)] == ["stopped"]
+    assert stage.engine.metrics()["sessions"] == 0
+
+
+def test_a_receipt_waits_until_the_driver_can_be_sent_the_frame(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    other = Watcher(stage.clock, driver=False)
+    session.attach(other)
+    stage.play(1)
+    watcher.credit = 0
+    session.submit(say("wolf", "a grey wolf"), watcher)
+    stage.play(1.5)
+    assert watcher.applied("wolf") is None
+    watcher.credit = 3
+    stage.play(0.2)
+    assert watcher.applied("wolf") is not None
+    assert not other.of(Accepted)
+
+
+def test_the_clock_of_these_tests_moves() -> None:
+    clock = Clock()
+    before = clock()
+    clock.sleep(1)
+    assert clock() == before + 1

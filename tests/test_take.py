@@ -1,0 +1,138 @@
+"""A live film's log says what was on screen last, and the film comes out of it again bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
+from app.joining import read_metadata
+from app.retake import retake
+from app.session import Session
+from app.take import read_take
+from app.wire import Do
+from tests.live_tiny import Clock, Stage, TinyModel, Watcher, say
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+def jam(stage: Stage) -> tuple[Session, Watcher]:
+    """A take with every kind of change in it, ended."""
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(1.2)
+    session.submit(say("a", "a grey wolf"), watcher)
+    stage.play(1.2)
+    session.submit(say("b", "a blue bird", "cut"), watcher)
+    stage.play(1.5)
+    session.submit(Do(action="rewind", seconds=1.2), watcher)
+    stage.play(1)
+    session.submit(say("c", [("a blue bird", 1.0), ("a wolf", 0.5)], "soft", 1), watcher)
+    stage.play(2.5)
+    session.end("enough")
+    return session, watcher
+
+
+def again(session: Session, output: Path, *, check: bool = True) -> tuple[int, str]:
+    out = StringIO()
+    code = retake(
+        session.folder / "session.jsonl",
+        output,
+        check=check,
+        overwrite=True,
+        console=Console(file=out, width=200),
+        opener=TinyModel(Clock()),
+    )
+    return code, out.getvalue()
+
+
+def test_the_film_comes_out_of_its_log_bit_for_bit(jam: tuple[Session, Watcher], tmp_path: Path) -> None:
+    code, said = again(jam[0], tmp_path / "take.mp4")
+    assert code == EXIT_OK
+    assert "bit for bit the same" in said
+    assert read_metadata(tmp_path / "take.mp4")["title"]
+
+
+def test_the_log_holds_the_frames_that_were_on_screen_last(jam: tuple[Session, Watcher]) -> None:
+    session, watcher = jam
+    take = read_take(session.folder / "session.jsonl")
+    on_screen: list[int] = []
+    for frame in watcher.frames:
+        while on_screen and on_screen[-1] >= frame.frame:  # a rewind took these back
+            on_screen.pop()
+        on_screen.append(frame.frame)
+    logged = [frame for chunk in take.chunks for frame in range(chunk.first, chunk.first + chunk.shown)]
+    assert logged == on_screen
+    assert any(later - earlier > 1 for earlier, later in pairwise(logged))  # the cut
+
+
+def test_another_film_is_told_from_the_same_one_with_its_first_chunk(
+    jam: tuple[Session, Watcher], tmp_path: Path
+) -> None:
+    log = jam[0].folder / "session.jsonl"
+    take = read_take(log)
+    log.write_text(log.read_text().replace('"a blue bird"', '"a blue cow"'))
+    changed = next(chunk for chunk in take.chunks if "bird" in str(chunk.moment.prompt))
+    code, said = again(jam[0], tmp_path / "take.mp4")
+    assert code == EXIT_FAILURE
+    assert f"first chunk that differs is {changed.index} " in said
+
+
+def test_a_reset_leaves_the_new_film_alone_in_the_log(stage: Stage, tmp_path: Path) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(1.5)
+    session.submit(Do(action="reset", seed=9), watcher)
+    stage.play(1)
+    session.end("enough")
+    take = read_take(session.folder / "session.jsonl")
+    assert {chunk.moment.seed for chunk in take.chunks} == {9}
+    assert again(session, tmp_path / "take.mp4")[0] == EXIT_OK
+
+
+def test_a_film_that_was_parked_and_taken_up_is_one_film(stage: Stage, tmp_path: Path) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(1.5)
+    session.detach(watcher)
+    stage.play(5.5)
+    with Stage(tmp_path) as later:
+        taken_up = later.open(session.id)
+        taken_up.attach(Watcher(later.clock))
+        later.play(1.5)
+        assert taken_up.film.chunk > 2
+    assert again(taken_up, tmp_path / "take.mp4")[0] == EXIT_OK
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("{}\n", "line 1"),
+        ('{"event":"branch","branch":1,"parent":0,"chunk":0}\n', "no log of a live film"),
+        ("no json\n", "line 1"),
+    ],
+)
+def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+    log = tmp_path / "session.jsonl"
+    log.write_text(text)
+    with pytest.raises(UsageMistake, match=says):
+        read_take(log)
+
+
+def test_an_existing_film_is_not_replaced_unasked(tmp_path: Path) -> None:
+    film = tmp_path / "take.mp4"
+    film.write_bytes(b"mine")
+    with pytest.raises(UsageMistake, match="--overwrite"):
+        retake(tmp_path / "session.jsonl", film, check=False, overwrite=False, console=Console(file=StringIO()))
+    assert film.read_bytes() == b"mine"

@@ -1,0 +1,135 @@
+"""One viewer's end: what is replaced, what is kept in order, and who is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from app import viewers
+from app.viewers import Gone, PictureViewer, SocketViewer
+from app.wire import Accepted, Done, Metrics, unpack_frame
+from tests.live_doubles import Frame
+
+
+class Link:
+    """Keeps what it is sent; a stuck one never returns."""
+
+    def __init__(self, *, stuck: bool = False) -> None:
+        self.sent: list[Any] = []
+        self.stuck = stuck
+
+    async def _take(self, data: Any) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+        self.sent.append(data)
+
+    async def send_text(self, data: str) -> None:
+        await self._take(json.loads(data))
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self._take(unpack_frame(data)[0])
+
+
+def frame(seq: int, epoch: int = 0, codec: int = 0) -> Any:
+    return Frame(b"jpeg", seq, seq, seq / 16, epoch=epoch, codec=codec)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 10))
+
+
+def test_metrics_are_replaced_and_everything_else_arrives_in_order() -> None:
+    async def work() -> None:
+        viewer, link = SocketViewer(), Link()
+        for number in range(3):
+            viewer.tell(Metrics(fps=number))
+            viewer.tell(Accepted(id=str(number), chunk=number, at=0))
+        viewer.offer(frame(0))
+        viewer.offer(frame(1))
+        viewer.tell(Done(reason="over"))
+        await viewer.send_to(link)
+        assert [message.get("id", message["type"]) for message in link.sent] == ["0", "1", "2", "session.done"]
+
+        other, link = SocketViewer(), Link()
+        other.tell(Metrics(fps=1))
+        other.tell(Metrics(fps=2))
+        other.offer(frame(0))
+        other.offer(frame(1))
+        sending = asyncio.create_task(other.send_to(link))
+        while len(link.sent) < 2:
+            await asyncio.sleep(0.01)
+        assert (link.sent[0]["fps"], link.sent[0]["dropped"], link.sent[1].seq) == (2, 1, 1)
+        sending.cancel()
+
+    run(work())
+
+
+def test_a_frame_from_before_a_reset_never_replaces_one_from_after() -> None:
+    async def work() -> None:
+        viewer, link = SocketViewer(), Link()
+        viewer.offer(frame(9, epoch=0))
+        viewer.offer(frame(0, epoch=0x10000 - 1))  # 65535 is before 0: it wraps
+        viewer.offer(frame(10, epoch=0))
+        viewer.offer(frame(5, epoch=0xFFFF))
+        sending = asyncio.create_task(viewer.send_to(link))
+        while not link.sent:
+            await asyncio.sleep(0.01)
+        assert link.sent[0].seq == 10
+        sending.cancel()
+
+    run(work())
+
+
+def test_a_link_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewers, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(viewers, "BACKLOG", 5)
+
+    async def work() -> None:
+        stuck = SocketViewer()
+        stuck.offer(frame(0))
+        with pytest.raises(Gone):
+            await stuck.send_to(Link(stuck=True))
+        full = SocketViewer()
+        for number in range(6):
+            full.tell(Accepted(id=str(number), chunk=0, at=0))
+        with pytest.raises(Gone):
+            await full.send_to(Link())
+
+    run(work())
+
+
+def test_an_acknowledgement_counts_for_all_before_also_when_the_number_wraps() -> None:
+    async def work() -> None:
+        viewer, link = SocketViewer(), Link()
+        sending = asyncio.create_task(viewer.send_to(link))
+        for number, seq in enumerate((2**32 - 2, 2**32 - 1, 0), 1):
+            viewer.offer(frame(seq))
+            while len(link.sent) < number:
+                await asyncio.sleep(0.01)
+        assert viewer.credit == 0
+        viewer.acknowledge(2**32 - 1)
+        assert viewer.credit == 2
+        viewer.acknowledge(0)
+        assert viewer.credit == 3
+        sending.cancel()
+
+    run(work())
+
+
+def test_a_reader_of_pictures_that_is_stuck_does_not_count_as_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        reader = PictureViewer()
+        reader.offer(frame(0, codec=1))  # no JPEG
+        reader.offer(frame(1))
+        assert await reader.next() == b"jpeg"
+        assert reader.credit > 0
+        monkeypatch.setattr(viewers, "STUCK_SECONDS", 0.0)
+        assert reader.credit == 0
+        reader.tell(Done(reason="over"))
+        assert await reader.next() is None
+
+    run(work())
