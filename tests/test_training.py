@@ -48,7 +48,7 @@ def films() -> list[data.Film]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
-    monkeypatch.setattr(dit, "OUTLINE_BLOCK", 0)
+    monkeypatch.setattr(dit, "READ_BLOCK", 0)
     monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
     monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
 
@@ -181,6 +181,22 @@ def test_outlines_lie_on_the_object_before_and_after_a_switch(films: list[data.F
             assert (seen & (outline[20] > 0)).sum() > 0.7 * (outline[20] > 0).sum()
 
 
+def test_courses_say_how_the_object_goes_on(films: list[data.Film]) -> None:
+    courses = data.courses(films)
+    assert courses.shape == (len(films), data.FRAMES, 4)
+    seen = set()
+    for film, course in zip(films, courses.numpy(), strict=True):
+        motion, until = film.first.motion, film.switch or data.FRAMES
+        seen.add(motion)
+        way, growth = course[2:until, :2], course[2:until, 2:]  # settled
+        across = {"left": (-0.875, 0), "right": (0.875, 0), "up": (0, -0.875), "down": (0, 0.875), "still": (0, 0)}
+        if motion in across:
+            np.testing.assert_allclose(way, np.tile(across[motion], (len(way), 1)), atol=1e-5)
+        assert bool(growth.any()) == (motion in ("spin", "bounce"))
+        assert np.abs(course).max() < 5
+    assert seen == set(world.MOTIONS)
+
+
 def _as_dict(spec: world.ClipSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in spec.__slots__}
 
@@ -224,27 +240,60 @@ def _shelves(films: list[data.Film]) -> tuple[data.Shelf, data.Shelf]:
     """Films and beginnings with latents of noise."""
     short = [data.Film(film.first, frames=data.FIRST) for film in films]
     noise = [torch.randn(len(films), frames, 8, 2, 2) for frames in (data.FRAMES, data.FIRST)]
-    return tuple(data.Shelf(z, f, data.outlines(f, 4)) for z, f in zip(noise, (films, short), strict=True))  # type: ignore[return-value]
+    pairs = zip(noise, (films, short), strict=True)
+    return tuple(data.Shelf(z, f, data.outlines(f, 4), data.courses(f)) for z, f in pairs)  # type: ignore[return-value]
 
 
-def test_batches_are_of_four_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
+def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
     shelf, beginnings = _shelves(films)
     kinds = set()
-    for step in range(40):
+    for step in range(80):
         batch, again = (windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, 4) for _ in range(2))
         assert torch.equal(batch.sigma, again.sigma)
         assert batch.prompts == again.prompts
         frames = batch.latents.shape[1]
-        kinds.add((frames, batch.forced))
+        kinds.add("joint" if batch.joint else (frames, batch.forced))
         assert batch.sigma.shape == batch.weight.shape == (len(batch.prompts), frames)
         assert batch.sigma.min() >= 0
         assert batch.sigma.max() <= 1
         assert not batch.weight[batch.sigma == 0].any()
         assert float(batch.focus.mean()) == pytest.approx(1.0, abs=1e-5)
+        if batch.joint:
+            history = frames - batch.joint
+            assert not batch.sigma[:, :history].any()
+            assert (batch.sigma[:, history:].diff() >= 0).all()
+            assert batch.sigma[:, history:].min() > 0
+            continue
         for start in range(0, frames, batch.chunk):  # one level a chunk
             part = batch.sigma[:, start : start + batch.chunk]
             assert torch.equal(part, part[:, :1].expand_as(part))
-    assert kinds == {(1, False), (3, False), (12, True), (12, False)}
+    assert kinds == {(1, False), (3, False), (12, True), (12, False), "joint"}
+
+
+def test_a_full_rolling_window_holds_the_published_levels_and_a_short_one_the_noisiest_of_them() -> None:
+    published = np.array([555.6, 769.2, 882.4, 952.4, 1000.0]).repeat(3)  # Rolling Forcing, arXiv 2509.25161
+    full = 1000 * windows.draw_rising_sigma(np.random.default_rng(0), 200, 15, 15)
+    short = 1000 * windows.draw_rising_sigma(np.random.default_rng(0), 200, 6, 15)
+    assert (np.abs(full - published).max(axis=1) < 0.1).sum() > 10
+    assert (np.abs(short - published[-6:]).max(axis=1) < 0.1).sum() > 10
+    assert len({tuple(row) for row in full.round(6)}) > 80  # and all the levels in between
+
+
+def test_joint_windows_count_what_is_noisy_and_shows_the_prompt(films: list[data.Film]) -> None:
+    rng = np.random.default_rng(2)
+    cut_short = 0
+    for trial in range(200):
+        film, history = films[trial % len(films)], (0, 3, 6)[trial % 3]
+        window = windows.draw_joint_window(rng, trial % len(films), film, history, 12)
+        frames, loss = np.array(window.frames), np.array(window.loss)
+        assert frames[-1] < data.FRAMES
+        assert (np.diff(frames[3:] if history == 6 else frames) == 1).all()
+        assert history == 3 or frames[0] == 0
+        assert not loss[:history].any()
+        owners = frames >= (film.switch if film.switch is not None else data.FRAMES)
+        assert (loss[history:] == (owners == owners[-1])[history:]).all()
+        cut_short += not loss[history:].all()
+    assert cut_short > 20
 
 
 def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
@@ -276,7 +325,8 @@ def test_written_out_attention_equals_the_models_own(small: None) -> None:
 
 def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: None) -> None:
     model = dit.Denoiser(vocabulary())
-    model._outline_loss = lambda batch: torch.zeros(())  # type: ignore[method-assign]  # it has a test of its own
+    nothing = torch.zeros(())
+    model._reading_loss = lambda batch: (nothing, nothing)  # type: ignore[method-assign]  # it has a test of its own
     clean, noise = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4)
     weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
     batch = windows.Batch(
@@ -286,9 +336,9 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
         weight,
         torch.ones(2, 3, 4, 4),
         torch.zeros(2, 3, 8, 8),
+        torch.zeros(2, 3, 4),
         ["", ""],
         3,
-        False,
     )
     tokens = model.text_encoder.tokenize(batch.prompts)
     flows = {"true": noise - clean, "wrong": noise}
@@ -299,7 +349,7 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
         assert float(loss) == pytest.approx(0.0 if name == "true" else float(3 * clean[0].square().mean()), rel=1e-5)
 
 
-def test_the_outline_is_read_place_by_place_off_the_tokens_of_the_noisy_frames(small: None) -> None:
+def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: None) -> None:
     torch.manual_seed(0)
     model = dit.Denoiser(vocabulary())
     outline = (torch.rand(2, 3, 8, 16) < 0.3).float()  # 2 x 4 tokens a frame
@@ -312,14 +362,21 @@ def test_the_outline_is_read_place_by_place_off_the_tokens_of_the_noisy_frames(s
         model.outline.weight.copy_(torch.eye(16, width))
         model.outline.bias.zero_()
     latents = torch.zeros(2, 3, 8, 4, 8)
-    batch = windows.Batch(latents, weight, weight, weight, outline, outline, ["", ""], 3, True)
-    model._tap.hidden = torch.cat([history, hidden], dim=1)
-    assert float(model._outline_loss(batch).detach()) < 1e-3
-    model._tap.hidden = torch.cat([hidden, history], dim=1)
-    assert float(model._outline_loss(batch).detach()) > 1
+    course = torch.randn(2, 3, 4)
+    hidden[..., 16:20] = course.repeat_interleave(8, dim=1)
+    with torch.no_grad():
+        model.course.weight.copy_(torch.eye(width)[16:20])
+        model.course.bias.zero_()
+    batch = windows.Batch(latents, weight, weight, weight, outline, outline, course, ["", ""], 3, True)
+
+    def losses(hidden: torch.Tensor) -> list[float]:
+        model._tap.hidden = hidden
+        return [float(loss.detach()) for loss in model._reading_loss(batch)]
+
+    assert max(losses(torch.cat([history, hidden], dim=1))) < 1e-3
+    assert min(losses(torch.cat([hidden, history], dim=1))) > 1
     flipped = tokens.unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2)
-    model._tap.hidden = torch.nn.functional.pad(flipped, (0, width - 16))
-    assert float(model._outline_loss(batch).detach()) > 1
+    assert losses(torch.nn.functional.pad(flipped, (0, width - 16)))[0] > 1
 
 
 def _fake_data(out: Path) -> None:

@@ -275,13 +275,15 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _thing(spec: ClipSpec, rng: np.random.Generator) -> str:
+def _thing(spec: ClipSpec, rng: np.random.Generator, leave_open: float) -> str:
     """The object with its article."""
     color, shape = _pick(rng, COLORS[spec.color]), _pick(rng, SHAPES[spec.shape])
+    if leave_open and rng.random() < leave_open:
+        color = ""
     size = _pick(rng, SIZES[spec.size]) if rng.random() < SIZE_SAID else ""
     look = LOOKS[int(rng.integers(len(LOOKS)))] if rng.random() < 0.08 else ""
     way = rng.random()
-    if way < 0.86:
+    if way < 0.86 or not color:
         before = (size, look, color) if rng.random() < 0.85 else (color, look, size)
         words = " ".join(word for word in (*before, shape) if word)
     else:
@@ -304,7 +306,9 @@ def _verb(spec: ClipSpec, rng: np.random.Generator, participle: bool) -> str:
     return words
 
 
-def caption(spec: ClipSpec, rng: np.random.Generator, *, say_motion: bool | None = None) -> str:
+def caption(
+    spec: ClipSpec, rng: np.random.Generator, *, say_motion: bool | None = None, leave_open: float = 0.0
+) -> str:
     """One of many ways to say what a clip shows: colour, shape, scene; mostly size and motion too.
 
     Args:
@@ -312,13 +316,17 @@ def caption(spec: ClipSpec, rng: np.random.Generator, *, say_motion: bool | None
         rng: the only source of chance.
         say_motion: whether the motion is said; drawn when None. What is unsaid is mostly at rest, so that
             a prompt without a verb gives a calm picture.
+        leave_open: how often the colour, and how often the scene, is not said, so that such a prompt keeps what
+            the film shows.
 
     Returns:
         Lower-case words with a comma now and then, at most 32 words.
     """
     if say_motion is None:
         say_motion = rng.random() >= (STILL_UNSAID if spec.motion == "still" else MOTION_UNSAID)
-    thing, scene = _thing(spec, rng), _pick(rng, SCENES[spec.scene])
+    thing, scene = _thing(spec, rng, leave_open), _pick(rng, SCENES[spec.scene])
+    if leave_open and rng.random() < leave_open:
+        scene = ""
     opening = f"{OPENINGS[int(rng.integers(len(OPENINGS)))]} " if rng.random() < 0.2 else ""
     way = rng.random()
     if not say_motion:
@@ -343,6 +351,7 @@ def caption(spec: ClipSpec, rng: np.random.Generator, *, say_motion: bool | None
         text = f"{scene}, {thing} is {_verb(spec, rng, True)}"
     if rng.random() < 0.04:
         text += f", {ENDINGS[int(rng.integers(len(ENDINGS)))]}"
+    text = " ".join(text.split()).replace(" ,", ",").strip(", ")  # where no scene is said
     return text.replace("is not moving", "is not moving at all").replace("is without moving", "rests without moving")
 
 

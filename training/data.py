@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,13 @@ class Shelf:
         latents: normalised, [N, F, C, h, w] fp16.
         films: their labels.
         outlines: where the object is, as of `outlines`, [N, F, 2h, 2w] uint8.
+        courses: where the object goes, as of `courses`, [N, F, 4].
     """
 
     latents: Tensor
     films: list[Film]
     outlines: Tensor
+    courses: Tensor
 
 
 def load_shelf(folder: Path) -> Shelf:
@@ -156,7 +158,34 @@ def load_shelf(folder: Path) -> Shelf:
         raise FileNotFoundError(f"No shards in {folder}; run `python -m training data` first.")
     films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
     latents = torch.cat([load_file(path)["latents"] for path in paths])
-    return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]))
+    return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]), courses(films))
+
+
+def _clips(film: Film) -> Iterator[tuple[world.ClipSpec, slice]]:
+    """A film's clips and the latent frames that show them."""
+    border = film.frames if film.switch is None else film.switch
+    yield film.first, slice(0, border)
+    if film.second is not None:
+        yield film.second, slice(border, film.frames)
+
+
+def courses(films: Sequence[Film]) -> Tensor:
+    """What happens to the object from the end of a latent frame to the end of the next one, under its own prompt.
+
+    Returns:
+        The way of its centre (x, y) in tenths of the picture and the growth of its stretch (x, y) in thirds, about 1
+        where there is any, [N, F, 4].
+    """
+    course = np.empty((len(films), films[0].frames, 4), dtype=np.float32)
+    for row, film in enumerate(films):
+        for spec, part in _clips(film):
+            way, growth = (
+                np.diff(path(spec, film.pixel_frames + 4)[::4], axis=0)
+                for path in (world.positions, world.object_stretch)
+            )
+            way = np.remainder(way + world.SPAN / 2, world.SPAN) - world.SPAN / 2
+            course[row, part] = np.concatenate([10 * way, 3 * growth], axis=1)[part]
+    return torch.from_numpy(course)
 
 
 def outlines(films: Sequence[Film], size: int) -> Tensor:
@@ -170,12 +199,10 @@ def outlines(films: Sequence[Film], size: int) -> Tensor:
     shapes = np.empty((len(films), frames), dtype=np.int64)
     place, scale = np.empty((len(films), frames, 2, 2)), np.empty((len(films), frames, 2, 2))
     for row, film in enumerate(films):
-        border = frames if film.switch is None else film.switch
-        for spec, part in ((film.first, slice(0, border)), (film.second, slice(border, frames))):
-            if spec is not None:
-                shapes[row, part] = world.SHAPES.index(spec.shape)
-                place[row, part] = world.positions(spec, film.pixel_frames)[ends[part]]
-                scale[row, part] = world.SIZES[spec.size] * world.object_stretch(spec, film.pixel_frames)[ends[part]]
+        for spec, part in _clips(film):
+            shapes[row, part] = world.SHAPES.index(spec.shape)
+            place[row, part] = world.positions(spec, film.pixel_frames)[ends[part]]
+            scale[row, part] = world.SIZES[spec.size] * world.object_stretch(spec, film.pixel_frames)[ends[part]]
     centre = (np.arange(size) + 0.5) / size
     offset = np.remainder(centre - place[..., None] + world.SPAN / 2, world.SPAN) - world.SPAN / 2
     offset = torch.from_numpy(offset / scale[..., None]).float()  # [N, F, ends, xy, size]

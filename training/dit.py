@@ -46,8 +46,10 @@ TRANSFORMER: dict[str, Any] = {
 TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 128, "num_layers": 2, "num_heads": 4}
 PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of AdamW for everything else
 BATCH, WORKERS = 6, 2
-OUTLINE_BLOCK, OUTLINE_SHARE, FINE = 2, 0.3, 4
-"""After this block every token says what the object covers of it, on FINE x FINE places; and how much that counts."""
+READ_BLOCK, FINE = 2, 4
+"""After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
+OUTLINE_SHARE, COURSE_SHARE = 0.3, 0.2
+"""How much these answers count in the loss."""
 UNKNOWN_SHARE = 0.01
 """Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
 
@@ -55,9 +57,10 @@ UNKNOWN_SHARE = 0.01
 class Denoiser(nn.Module):
     """Transformer and text encoder as one module, so that they share optimiser, average and checkpoint.
 
-    While it trains, a linear layer reads the object's outline off the tokens half-way through the blocks. What a word
-    means for a shape is thus learned from a direct question, as other trainings learn from a pretrained encoder's
-    features (Yu et al. 2024, arXiv 2410.06940), and not only from the few latents along an edge. It is not exported.
+    While it trains, linear layers read the object's outline and its course off the tokens half-way through the blocks.
+    What a word means for a shape or a motion is thus learned from a direct question, as other trainings learn from a
+    pretrained encoder's features (Yu et al. 2024, arXiv 2410.06940), and not only from the few latents along an edge.
+    They are not exported.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -67,24 +70,28 @@ class Denoiser(nn.Module):
         for block in self.transformer.blocks:
             block.attn1.set_processor(TrainingAttnProcessor())
             block.attn2.set_processor(TrainingAttnProcessor())
-        self.outline = nn.Linear(TRANSFORMER["num_attention_heads"] * TRANSFORMER["attention_head_dim"], FINE * FINE)
+        width = TRANSFORMER["num_attention_heads"] * TRANSFORMER["attention_head_dim"]
+        self.outline, self.course = nn.Linear(width, FINE * FINE), nn.Linear(width, 4)
         self._tap = threading.local()  # each worker has its own forward
-        self.transformer.blocks[OUTLINE_BLOCK].register_forward_hook(self._keep)
+        self.transformer.blocks[READ_BLOCK].register_forward_hook(self._keep)
 
     def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         self._tap.hidden = output
 
-    def _outline_loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the outline in counting frames, summed over them."""
+    def _reading_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the outline and error of the course, each summed over counting frames."""
         frames, rows, columns = batch.sigma.shape[1], batch.latents.shape[-2] // 2, batch.latents.shape[-1] // 2
-        hidden = self._tap.hidden.unflatten(1, (-1, rows, columns))[:, -frames:]
-        guess = self.outline(hidden.float()).unflatten(-1, (FINE, FINE))  # [B, F, row, column, FINE, FINE]
+        hidden = self._tap.hidden.unflatten(1, (-1, rows, columns))[:, -frames:].float()
+        guess = self.outline(hidden).unflatten(-1, (FINE, FINE))  # [B, F, row, column, FINE, FINE]
         guess = guess.transpose(3, 4).flatten(4, 5).flatten(2, 3)
-        each = nn.functional.binary_cross_entropy_with_logits(guess, batch.outline, reduction="none")
-        return (each.mean(dim=(2, 3)) * batch.weight).sum()
+        outline = nn.functional.binary_cross_entropy_with_logits(guess, batch.outline, reduction="none")
+        said = self.course(hidden).flatten(2, 3)  # every token says the whole course, [B, F, token, 4]
+        course = nn.functional.smooth_l1_loss(said, batch.course[:, :, None].expand_as(said), reduction="none")
+        outline, course = outline.mean(dim=(2, 3)), course.sum(dim=-1).mean(dim=-1)
+        return (outline * batch.weight).sum(), (course * batch.weight).sum()
 
     def loss(self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over counting frames of the flow's focused error and the outline's, and each frame's plain error [B, F].
+        """Sum over counting frames of the flow's focused error and the readings', and each frame's plain error [B, F].
 
         Args:
             batch: the step's windows.
@@ -103,10 +110,12 @@ class Denoiser(nn.Module):
                 self.text_encoder(tokens),
                 chunk=batch.chunk,
                 clean=history if batch.forced else None,
+                joint=batch.joint,
             )
         square = (flow.float() - (noise - clean)).square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
-        loss = (focused * batch.weight).sum() + OUTLINE_SHARE * self._outline_loss(batch)
+        outline, course = self._reading_loss(batch)
+        loss = (focused * batch.weight).sum() + OUTLINE_SHARE * outline + COURSE_SHARE * course
         return loss, square.detach().mean(dim=(2, 3))
 
 
@@ -213,7 +222,7 @@ def train_dit(
     with ThreadPoolExecutor(workers) as pool:
         while not clock.done:
             rng = step_seed(seed, clock.step, "dit")
-            batch = draw_batch(rng, films, beginnings, batch_size, clock.progress)
+            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if start_from else clock.progress)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)

@@ -23,7 +23,7 @@ from training.dit import TRANSFORMER, Denoiser, load_denoiser
 from training.run import load_checkpoint, step_seed
 from training.windows import DROPPED, SHIFT, SINK, WINDOW
 
-VERSION = "1.1"
+VERSION = "1.2"
 SIZE = 96
 
 

@@ -20,7 +20,10 @@ WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
 DROPPED = 0.1
 """Share of prompts left out, so that the model also knows "no prompt" (classifier-free guidance, arXiv 2207.12598)."""
-SHIFT = 3.0
+LEFT_OPEN = 0.08
+"""Share of prompts that do not say the colour, and of those that do not say the scene."""
+SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
+"""Shift of the sampler's noise levels, and those that plans of a joint window use."""
 FOCUS = 4.0
 EARLY = 0.25
 BEGINNINGS, PICTURES = 6, 18
@@ -48,9 +51,11 @@ class Batch:
         weight: which frames count in the loss, [B, F].
         focus: weight of each place in a frame, [B, F, h, w], 1 on average.
         outline: how much of the time a place belongs to the object, [B, F, 2h, 2w], 0..1.
+        course: where the object goes next, as of training.data.courses, [B, F, 4].
         prompts: one an example.
-        chunk: latent frames that share a noise level.
+        chunk: latent frames that see each other.
         forced: whether noisy chunks see clean history (teacher forcing) or each other.
+        joint: so many last frames see each other across chunks.
     """
 
     latents: Tensor
@@ -59,22 +64,26 @@ class Batch:
     weight: Tensor
     focus: Tensor
     outline: Tensor
+    course: Tensor
     prompts: list[str]
     chunk: int
-    forced: bool
+    forced: bool = False
+    joint: int = 0
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Everything that has a row for each example, in the order of the fields."""
-        return self.latents, self.sigma, self.history_noise, self.weight, self.focus, self.outline
+        return self.latents, self.sigma, self.history_noise, self.weight, self.focus, self.outline, self.course
 
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
-        return Batch(*(tensor[rows] for tensor in self.tensors), self.prompts[rows], self.chunk, self.forced)
+        tensors = (tensor[rows] for tensor in self.tensors)
+        return Batch(*tensors, self.prompts[rows], self.chunk, self.forced, self.joint)
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(tensor.to(device) for tensor in self.tensors), self.prompts, self.chunk, self.forced)
+        tensors = (tensor.to(device) for tensor in self.tensors)
+        return Batch(*tensors, self.prompts, self.chunk, self.forced, self.joint)
 
 
 def _owner(film: Film, frame: int) -> int:
@@ -111,27 +120,73 @@ def draw_window(rng: np.random.Generator, number: int, film: Film, chunk: int) -
         counted[i] and i < stop and _owner(film, frame) == owner and not mixed[i // chunk]
         for i, frame in enumerate(frames)
     )
+    return Window(number, tuple(frames), _prompt(rng, film, owner), loss)
+
+
+def draw_joint_window(rng: np.random.Generator, number: int, film: Film, history: int, noisy: int) -> Window:
+    """Draw a window of clean `history` and of `noisy` frames that are denoised together.
+
+    Without history it is the film's beginning; two chunks of it are a sink and the frames just before. A prompt in the
+    middle of the window is in force for all of it, but only the frames it is true of count.
+    """
+    begin = int(rng.integers(0, FRAMES - history - noisy + 1)) if history else 0
+    frames = list(range(begin, begin + history + noisy))
+    if history > SINK:
+        frames[:SINK] = range(SINK)
+    owner = _owner(film, frames[-1])
+    loss = [i >= history and _owner(film, frame) == owner for i, frame in enumerate(frames)]
+    return Window(number, tuple(frames), _prompt(rng, film, owner), tuple(loss))
+
+
+def _prompt(rng: np.random.Generator, film: Film, owner: int) -> str:
+    """A prompt for one of a film's clips. What it leaves open is to stay; films with a switch leave nothing open."""
+    if rng.random() < DROPPED:
+        return ""
     spec = film.second if owner and film.second is not None else film.first
-    prompt = "" if rng.random() < DROPPED else caption(spec, rng)
-    return Window(number, tuple(frames), prompt, loss)
+    return caption(spec, rng, leave_open=LEFT_OPEN if film.second is None else 0.0)
 
 
 def draw_sigma(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Noise levels in (0, 1): half uniform, half logit-normal, then shifted towards noise as the sampler's are."""
+    """Noise levels in (0, 1), shifted towards noise as the sampler's are: half uniform, half logit-normal.
+
+    The normal ones gather where place and way of the object are decided, the first half of the sampler's steps.
+    """
     uniform = rng.random(size)
-    normal = 1.0 / (1.0 + np.exp(-rng.standard_normal(size)))
-    level = np.where(rng.random(size) < 0.5, uniform, normal)
-    return SHIFT * level / (1.0 + (SHIFT - 1.0) * level)
+    normal = 1.0 / (1.0 + np.exp(-1.0 - rng.standard_normal(size)))
+    return _shift(np.where(rng.random(size) < 0.5, uniform, normal), SHIFT)
+
+
+def draw_rising_sigma(rng: np.random.Generator, size: int, noisy: int, full: int) -> np.ndarray:
+    """Noise levels in (0, 1] that rise from chunk to chunk of a joint window, [size, noisy].
+
+    A window of `full` frames in chunks of 1, 2, 3, 6 or all frames has one band of levels a chunk (mixed partitions,
+    StreamDiT, arXiv 2507.03745). Half the time every chunk is at the top of its band, as in a rolling window of a
+    step a chunk, otherwise anywhere in it. A window that is not yet full holds the noisiest chunks.
+    """
+    sigma = np.empty((size, noisy))
+    for row in sigma:
+        chunk = int(rng.choice([1, 2, 3, 6, full], p=[0.1, 0.15, 0.45, 0.15, 0.15]))
+        bands = -(-full // chunk)
+        within = np.ones(bands) if rng.random() < 0.5 else 1.0 - rng.random(bands)
+        band = np.arange(full - noisy, full) // chunk
+        row[:] = _shift((band + within[band]) / bands, float(rng.choice(JOINT_SHIFTS)))
+    return sigma
+
+
+def _shift(level: np.ndarray, shift: float) -> np.ndarray:
+    return shift * level / (1.0 + (shift - 1.0) * level)
 
 
 def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: int, progress: float = 1.0) -> Batch:
     """Draw one step's batch.
 
-    *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like, at a 24th and an
-    eighth of the price of a window: most of a run's first quarter, a third of the rest. The other steps are *windows*.
-    Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which is what inference
-    does. The others are diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk, often
-    behind a clean beginning, for plans whose history is still noisy.
+    *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the object
+    sets off, at a 24th and an eighth of the price of a window: most of a run's first quarter, half of the rest. (A
+    window's later chunks see in their history how it moves, and need no word for it.) The other steps are *windows*.
+    Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which is what serial
+    plans do. A third is denoised together under rising noise (`joint`), for rolling windows and moving buffers. The
+    rest is diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk, often behind a clean
+    beginning, for plans whose history is still noisy.
 
     Args:
         rng: the only source of chance.
@@ -140,36 +195,62 @@ def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: 
         size: windows in the batch; of beginnings and pictures there are more.
         progress: 0..1 of the run.
     """
-    pictures, whole = (0.4, 0.2) if progress < EARLY else (0.1, 0.7)
+    pictures, whole = (0.4, 0.2) if progress < EARLY else (0.05, 0.5)
     kind = rng.random()
     if kind < pictures:
         return _openings(rng, beginnings, PICTURES * size, 1)
     if kind < 1.0 - whole:
         return _openings(rng, beginnings, BEGINNINGS * size, SINK)
-    chunk = 3 if rng.random() < 0.8 else 1
-    forced = bool(rng.random() < 0.8)
     picks = rng.integers(len(films.films), size=size)
+    plan = rng.random()
+    if plan < 0.3:
+        history = int(rng.choice([0, SINK, 2 * SINK]))
+        full = int(rng.choice([12, 15]))
+        noisy = full if history or rng.random() < 0.5 else int(rng.integers(1, full // 3)) * 3  # the last: warming up
+        windows = [draw_joint_window(rng, int(n), films.films[n], history, noisy) for n in picks]
+        sigma = np.pad(draw_rising_sigma(rng, size, noisy, full), ((0, 0), (history, 0)))
+        return _windows(rng, films, windows, sigma, chunk=3, joint=noisy)
+    chunk = 3 if rng.random() < 0.8 else 1
+    chunks, forced = WINDOW // chunk, plan < 0.9
     windows = [draw_window(rng, int(n), films.films[n], chunk) for n in picks]
-    chunks = WINDOW // chunk
     sigma = draw_sigma(rng, size * chunks).reshape(size, chunks).repeat(chunk, axis=1)
-    weight = np.array([window.loss for window in windows], dtype=np.float32)
     if not forced:
         clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
-        history = np.arange(WINDOW)[None] < clean[:, None] * chunk
-        sigma, weight = np.where(history, 0.0, sigma), np.where(history, 0.0, weight)
+        sigma = np.where(np.arange(WINDOW)[None] < clean[:, None] * chunk, 0.0, sigma)
+    return _windows(rng, films, windows, sigma, chunk=chunk, forced=forced)
+
+
+def _windows(
+    rng: np.random.Generator,
+    films: Shelf,
+    windows: list[Window],
+    sigma: np.ndarray,
+    *,
+    chunk: int,
+    forced: bool = False,
+    joint: int = 0,
+) -> Batch:
+    """The batch of windows at noise levels [B, F]; what is clean does not count."""
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them.
-    shaken = np.where(rng.random((size, 1)) < 0.6, rng.uniform(0.0, 0.12, (size, 1)), 0.0) * np.ones((1, WINDOW))
-    outline = torch.stack([films.outlines[window.film][list(window.frames)] for window in windows])
+    shaken = np.where(rng.random((len(windows), 1)) < 0.6, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
+    weight = np.array([window.loss for window in windows]) & (sigma > 0)
+
+    def cut(shelf: Tensor) -> Tensor:
+        return torch.stack([shelf[window.film][list(window.frames)] for window in windows])
+
+    outline = cut(films.outlines)
     return Batch(
-        torch.stack([films.latents[window.film][list(window.frames)] for window in windows]).float(),
+        cut(films.latents).float(),
         torch.from_numpy(sigma).float(),
-        torch.from_numpy(shaken).float(),
+        torch.from_numpy(shaken).float().expand(sigma.shape),
         torch.from_numpy(weight).float(),
         _focus(outline),
         outline.float() / 2,
+        cut(films.courses),
         [window.prompt for window in windows],
         chunk,
         forced,
+        joint,
     )
 
 
@@ -186,7 +267,7 @@ def _focus(outline: Tensor) -> Tensor:
 def _openings(rng: np.random.Generator, beginnings: Shelf, size: int, frames: int) -> Batch:
     """The first one or three latent frames of films: what a text looks like when there is no history yet."""
     picks = rng.integers(len(beginnings.films), size=size)
-    prompts = ["" if rng.random() < DROPPED else caption(beginnings.films[n].first, rng) for n in picks]
+    prompts = [_prompt(rng, beginnings.films[n], 0) for n in picks]
     sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, frames)
     outline = beginnings.outlines[picks, :frames]
     return Batch(
@@ -196,7 +277,7 @@ def _openings(rng: np.random.Generator, beginnings: Shelf, size: int, frames: in
         torch.ones(size, frames),
         _focus(outline),
         outline.float() / 2,
+        beginnings.courses[picks, :frames],
         prompts,
         frames,
-        False,
     )
