@@ -293,9 +293,10 @@ class KVStore:
                 layers = slice(layer, layer + together)
                 turned = tables if tables is not None else self._kept_tables(layer, here)
                 raw = gathered(self._keys[layers].flatten(0, 1), here)
-                self._view_keys[layers].flatten(0, 1)[:, part].copy_(rotate(raw, *turned))
+                # Films of one lane lie apart where there are more lanes, so the view is never flattened to be written.
+                self._view_keys[layers, :, part].copy_(rotate(raw, *turned).unflatten(0, (-1, s.batch)))
                 values = gathered(self._values[layers].flatten(0, 1), here)
-                self._view_values[layers].flatten(0, 1)[:, part].copy_(values)
+                self._view_values[layers, :, part].copy_(values.unflatten(0, (-1, s.batch)))
 
     def _kept_tables(self, layer: int, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         assert self._selection is not None  # only a prune makes kept slots

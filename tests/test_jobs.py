@@ -234,7 +234,7 @@ def test_a_deleted_job_leaves_nothing_and_its_render_ends(jobs: Jobs) -> None:
     assert process is not None
     jobs.delete(job.id)
     assert not (jobs.folder / job.id).exists()
-    assert not psutil.pid_exists(process[0])
+    until(lambda: not psutil.pid_exists(process[0]))
     with pytest.raises(NoSuchJob):
         jobs.get(job.id)
 
