@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from app.lengths import Rhythm
-from app.opening import EngineRequest, resident_bytes, rhythm_of, use_threads, weights_checksum
+from app.opening import EngineRequest, load_model, rhythm_of, weights_checksum
 from app.recipe import system_of
 from app.sidecar import as_data
 from pipelines.presets.knobs import apply_knobs, knob_values
 from pipelines.types import Chunk, Controls, Prompt
-from weights.catalog import get_model
 
 if TYPE_CHECKING:
     from pipelines.presets import Preset
@@ -100,22 +99,10 @@ def open_live(request: EngineRequest) -> LiveModel:
     Raises:
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
-    name = request.model or request.preset.model
-    get_model(name)  # a wrong name is refused before torch takes its seconds
-    import torch
+    loaded = load_model(request)
+    from pipelines.build import build_stream
 
-    from pipelines.build import build_stream, choose_device, load_components
-
-    device, dtype = choose_device(request.device)
-    threads = use_threads(request.threads)
-    components = load_components(
-        name,
-        device=device,
-        dtype=dtype,
-        models_dir=request.models_dir,
-        offline=request.offline,
-        licence_accepted=request.accepted_licences,
-    )
+    components, device = loaded.components, loaded.device
 
     def build(preset: Preset, seed: int) -> Stream:
         return build_stream(
@@ -131,14 +118,14 @@ def open_live(request: EngineRequest) -> LiveModel:
     height, width = first.state.latents.ring.shape[-2:]
     scale = components.autoencoder.spatial_scale
     return LiveModel(
-        name=name,
+        name=loaded.name,
         checksum=weights_checksum(components.sources),
         preset=request.preset.name,
         system=system_of(request.preset),
         knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},
         untrained=request.untrained,
         device=device,
-        threads=threads,
+        threads=loaded.threads,
         fps=first.fps,
         height=height * scale,
         width=width * scale,
@@ -146,7 +133,7 @@ def open_live(request: EngineRequest) -> LiveModel:
         new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
         check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
         read_prompt=lambda prompt: _embed(first, prompt),
-        memory=torch.cuda.memory_reserved if device == "cuda" else resident_bytes,
+        memory=loaded.memory,
     )
 
 

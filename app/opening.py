@@ -8,12 +8,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.lengths import Rhythm
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
+
+if TYPE_CHECKING:
+    from pipelines.build import Components
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +73,50 @@ def rhythm_of(preset: Preset) -> Rhythm:
     return Rhythm(preset.first_chunk or preset.chunk, preset.chunk)
 
 
-def open_stream(request: EngineRequest, seed: int) -> Opened:
-    """Load the model of `request` and build its stream.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there."""
+
+    name: str
+    components: "Components"
+    device: str
+    threads: int
+    memory: Callable[[], int]
+
+
+def load_model(request: EngineRequest) -> Loaded:
+    """Load the model of `request`.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
-    model = request.model or request.preset.model
-    get_model(model)  # a wrong name is refused before torch takes its seconds
+    name = request.model or request.preset.model
+    get_model(name)  # a wrong name is refused before torch takes its seconds
     import torch
 
-    from pipelines.build import build_stream, choose_device, load_components
-    from pipelines.snapshots import load_snapshot, save_snapshot
+    from pipelines.build import choose_device, load_components
 
     device, dtype = choose_device(request.device)
     threads = use_threads(request.threads)
     components = load_components(
-        model,
+        name,
         device=device,
         dtype=dtype,
         models_dir=request.models_dir,
         offline=request.offline,
         licence_accepted=request.accepted_licences,
     )
+    memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
+    return Loaded(name, components, device, threads, memory)
+
+
+def open_stream(request: EngineRequest, seed: int) -> Opened:
+    """Load the model of `request` and build its stream; raises as `load_model`."""
+    loaded = load_model(request)
+    from pipelines.build import build_stream
+    from pipelines.snapshots import load_snapshot, save_snapshot
+
+    components, device = loaded.components, loaded.device
     stream = build_stream(
         request.preset,
         components,
@@ -110,12 +134,12 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
         stream=stream,
         rhythm=rhythm_of(request.preset),
         fps=stream.fps,
-        model=model,
+        model=loaded.name,
         checksum=weights_checksum(components.sources),
         device=device,
-        threads=threads,
+        threads=loaded.threads,
         read_prompt=read_prompt,
-        memory=torch.cuda.memory_reserved if device == "cuda" else resident_bytes,
+        memory=loaded.memory,
         save=lambda path: save_snapshot(stream.snapshot(), path),
         restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
     )

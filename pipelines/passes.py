@@ -104,6 +104,12 @@ class Passes:
             latents = self._draw(fresh, levels, "initial")
             if camera is not None:
                 start = camera(fresh)
+                following = max(level or 0.0 for level in row.to[-len(fresh) :])
+                if not following < start.level <= 1000:
+                    raise ValueError(
+                        f"a camera's chunk begins at level {start.level:g}, but goes on at {following:g}: begin above "
+                        "that and at most at 1000"
+                    )
                 state.scale = start.scale
                 levels = (start.level,) * len(fresh)
                 latents = (latents * start.scale + start.latents * (1.0 - start.scale)).to(latents.dtype)
