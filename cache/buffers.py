@@ -39,14 +39,14 @@ class KVShape:
 
 
 class Buffers(NamedTuple):
-    """What is remembered [layers, B, capacity, T, N, D], what passes read [layers, B, K, N, D], and what they leave."""
+    """What is remembered [2, layers, B, capacity, T, N, D], what passes read [2, layers, B, K, N, D], what they leave.
 
-    keys: Tensor
-    values: Tensor
-    view_keys: Tensor
-    view_values: Tensor
-    staged_keys: Tensor
-    staged_values: Tensor
+    Keys come first and values second: most of what is done to the one is done to the other, in one call.
+    """
+
+    remembered: Tensor
+    view: Tensor
+    staged: Tensor
 
     @classmethod
     def allocate(
@@ -56,14 +56,13 @@ class Buffers(NamedTuple):
         s, batch = shape, lanes * shape.batch
 
         def zeros(*sizes: int) -> Tensor:
-            return torch.zeros((s.layers, batch, *sizes, s.heads, s.head_dim), device=device, dtype=dtype)
+            return torch.zeros((2, s.layers, batch, *sizes, s.heads, s.head_dim), device=device, dtype=dtype)
 
-        remembered, seen, own = (s.capacity, s.tokens), ((s.capacity + s.own) * s.tokens,), (s.own * s.tokens,)
-        return cls(*(zeros(*sizes) for sizes in (remembered, remembered, seen, seen, own, own)))
+        return cls(zeros(s.capacity, s.tokens), zeros((s.capacity + s.own) * s.tokens), zeros(s.own * s.tokens))
 
     def lane(self, number: int, batch: int) -> Buffers:
         """The part of one lane of `batch` films."""
-        return Buffers(*(tensor[:, number * batch : (number + 1) * batch] for tensor in self))
+        return Buffers(*(tensor[:, :, number * batch : (number + 1) * batch] for tensor in self))
 
     def joint(self, rows: Sequence[Sequence[LayerMemory]]) -> list[LayerMemory] | None:
         """One memory for the rows of lanes 0, 1, 2 ..., or None where a forward each is needed.
@@ -79,10 +78,10 @@ class Buffers(NamedTuple):
         own = first.staged_keys.shape[1]
         return [
             LayerMemory(
-                self.view_keys[layer, :batch, :seen],
-                self.view_values[layer, :batch, :seen],
-                self.staged_keys[layer, :batch, :own],
-                self.staged_values[layer, :batch, :own],
+                self.view[0, layer, :batch, :seen],
+                self.view[1, layer, :batch, :seen],
+                self.staged[0, layer, :batch, :own],
+                self.staged[1, layer, :batch, :own],
                 first.own,
                 first.first,
             )

@@ -57,10 +57,10 @@ class Entering:
         index = torch.tensor([frame % self._size for frame in frames], device=self._inputs.device)
         return Entrance(first - 1, self._inputs.index_select(1, index).flatten(1, 2), begins=True)
 
-    def written(self, frame: int, tokens: slice, old: Tensor, new: Tensor) -> None:
-        """The pass's `tokens` are remembered as `frame`, with `new` keys [layers, ...] in place of `old` ones."""
+    def written(self, frame: int, tokens: slice, place: int, keys: Tensor, staged: Tensor) -> None:
+        """The pass's `tokens` are remembered as `frame`, their `staged` keys in place of the `keys` at `place`."""
         if self.first:
-            before, after = old[self.first], new[self.first]
+            before, after = keys[self.first][:, place], staged[self.first][:, tokens]
             self._sums += torch.stack([(after - before).float().square().sum(), before.float().square().sum()])
             self._compared = True
         elif self._from_layer:

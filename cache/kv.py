@@ -1,8 +1,8 @@
 """Keys and values of past frames: raw keys in slots, one allocation, and a rotated view made when it is read.
 
 The store owns tensors and knows no policy: it carries out actions on slots and hands a pass the keys that its
-ranges and positions name. Keys are kept un-rotated, so any position policy is exact for a film of any length. The
-rotated view is rebuilt only when the policies' answer or the content changed: once a chunk, not once a pass.
+ranges and positions name. Keys are kept un-rotated, so any position policy is exact for a film of any length. Of the
+rotated view only those frames are made anew whose content, place or position changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from cache.averaging import MEAN, Means
 from cache.buffers import Buffers, KVShape
 from cache.entering import Entering
 from cache.layer import Entrance, LayerMemory
-from cache.rope import rotary_tables, rotate
+from cache.rope import frame_tables, rotate
 from cache.scoring import Scoring
-from cache.selection import Selection, gathered
+from cache.selection import Selection
 from cache.types import (
     NATIVE,
     Action,
@@ -39,8 +38,8 @@ from cache.types import (
     Write,
 )
 
-_ROTATED_TOGETHER = 2**22
-"""Numbers of one copy into the view: a small model's layers go at once, to save calls, a large one's one by one."""
+_ROTATED_TOGETHER = 2**24
+"""Numbers of one copy into the view: all layers of a small model go at once, to save calls, of a large one a few."""
 
 
 class KVStore:
@@ -65,23 +64,20 @@ class KVStore:
         scorer: TokenScorer | FrameScorer | None = None,
     ) -> None:
         self.shape, self.lane = shape, lane
-        (
-            self._keys,
-            self._values,
-            self._view_keys,
-            self._view_values,
-            self._staged_keys,
-            self._staged_values,
-        ) = buffers or Buffers.allocate(shape)
+        self._remembered, view, self._staged = buffers or Buffers.allocate(shape)
+        self._keys, self._values = self._remembered.unbind()
+        self._view_keys, self._view_values = view.unbind()
+        self._staged_keys, self._staged_values = self._staged.unbind()
         self.staged: tuple[Slot, ...] = ()
         self._biased: tuple[tuple[SlotRange, ...], Tensor] | None = None
+        self._layers: tuple[tuple[int, ...], list[LayerMemory]] = (), []
         self._means = Means(self._keys, self._values)
         self._entering = Entering(shape.from_layer, self._keys, shape.own)
         self._selection = self._scoring = None
         if isinstance(scorer, TokenScorer):
             self._selection = Selection(scorer, self._keys, self._values, shape.columns)
         elif scorer is not None:
-            self._scoring = Scoring(scorer, self._keys, self._values)
+            self._scoring = Scoring(scorer, self._remembered)
         self.reset()
 
     def reset(self) -> None:
@@ -90,7 +86,7 @@ class KVStore:
         self._physical: list[int] = []
         self._free = list(range(self.shape.capacity))
         self.staged = ()
-        self._viewed: object = None
+        self._viewed: list[tuple[int, int] | None] = []
         self._means.reset()
         self._entering.reset()
         if self._selection is not None:
@@ -166,17 +162,16 @@ class KVStore:
             source = staged_at[frame]
             part = slice(source * tokens, (source + 1) * tokens)
             place = self._physical[slot]
+            self._outdated([place])
             self._means.forget(place)
-            self._entering.written(frame, part, self._keys[:, :, place], self._staged_keys[:, :, part])
-            self._keys[first:, :, place].copy_(self._staged_keys[first:, :, part])
-            self._values[first:, :, place].copy_(self._staged_values[first:, :, part])
+            self._entering.written(frame, part, place, self._keys, self._staged_keys)
+            self._remembered[:, first:, :, place].copy_(self._staged[:, first:, :, part])
             entry = replace(self.staged[source], tag=action.tag)
             self.entries = (*self.entries[:slot], entry, *self.entries[slot + 1 :])
             if self._selection is not None:
                 self._selection.written(place, frame)
             if self._scoring is not None:
                 self._scoring.written(place)
-        self._viewed = None
 
     def _average(self, action: Average) -> None:
         slots = list(action.slots)
@@ -187,7 +182,7 @@ class KVStore:
             self._means.fold(self._physical[action.into], self._physical[slot], action.share)
             last = replace(self.entries[action.into], frame=self.entries[slot].frame)
             self.entries = (*self.entries[: action.into], last, *self.entries[action.into + 1 :])
-        self._viewed = None
+        self._outdated([self._physical[action.into]])
 
     def _prune(self, action: Prune) -> None:
         if self._selection is None:
@@ -196,11 +191,11 @@ class KVStore:
             raise ValueError(f"prune keeps {action.keep} of {len(action.slots)} slots: keep fewer than there are")
         places = [self._physical[i] for i in action.slots]
         self._selection.ask(places, action.keep)
+        self._outdated(places)
         self._free += places[action.keep :]
         gone = range(action.slots.start + action.keep, action.slots.stop)
         self._mark(range(action.slots.start, gone.start), frame=NATIVE, tag="kept", base=0)
         self._close_ranks([i for i in range(len(self.entries)) if i not in gone])
-        self._viewed = None
 
     def stage(self, frames: Sequence[Slot]) -> None:
         """Name what the last pass left in the staging area, frame by frame."""
@@ -237,24 +232,36 @@ class KVStore:
         at = tuple(self.entries[i].frame if p == NATIVE else p for i, p in zip(past, positions, strict=False))
         if any((p == NATIVE) != (self.entries[i].tag == "kept") for i, p in zip(past, at, strict=True)):
             raise ValueError("tokens kept by content stand at their own frames only: place them at NATIVE")
-        if self._viewed != (places, at):
-            self._rotate_view(places, at)
-            self._viewed = (places, at)
-        start, length = len(past) * s.tokens, len(own) * s.tokens
+        self._bring_up_to_date(list(zip(places, at, strict=True)))
+        layers = self._views(len(past), len(own), frames, own[0])
         bias = self._bias(ranges, s.tokens)
-        return [
-            LayerMemory(
-                self._view_keys[layer, :, : start + length],
-                self._view_values[layer, :, : start + length],
-                self._staged_keys[layer, :, : frames * s.tokens],
-                self._staged_values[layer, :, : frames * s.tokens],
-                start,
-                own[0] * s.tokens,
-                bias,
-                None if self._selection is None else self._observer(self._selection, layer, places),
-            )
+        if bias is None and self._selection is None:
+            return layers
+        observers = [
+            None if self._selection is None else self._observer(self._selection, layer, places)
             for layer in range(s.layers)
         ]
+        return [layer._replace(bias=bias, observe=observe) for layer, observe in zip(layers, observers, strict=True)]
+
+    def _views(self, past: int, own: int, frames: int, first: int) -> list[LayerMemory]:
+        """Parts of the buffers, in latent frames; the passes of a chunk ask for the same ones over and over."""
+        sizes = tuple(count * self.shape.tokens for count in (past, own, frames, first))
+        if self._layers[0] != sizes:
+            seen, left = slice(sizes[0] + sizes[1]), slice(sizes[2])
+            self._layers = (
+                sizes,
+                [
+                    LayerMemory(view_keys, view_values, staged_keys, staged_values, sizes[0], sizes[3])
+                    for view_keys, view_values, staged_keys, staged_values in zip(
+                        self._view_keys[:, :, seen],
+                        self._view_values[:, :, seen],
+                        self._staged_keys[:, :, left],
+                        self._staged_values[:, :, left],
+                        strict=True,
+                    )
+                ],
+            )
+        return self._layers[1]
 
     def _observer(self, selection: Selection, layer: int, places: Sequence[int]) -> Callable[[Tensor], None]:
         """Hands a layer's queries to the selection, and the view of what it chooses."""
@@ -266,41 +273,40 @@ class KVStore:
         views = self._view_keys[layer, :, part], self._view_values[layer, :, part]
         return partial(selection.observe, layer, view_keys=views[0], view_values=views[1])
 
-    def _rotate_view(self, places: tuple[int, ...], positions: tuple[int, ...]) -> None:
-        """Fill the view: whole frames at the positions asked for, kept tokens at their own frames.
+    def _outdated(self, places: Sequence[int]) -> None:
+        """What the view shows of these places is no longer what is there."""
+        self._viewed = [None if seen is not None and seen[0] in places else seen for seen in self._viewed]
 
-        What a pass chooses as it runs is not there yet, and put into the view by the selection.
+    def _bring_up_to_date(self, wanted: list[tuple[int, int]]) -> None:
+        """Let the view show these places at these positions, tokens kept by content each at its own frame.
+
+        Frame by frame: how a product of complex numbers is rounded can depend on where it stands in the whole, and a
+        film must not depend on what else had to be made. What a pass chooses as it runs the selection puts there.
         """
-        s, device = self.shape, self._keys.device
-        table = torch.promote_types(self._keys.dtype, torch.float32)
-        at = 0
-        coming = () if self._selection is None else self._selection.coming
-        kinds = [(position == NATIVE, place in coming) for position, place in zip(positions, places, strict=True)]
-        for (kept, awaited), run in groupby(range(len(places)), key=lambda index: kinds[index]):
-            chosen = list(run)
-            part = slice(at * s.tokens, (at + len(chosen)) * s.tokens)
-            at += len(chosen)
-            if awaited:
-                continue
-            here = [places[i] for i in chosen]
-            tables = None
-            if not kept:
-                positions_here = [positions[i] for i in chosen]
-                tables = rotary_tables(positions_here, s.rows, s.columns, s.head_dim, device=device, dtype=table)
-            size = s.batch * len(here) * s.tokens * s.heads * s.head_dim
-            together = 1 if kept else max(1, _ROTATED_TOGETHER // size)
-            for layer in range(0, s.layers, together):
-                layers = slice(layer, layer + together)
-                turned = tables if tables is not None else self._kept_tables(layer, here)
-                raw = gathered(self._keys[layers].flatten(0, 1), here)
-                # Films of one lane lie apart where there are more lanes, so the view is never flattened to be written.
-                self._view_keys[layers, :, part].copy_(rotate(raw, *turned).unflatten(0, (-1, s.batch)))
-                values = gathered(self._values[layers].flatten(0, 1), here)
-                self._view_values[layers, :, part].copy_(values.unflatten(0, (-1, s.batch)))
+        if self._viewed == wanted:
+            return
+        s, selection = self.shape, self._selection
+        together = max(1, _ROTATED_TOGETHER // (s.batch * s.tokens * s.heads * s.head_dim))
+        before = self._viewed
+        self._viewed = [*wanted]
+        for index, (place, position) in enumerate(wanted):
+            if selection is not None and place in selection.coming:
+                self._viewed[index] = None
+            elif index >= len(before) or before[index] != (place, position):
+                part = slice(index * s.tokens, (index + 1) * s.tokens)
+                for layer in range(0, s.layers, together):
+                    layers = slice(layer, layer + together)
+                    tables = self._tables(layers, place, position)
+                    rotate(self._keys[layers, :, place], *tables, out=self._view_keys[layers, :, part])
+                self._view_values[:, :, part].copy_(self._values[:, :, place])
 
-    def _kept_tables(self, layer: int, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        assert self._selection is not None  # only a prune makes kept slots
-        return self._selection.tables(layer, places)
+    def _tables(self, layers: slice, place: int, position: int) -> tuple[Tensor, Tensor]:
+        s, keys = self.shape, self._keys
+        if position == NATIVE:
+            assert self._selection is not None  # only a prune makes kept slots
+            return self._selection.tables(layers, place)
+        dtype = torch.promote_types(keys.dtype, torch.float32)
+        return frame_tables(position, s.rows, s.columns, s.head_dim, keys.device, dtype)
 
     def _bias(self, ranges: Sequence[SlotRange], tokens: int) -> Tensor | None:
         if all(r.bias == 0.0 for r in ranges):
@@ -375,7 +381,7 @@ class KVStore:
         self._free = list(snapshot["free"])  # type: ignore[call-overload]
         self._means.restore(means)
         self._entering.restored()
-        self.staged, self._viewed = (), None
+        self.staged, self._viewed = (), []
         if self._selection is not None:
             self._selection.done()
         if self._scoring is not None:

@@ -78,6 +78,15 @@ def rotary_tables(
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
+@lru_cache(maxsize=64)
+def frame_tables(
+    position: int, height: int, width: int, head_dim: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of one frame, each [height * width, head_dim / 2]; kept, as a frame is shown many times."""
+    with torch.inference_mode(mode=False):  # kept for training too, whoever asks first
+        return rotary_tables([position], height, width, head_dim, device=device, dtype=dtype)
+
+
 def rotary_tables_at(places: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Cosine and sine for single tokens, each at a place of its own.
 
@@ -94,23 +103,27 @@ def rotary_tables_at(places: Tensor, head_dim: int, *, dtype: torch.dtype = torc
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """Rotate interleaved channel pairs.
 
     Args:
         x: queries or keys, [..., S, N, D].
         cos: [S, D / 2], or with the leading axes of `x`.
         sin: the same.
+        out: where the result goes, like `x`; a new tensor if None.
 
     Returns:
         The same shape and dtype as `x`; half precision is computed in float32.
     """
     if x.device.type == "cpu" and x.dtype == cos.dtype and x.dtype.itemsize > 2:  # 6 times as fast there
-        turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.complex(cos, sin).unsqueeze(-2)
-        return torch.view_as_real(turned).flatten(-2)
+        pairs, table = torch.view_as_complex(x.unflatten(-1, (-1, 2))), torch.complex(cos, sin).unsqueeze(-2)
+        if out is None:
+            return torch.view_as_real(pairs * table).flatten(-2)
+        torch.mul(pairs, table, out=torch.view_as_complex(out.unflatten(-1, (-1, 2))))
+        return out
+    out = torch.empty_like(x) if out is None else out
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    out = torch.empty_like(x)
     out[..., 0::2] = x1 * cos - x2 * sin
     out[..., 1::2] = x1 * sin + x2 * cos
     return out

@@ -19,15 +19,14 @@ class Scoring:
 
     Args:
         scorer: compares frames.
-        keys: the store's allocation, [layers, B, capacity, T, N, D].
-        values: the same.
+        remembered: the store's keys and values, [2, layers, B, capacity, T, N, D].
     """
 
-    def __init__(self, scorer: FrameScorer, keys: Tensor, values: Tensor) -> None:
-        self._scorer, self._keys, self._values = scorer, keys, values
+    def __init__(self, scorer: FrameScorer, remembered: Tensor) -> None:
+        self._scorer, self._remembered = scorer, remembered
         self._means = self._averaged(slice(None))
-        cuda = keys.device.type == "cuda"
-        self._host = torch.zeros(keys.shape[2], pin_memory=cuda)
+        cuda = remembered.device.type == "cuda"
+        self._host = torch.zeros(remembered.shape[3], pin_memory=cuda)
         self._arrived = torch.cuda.Event() if cuda else None
         self.reset()
 
@@ -44,20 +43,17 @@ class Scoring:
     def written(self, place: int) -> None:
         """The newest frame lies at `place`."""
         self._newest = place
-        for means, frame in zip(self._means, self._averaged(slice(place, place + 1)), strict=True):
-            means[:, :, place].copy_(frame[:, :, 0])
+        self._means[:, :, :, place].copy_(self._averaged(slice(place, place + 1))[:, :, :, 0])
 
-    def _averaged(self, places: slice) -> tuple[Tensor, Tensor]:
-        """Keys and values averaged over each frame's tokens, [layers, B, S, N, D]."""
-        keys, values = (x[:, :, places].mean(dim=3, dtype=torch.float32) for x in (self._keys, self._values))
-        return keys, values
+    def _averaged(self, places: slice) -> Tensor:
+        """Keys and values averaged over each frame's tokens, [2, layers, B, S, N, D]."""
+        return self._remembered[:, :, :, places].mean(dim=4, dtype=torch.float32)
 
     def measure(self, places: Sequence[int]) -> None:
         """Compare the frames at `places` with the newest of them, if one was written since the last time."""
         if self._newest is None or self._newest not in places:
             return
-        newest = (means[:, :, self._newest] for means in self._means)
-        self._host.copy_(self._scorer.compare(*self._means, *newest), non_blocking=True)
+        self._host.copy_(self._scorer.compare(self._means, self._means[:, :, :, self._newest]), non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
         self._places, self._newest, self._known = tuple(places), None, None

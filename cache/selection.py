@@ -78,9 +78,9 @@ class Selection:
         """Places whose tokens are chosen in the coming pass."""
         return self._kept
 
-    def tables(self, layer: int, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [B, S, D / 2] of the tokens at `places`, each at the frame it came from."""
-        return self._tables(gathered(self.index[layer], places))
+    def tables(self, layers: slice, place: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [layers, B, T, D / 2] of the tokens at `place`, each at the frame it came from."""
+        return self._tables(self.index[layers, :, place])
 
     def _tables(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return rotary_tables_at(index[..., :USES], self._keys.shape[-1], dtype=self._dtype)

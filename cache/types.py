@@ -246,15 +246,13 @@ class TokenScorer(Protocol):
 class FrameScorer(Protocol):
     """How alike remembered frames and the newest one are."""
 
-    def compare(self, keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor) -> Tensor:
+    def compare(self, frames: Tensor, newest: Tensor) -> Tensor:
         """One number a remembered frame, [S].
 
         Args:
-            keys: un-rotated, averaged over each frame's tokens, of all layers, [layers, B, S, N, D]; S counts
-                places, empty ones included.
-            values: the same shape.
-            new_keys: of the newest frame, [layers, B, N, D].
-            new_values: the same shape.
+            frames: un-rotated keys and values, averaged over each frame's tokens, of all layers,
+                [2, layers, B, S, N, D]; S counts places, empty ones included.
+            newest: of the newest frame, [2, layers, B, N, D].
         """
         ...
 

@@ -50,7 +50,7 @@ class TextKeys:
 def _for_rows(keys: LayerKeys, rows: int) -> LayerKeys:
     if rows == 1:
         return keys
-    return [(k.repeat(rows, 1, 1, 1), v.repeat(rows, 1, 1, 1)) for k, v in keys]
+    return [(k.expand(rows, *k.shape).flatten(0, 1), v.expand(rows, *v.shape).flatten(0, 1)) for k, v in keys]
 
 
 class RotaryTables:

@@ -7,6 +7,7 @@ of five picture statistics, the last two seconds against the two seconds that be
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,24 +36,30 @@ class DriftState:
 
 def statistics(pixels: NDArray[np.uint8]) -> list[Statistics]:
     """Statistics of each frame of uint8 RGB [T, H, W, 3]."""
-    frames = pixels.astype(np.float32) / 255.0
-    luma = frames @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    saturation = frames.max(-1) - frames.min(-1)
+    # Planes: extremes over an innermost axis of 3 would take 30 times as long.
+    frames = np.ascontiguousarray(np.moveaxis(pixels, -1, 1)).astype(np.float32) / 255.0
+    luma = np.tensordot(np.array([0.2126, 0.7152, 0.0722], dtype=np.float32), frames, (0, 1))
+    saturation = frames.max(1) - frames.min(1)
     laplacian = (
         4 * luma[:, 1:-1, 1:-1] - luma[:, :-2, 1:-1] - luma[:, 2:, 1:-1] - luma[:, 1:-1, :-2] - luma[:, 1:-1, 2:]
     )
     count, height, width = luma.shape
-    rows = np.linspace(0, height, _SIDE + 1).astype(int)[:-1]
-    columns = np.linspace(0, width, _SIDE + 1).astype(int)[:-1]
-    cells = np.add.reduceat(np.add.reduceat(frames, rows, axis=1), columns, axis=2)
-    areas = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))  # unequal where 16 does not divide
-    cells /= areas[:, :, None]
+    cells = np.moveaxis(_cells(height) @ frames @ _cells(width).T, 1, -1)
     thumbnails = (cells - cells.mean(axis=(1, 2), keepdims=True)).reshape(count, -1)
     scalars = np.stack(
         [luma.mean((1, 2)), luma.std((1, 2)), saturation.mean((1, 2)), np.square(laplacian).mean((1, 2))],
         axis=1,
     )
     return list(np.concatenate([scalars, thumbnails], axis=1).astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _cells(length: int) -> NDArray[np.float32]:
+    """Weights [_SIDE, length] of the means over _SIDE runs, unequal where it does not divide."""
+    edges = np.linspace(0, length, _SIDE + 1).astype(int)
+    at = np.arange(length)
+    inside = (at >= edges[:-1, None]) & (at < edges[1:, None])
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _summary(frames: tuple[Statistics, ...]) -> Statistics:

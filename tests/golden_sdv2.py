@@ -147,8 +147,8 @@ class EvictQueues(KVStore):
         """The sink slot least like the newest frame is next to go, even where it holds nothing yet."""
         keys = self._rotated(layer, range(self.sink))[None, None]
         held = self.values[layer, : self.sink][None, None]
-        means = keys.mean(dim=3), held.mean(dim=3), newest[None].mean(dim=2), values[None].mean(dim=2)
-        scores: list[float] = FrameSimilarity().compare(*means).tolist()
+        frames, new = torch.stack([keys, held]).mean(dim=4), torch.stack([newest, values])[:, None].mean(dim=3)
+        scores: list[float] = FrameSimilarity().compare(frames, new).tolist()
         self.similarity.append(scores)
         if min(scores) < self.threshold:
             self.queues[layer].insert(0, scores.index(min(scores)) + 1)

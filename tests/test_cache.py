@@ -16,6 +16,7 @@ from cache.buffers import KVShape
 from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.positions import Absolute, SlotIndex
+from cache.rope import rotate
 from cache.switches import Recache
 from cache.types import (
     NATIVE,
@@ -368,6 +369,62 @@ def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
     assert torch.equal(seen(store, [0, 1]), first), "restored content, old view"
     store.reset()
     assert seen(store, []).shape[1] == 0
+
+
+def run_pass(store: KVStore, frame: int, positions: Sequence[int], draw: torch.Generator) -> list[Tensor]:
+    """A pass of one frame that sees all and writes everything it may; returns what it saw of the past."""
+    count, saw = len(store.entries), list[Tensor]()
+    for memory in store.read([SlotRange(0, count + 1)], [*positions, 0], 1):
+        saw += [memory.keys[:, : memory.own].clone(), memory.values[:, : memory.own].clone()]
+        for part in (
+            memory.keys[:, memory.own :],
+            memory.values[:, memory.own :],
+            memory.staged_keys,
+            memory.staged_values,
+        ):
+            assert part is not None
+            part.copy_(torch.randn(part.shape, generator=draw))
+    store.stage([Slot(frame)])
+    return saw
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_view_brought_up_to_date_is_the_one_made_anew_bit_for_bit(heads: int) -> None:
+    """With one head a product of complex numbers runs over a frame's tokens, and its end is rounded otherwise."""
+    shape = replace(SHAPE, rows=3, columns=5, heads=heads, head_dim=20)
+    choose, draw = random.Random(heads), torch.Generator().manual_seed(heads)
+    store = KVStore(shape)
+    for frame in range(60):
+        count = len(store.entries)
+        if count == shape.capacity:
+            store.apply(Evict(range(choose.randrange(count), count)))
+            count = len(store.entries)
+        if count > 1:
+            store.apply(Move(choose.randrange(count), choose.randrange(count)))
+        positions = choose.sample(range(6), count)
+        anew = KVStore(shape)
+        anew.restore(store.snapshot())
+        fresh = run_pass(anew, frame, positions, torch.Generator())
+        for brought, made in zip(run_pass(store, frame, positions, draw), fresh, strict=True):
+            assert torch.equal(brought, made)
+        over = choose.randrange(count + 1)  # a frame again, or a new one
+        store.apply(Write(range(frame, frame + 1), range(over, over + 1)))
+
+
+def test_only_frames_that_changed_are_turned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned: list[int] = []
+    monkeypatch.setattr("cache.kv.rotate", lambda x, *rest, **out: turned.append(1) or rotate(x, *rest, **out))
+    store, draw = KVStore(SHAPE), torch.Generator()
+    for frame in range(SHAPE.capacity):
+        run_pass(store, frame, range(frame), draw)
+        store.apply(Write(range(frame, frame + 1), range(frame, frame + 1)))
+    assert len(turned) == 3, "a frame is turned when it is first seen, and the last was not"
+    run_pass(store, 4, [0, 1, 2, 3], draw)
+    run_pass(store, 4, [0, 1, 2, 3], draw)
+    assert len(turned) == 4
+    store.apply(Evict(range(2, 3)))
+    run_pass(store, 4, [0, 1, 2], draw)
+    assert len(turned) == 5, "the frame that moved up, and not the two before it"
 
 
 def test_a_bias_reaches_the_keys_of_its_range_alone() -> None:

@@ -385,7 +385,7 @@ def permute(store: KVStore, order: Sequence[int]) -> None:
         store._keys[:, :, new], store._values[:, :, new] = keys[:, :, old], values[:, :, old]
     store._physical = [order[place] for place in store._physical]
     store._free = [order[place] for place in store._free]
-    store._viewed = None
+    store._viewed = []
 
 
 def test_where_a_slot_lies_in_memory_does_not_matter() -> None:
@@ -570,7 +570,7 @@ def test_a_cut_starts_from_an_empty_memory_in_a_new_epoch() -> None:
     clean = stream.state.latents.get(range(12, 15))
     autoencoder = engine.autoencoder
     assert isinstance(autoencoder, AutoencoderTAEHV)
-    whole = autoencoder._unfold(autoencoder.decode_raw(clean)).clamp(0, 1)
+    whole = autoencoder.unfold(autoencoder.decode_raw(clean)).clamp(0, 1)
     assert after.pixels is not None
     assert gap(torch.from_numpy(after.pixels).permute(0, 3, 1, 2)[None].double() / 255, whole) < 0.51 / 255
 

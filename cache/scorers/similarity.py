@@ -18,14 +18,9 @@ class FrameSimilarity:
     seen, not when. A place that holds nothing is like nothing: 0.
     """
 
-    def compare(self, keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor) -> Tensor:
+    def compare(self, frames: Tensor, newest: Tensor) -> Tensor:
         """-1..1 for each place, [S], averaged over the films of a batch; shapes as in `FrameScorer`."""
-        return (_cosine(keys, new_keys) + _cosine(values, new_values)) / 2
+        from torch.nn.functional import cosine_similarity
 
-
-def _cosine(frames: Tensor, newest: Tensor) -> Tensor:
-    """Of [layers, B, S, N, D] with [layers, B, N, D]: [S]."""
-    a = frames.flatten(3).float()
-    b = newest.flatten(2).float().unsqueeze(2)
-    lengths = a.norm(dim=-1) * b.norm(dim=-1)
-    return ((a * b).sum(dim=-1) / lengths.clamp_min(1e-12)).mean(dim=(0, 1))
+        pairs = frames.flatten(4).float(), newest.flatten(3).float().unsqueeze(3)
+        return cosine_similarity(*pairs, dim=-1, eps=1e-12).mean(dim=(0, 1, 2))
