@@ -104,7 +104,10 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
 
     Args:
         latent_channels: C of a latent.
-        patch_size: side of the pixel squares folded into channels before the first layer.
+        patch_size: side of the pixel squares that the last layer's channels unfold into, and of those folded into
+            channels before the first layer.
+        encoder_patch_size: side of the latter where it is smaller: the encoder then looks at a picture that is
+            smaller by as much, because what it has to say fits into the latents anyway. None means `patch_size`.
         encoder_widths: channels of the stem and of the stages that each halve the size.
         decoder_widths: channels of the stages and of the full-size head.
         encoder_blocks: MemBlocks after each halving.
@@ -122,6 +125,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         self,
         latent_channels: int = 16,
         patch_size: int = 1,
+        encoder_patch_size: int | None = None,
         encoder_widths: Sequence[int] = (64, 64, 64, 64),
         decoder_widths: Sequence[int] = (256, 128, 64, 64),
         encoder_blocks: Sequence[int] = (3, 3, 3),
@@ -148,10 +152,13 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         for name, values in (("latents_mean", latents_mean), ("latents_std", latents_std)):
             if values is not None and len(values) != latent_channels:
                 raise ValueError(f"{name} needs {latent_channels} values, one per channel, got {len(values)}.")
+        seen = encoder_patch_size or patch_size
+        if patch_size % seen:
+            raise ValueError(f"encoder_patch_size must divide patch_size, {patch_size}; {seen} does not.")
         self.spatial_scale = patch_size * 2**stages
-        colours = 3 * patch_size**2
+        self.encoder_shrink = patch_size // seen
 
-        layers: list[nn.Module] = [_conv3(colours, enc[0]), nn.ReLU()]
+        layers: list[nn.Module] = [_conv3(3 * seen**2, enc[0]), nn.ReLU()]
         for stage in range(stages):
             layers += [TimePool(enc[stage], down[stage]), _conv3(enc[stage], enc[stage + 1], stride=2, bias=False)]
             layers += [MemBlock(enc[stage + 1]) for _ in range(enc_blocks[stage])]
@@ -166,15 +173,16 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             else:
                 layers += [_conv3(dec[stage], 4 * dec[stage + 1], bias=False), nn.PixelShuffle(2)]
                 layers += [TimeGrow(dec[stage + 1], up[stage])]
-        self.decoder = nn.Sequential(*layers, nn.ReLU(), _conv3(dec[-1], colours))
+        self.decoder = nn.Sequential(*layers, nn.ReLU(), _conv3(dec[-1], 3 * patch_size**2))
 
     # ------------------------------------------------------------------ whole clips
 
-    def encode(self, pixels: Tensor, *, pad: str = "end") -> Tensor:
+    def encode(self, pixels: Tensor, *, pad: str = "end", shrunk: bool = False) -> Tensor:
         """Encode a whole clip.
 
         Args:
             pixels: (B, T, 3, H, W) in 0..1; H and W multiples of `spatial_scale`.
+            shrunk: the picture is already `encoder_shrink` times smaller, as the encoder looks at it.
             pad: where a clip that does not fill its last group of frames is filled up: "end" repeats the last frame
                 (what taehv does), "start" repeats the first one (what `encode_stream` does).
 
@@ -183,18 +191,18 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         """
         if pad not in ("end", "start"):
             raise ValueError(f"pad must be 'end' or 'start', got {pad!r}.")
-        self._check_pixels(pixels)
+        self._check_pixels(pixels, self.spatial_scale // (self.encoder_shrink if shrunk else 1))
         missing = -pixels.shape[1] % self.time_scale
         if missing and pad == "end":
             pixels = torch.cat([pixels, pixels[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         elif missing:
             pixels = torch.cat([pixels[:, :1].expand(-1, missing, -1, -1, -1), pixels], dim=1)
-        latents, _ = _run(self.encoder, self.fold(pixels), None)
+        latents, _ = _run(self.encoder, self.fold(pixels, shrunk=shrunk), None)
         return self._normalise(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode a whole clip of normalised latents (B, F, C, h, w) into 4F - 3 frames (B, T, 3, H, W) in 0..1."""
-        return self._unfold(self.decode_raw(latents))[:, self.time_scale - 1 :].clamp(0.0, 1.0)
+        return self.unfold(self.decode_raw(latents))[:, self.time_scale - 1 :].clamp(0.0, 1.0)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """Run the decoder alone: (B, 4F, 3 * patch_size^2, ., .), before unfolding, trim and clamp."""
@@ -213,7 +221,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         """
         latents = self.encode(pixels, pad="start")
         raw = self.decode_raw(latents if noise is None else latents + noise)
-        return self._unfold(raw)[:, self.time_scale - 1 :], latents
+        return self.unfold(raw)[:, self.time_scale - 1 :], latents
 
     # ------------------------------------------------------------------ streams
 
@@ -232,7 +240,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         self, batch: int, h: int, w: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> State:
         """Memory of an encoding stream before its first pixel frame; h and w are the latent's size."""
-        side = self.spatial_scale // self.config["patch_size"]
+        side = self.spatial_scale // self.config["patch_size"]  # shrinking comes before the first layer
         return self._init_state(self.encoder, batch, h * side, w * side, device, dtype)
 
     def decode_stream(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
@@ -249,7 +257,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         self._check_latents(latents)
         seen = int(state[0])
         raw, memory = _run(self.decoder, self._denormalise(latents), state[1:])
-        pixels = self._unfold(raw)[:, self.time_scale - 1 if seen == 0 else 0 :].clamp(0.0, 1.0)
+        pixels = self.unfold(raw)[:, self.time_scale - 1 if seen == 0 else 0 :].clamp(0.0, 1.0)
         return pixels, [state[0] + latents.shape[1], *memory]
 
     def encode_stream(self, pixels: Tensor, state: State) -> tuple[Tensor, State]:
@@ -263,7 +271,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             Normalised latents (B, F, C, h, w), one for the very first frame and one for each group of four, and the
             new state.
         """
-        self._check_pixels(pixels)
+        self._check_pixels(pixels, self.spatial_scale)
         seen, frames = int(state[0]), pixels.shape[1]
         if seen == 0:
             pixels = torch.cat([pixels[:, :1].expand(-1, self.time_scale - 1, -1, -1, -1), pixels], dim=1)
@@ -295,24 +303,27 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
                 state.append(torch.zeros(batch, 1, layer.width, h, w, device=device, dtype=dtype))
         return state
 
-    def _check_pixels(self, pixels: Tensor) -> None:
+    @staticmethod
+    def _check_pixels(pixels: Tensor, scale: int) -> None:
         if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[1] < 1:
             raise ValueError(f"pixels must be (B, T, 3, H, W) with T >= 1, got {tuple(pixels.shape)}.")
-        if pixels.shape[3] % self.spatial_scale or pixels.shape[4] % self.spatial_scale:
-            raise ValueError(
-                f"Height and width must be multiples of {self.spatial_scale}, got {tuple(pixels.shape[3:])}."
-            )
+        if pixels.shape[3] % scale or pixels.shape[4] % scale:
+            raise ValueError(f"Height and width must be multiples of {scale}, got {tuple(pixels.shape[3:])}.")
 
     def _check_latents(self, latents: Tensor) -> None:
         channels = self.config["latent_channels"]
         if latents.ndim != 5 or latents.shape[2] != channels or latents.shape[1] < 1:
             raise ValueError(f"latents must be (B, F, {channels}, h, w) with F >= 1, got {tuple(latents.shape)}.")
 
-    def fold(self, pixels: Tensor) -> Tensor:
-        """Move squares of patch_size x patch_size pixels into channels: (..., 3 * patch_size^2, H / p, W / p)."""
-        return F.pixel_unshuffle(pixels, self.config["patch_size"]) if self.config["patch_size"] > 1 else pixels
+    def fold(self, pixels: Tensor, *, shrunk: bool = False) -> Tensor:
+        """What the encoder's first layer sees of (B, T, 3, H, W): shrunk, then squares of pixels as channels."""
+        if self.encoder_shrink > 1 and not shrunk:
+            pixels = F.avg_pool2d(pixels.flatten(0, 1), self.encoder_shrink).unflatten(0, pixels.shape[:2])
+        patch = self.config["patch_size"] // self.encoder_shrink
+        return F.pixel_unshuffle(pixels, patch) if patch > 1 else pixels
 
-    def _unfold(self, raw: Tensor) -> Tensor:
+    def unfold(self, raw: Tensor) -> Tensor:
+        """Pixels (B, T, 3, H, W) of what `decode_raw` gives."""
         return F.pixel_shuffle(raw, self.config["patch_size"]) if self.config["patch_size"] > 1 else raw
 
     def _statistic(self, values: Sequence[float] | None, like: Tensor) -> Tensor | None:

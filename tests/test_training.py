@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,9 @@ def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Fil
     film = next(film for film in films if film.second is not None and film.second.scene != film.first.scene)
     assert film.switch is not None
     border = 4 * film.switch - 3
-    alone = world.render([film.first], border + 16)[0]
-    pixels = data.render_film(film)
-    assert pixels.shape == (81, 3, 96, 96)
+    alone = world.render([film.first], border + 16, size=48)[0]
+    pixels = data.render_film(film, 48)
+    assert pixels.shape == (81, 3, 48, 48)
     assert torch.equal(pixels[:border], alone[:border])
     assert (pixels[border + 15] - alone[border + 15]).abs().mean() > 0.02
 
@@ -166,7 +167,7 @@ def test_outlines_lie_on_the_object_before_and_after_a_switch(films: list[data.F
     assert outlines.shape == (len(films), data.FRAMES, 24, 24)
     assert outlines.max() == 2
     for film, outline in list(zip(films, outlines, strict=True))[:8]:
-        pixels = data.render_film(film)
+        pixels = data.render_film(film, 96)
         for frame in (0, 5, 20):
             switched = film.second is not None and film.switch is not None and frame >= film.switch
             spec = film.second if switched and film.second is not None else film.first
@@ -175,10 +176,22 @@ def test_outlines_lie_on_the_object_before_and_after_a_switch(films: list[data.F
                 assert outline[frame, int(24 * y), int(24 * x)]
             assert not outline[frame].all()
         if film.second is None and film.first.motion == "still":  # the object itself, not a disc around it
-            bare = world.render([world.ClipSpec(**{**_as_dict(film.first), "x": 9.0, "y": 9.0})], 1, start=80)[0, 0]
+            bare = world.render([world.ClipSpec(**{**_as_dict(film.first), "x": 9.0, "y": 9.0})], 1, start=80, size=96)[
+                0, 0
+            ]
             changed = (pixels[80] - bare).abs().amax(0) > 0.08
             seen = torch.nn.functional.max_pool2d(changed[None].float(), 4)[0] > 0
             assert (seen & (outline[20] > 0)).sum() > 0.7 * (outline[20] > 0).sum()
+
+
+def test_outlines_mark_both_objects_of_a_film_and_nothing_between_them() -> None:
+    friend = world.Companion("blue", "square", "left")
+    spec = world.ClipSpec("red", "ball", "small", "still", "sea", 0.3, 0.5, 0.2, 7, companion=friend)
+    pair, alone = data.outlines([data.Film(spec), data.Film(replace(spec, companion=None))], 24)[:, 5]
+    assert pair[12, 7] == pair[12, 16] == 2
+    assert not pair[12, 11:13].any()
+    assert torch.equal(pair[:, :12], alone[:, :12])
+    assert not alone[:, 12:].any()
 
 
 def test_courses_say_how_the_object_goes_on(films: list[data.Film]) -> None:
@@ -429,11 +442,21 @@ def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small:
     wanted = shipped.state_dict()[key]
     assert (started.state_dict()[key] - wanted).abs().mean() < 0.2 * (fresh.state_dict()[key] - wanted).abs().mean()
     assert "started_from" in (tmp_path / "run" / "dit.jsonl").read_text()
-    other = dit.TextEncoder.from_words(["only", "these"], text_len=32, text_dim=16, num_layers=1, num_heads=2)
-    other.save_pretrained(tmp_path / "model" / "text_encoder")
-    _fake_data(tmp_path / "other")
-    with pytest.raises(ValueError, match="knows other words"):
-        dit.train_dit(tmp_path / "other", start_from=tmp_path / "model", **settings)
+
+
+def test_words_that_the_shipped_weights_know_keep_their_meaning_and_new_ones_begin_afresh(
+    tmp_path: Path, small: None
+) -> None:
+    torch.manual_seed(3)
+    shipped, model = dit.Denoiser(["zebra", "ball"]), dit.Denoiser(vocabulary())
+    fresh = model.text_encoder.state_dict()["embedding.weight"].clone()
+    for name in ("transformer", "text_encoder"):
+        getattr(shipped, name).save_pretrained(tmp_path / name)
+    dit._start(model, tmp_path)
+    meaning, known = (m.text_encoder.state_dict()["embedding.weight"] for m in (model, shipped))
+    row = {word: number for number, word in enumerate(model.text_encoder.words)}
+    assert torch.equal(meaning[row["ball"]], known[shipped.text_encoder.words.index("ball")])
+    assert torch.equal(meaning[row["star"]], fresh[row["star"]])
 
 
 def _stop(_: dit.Denoiser, step: int) -> None:

@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 
 from models.taehv import AutoencoderTAEHV
-from training import autoencoder, data, dit, export, scorer_training
-from training.dit import Denoiser
-from training.sample import sample, save_grid
+from training import autoencoder, data, dit, export, scorer, scorer_training
+from training.distil import GUIDANCE, STEPS, train_distil
+from training.dit import Denoiser, load_denoiser
+from training.export import newest
+from training.sample import Redraw, sample, save_grid
 
-STAGES = ("autoencoder", "data", "dit", "scorer", "export", "all")
-MINUTES = {"autoencoder": 14.0, "dit": 253.0}
+STAGES = ("autoencoder", "data", "dit", "distil", "decoder", "scorer", "export", "all")
+MINUTES = {"autoencoder": 14.0, "dit": 253.0, "distil": 30.0, "decoder": 30.0}
 """What the shipped weights were given on two CPU cores."""
 SHARDS = 48
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "embedded"
@@ -72,34 +74,46 @@ def run(stage: str, options: argparse.Namespace) -> None:
         autoencoder.train_autoencoder(
             options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device
         )
-    elif stage == "data":
-        if options.start_from is not None and not (options.out / "autoencoder").exists():
-            shutil.copytree(options.start_from / "autoencoder", options.out / "autoencoder")
-        for frames, films in ((data.FRAMES, data.SHARD), (data.FIRST, data.FIRST_SHARD)):
-            data.make_data(options.out, seed=options.seed, shards=options.shards, films=films, frames=frames)
-    elif stage == "dit":
-        model = AutoencoderTAEHV.from_pretrained(options.out / "autoencoder").eval()
-
-        def look(denoiser: Denoiser, step: int) -> None:
-            save_grid(options.out / f"look-{step:06d}.png", model, sample(denoiser, LOOK))
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if options.device == "cpu" else threads)  # the batch is split over workers instead
-        dit.train_dit(
+    elif stage == "decoder":
+        autoencoder.train_decoder(
             options.out,
             seed=options.seed,
             steps=options.steps,
             minutes=minutes,
             device=options.device,
-            workers=options.workers,
-            look=look,
-            start_from=options.start_from,
+            redraw=Redraw(load_denoiser(options.out, newest(options.out)).to(options.device)),
         )
+    elif stage == "data":
+        if options.start_from is not None and not (options.out / "autoencoder").exists():
+            shutil.copytree(options.start_from / "autoencoder", options.out / "autoencoder")
+        for frames, films in ((data.FRAMES, data.SHARD), (data.FIRST, data.FIRST_SHARD)):
+            data.make_data(options.out, seed=options.seed, shards=options.shards, films=films, frames=frames)
+    elif stage in ("dit", "distil"):
+        model = AutoencoderTAEHV.from_pretrained(options.out / "autoencoder").eval()
+
+        def look(denoiser: Denoiser, step: int) -> None:
+            steps, guidance = (STEPS, 1.0) if stage == "distil" else (2 * STEPS, GUIDANCE)
+            films = sample(denoiser, LOOK, steps=steps, guidance=guidance)
+            save_grid(options.out / f"{stage}-{step:06d}.png", model, films, zoom=1)
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if options.device == "cpu" else threads)  # the batch is split over workers instead
+        shared = {
+            "seed": options.seed,
+            "steps": options.steps,
+            "minutes": minutes,
+            "device": options.device,
+            "workers": options.workers,
+            "look": look,
+        }
+        if stage == "dit":
+            dit.train_dit(options.out, **shared, start_from=options.start_from)
+        else:
+            train_distil(options.out, **shared)
         torch.set_num_threads(threads)
     elif stage == "scorer":
-        scorer_training.train_scorer(
-            options.out / "scorer", seed=options.seed, **({"steps": options.steps} if options.steps else {})
-        )
+        given = {"steps": options.steps} if options.steps else {}
+        scorer_training.train_scorer(options.out / "scorer", seed=options.seed, start_from=scorer.WEIGHTS, **given)
     else:
         print(json.dumps(export.export(options.out, options.target), indent=1))
 
@@ -122,12 +136,17 @@ def small_recipe(folder: Path) -> dict[str, float]:
     data.make_data(folder, seed=0, shards=2, films=8)
     data.make_data(folder, seed=0, shards=2, films=16, frames=data.FIRST)
     dit.train_dit(folder, seed=0, steps=40, log_every=1, batch_size=4)
+    train_distil(folder, seed=0, steps=12, log_every=1, batch_size=4)
+    redraw = Redraw(load_denoiser(folder, "distil"))
+    autoencoder.train_decoder(folder, seed=0, steps=10, log_every=1, redraw=redraw)
     scorer_training.train_scorer(folder / "scorer", steps=30, seed=0, log_every=10)
     export.export(folder, folder / "embedded")
     size = sum(file.stat().st_size for file in (folder / "embedded").rglob("*.safetensors"))
     return {
         "autoencoder_loss": _mean(folder / "autoencoder.jsonl", "picture"),
         "dit_loss": _mean(folder / "dit.jsonl", "loss"),
+        "distil_loss": _mean(folder / "distil.jsonl", "loss"),
+        "decoder_loss": _mean(folder / "decoder.jsonl", "loss"),
         "scorer_loss": _mean(folder / "scorer" / "scorer.jsonl", "loss", last=1),
         "exported_megabytes": size / 1e6,
     }

@@ -7,6 +7,8 @@ do not become visible, and edges weigh extra in the loss, because crisp shapes a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,16 @@ from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save
 
 logger = logging.getLogger(__name__)
 
+Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""Clips [B, T, 3, H, W] and a source of noise -> what to minimise, and figures for the curve."""
+Redraw = Callable[[Tensor, torch.Generator], Tensor]
+"""Latents [B, F, C, h, w] -> the same with faults."""
+Mix = tuple[tuple[int, int, int | None], ...]
+
 CONFIG: dict[str, Any] = {
     "latent_channels": 8,
-    "patch_size": 2,
+    "patch_size": 4,
+    "encoder_patch_size": 2,
     "encoder_widths": (32, 48, 96),
     "decoder_widths": (128, 64, 32),
     "encoder_blocks": (1, 2),
@@ -39,7 +48,8 @@ SWITCH_SHARE = 0.2
 LATEST_START = 20 * world.FPS  # clips begin up to 20 s into their films
 OBJECT_CROPS = 0.7  # share of crops that are centred near the object, where the detail is
 # (clips, pixel frames, crop side or None): short full frames, crops for variety, and longer memory.
-MIX: tuple[tuple[int, int, int | None], ...] = ((4, 9, None), (16, 9, 48), (16, 9, 48), (2, 17, None))
+MIX: Mix = ((4, 9, None), (16, 9, 96), (16, 9, 96), (2, 17, None))
+DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
 
 
 @torch.no_grad()
@@ -112,7 +122,7 @@ def render_batch(
     for clip, (x, y) in zip(pixels, centres, strict=True):
         column, row = rng.integers(0, room + 1, size=2)
         if rng.random() < OBJECT_CROPS:
-            column, row = (int(c * pixels.shape[-1] - crop / 2 + rng.uniform(-12, 12)) for c in (x, y))
+            column, row = (int(c * pixels.shape[-1] + crop * rng.uniform(-0.75, -0.25)) for c in (x, y))
         column, row = (int(np.clip(c, 0, room)) // 2 * 2 for c in (column, row))
         cut.append(clip[..., row : row + crop, column : column + crop])
     return torch.stack(cut)
@@ -143,53 +153,136 @@ def train_autoencoder(
     torch.manual_seed(seed)
     model = AutoencoderTAEHV(**CONFIG).to(device)
     initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
+
+    def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        noise = NOISE * torch.randn(_latent_shape(model, pixels), generator=generator).to(device)
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            made, latents = model(pixels, noise)
+        made, latents = made.float(), latents.float()
+        picture, scale = reconstruction_loss(made, pixels), scale_penalty(latents)
+        parts = {"picture": float(picture.detach()), "scale": float(scale.detach())}
+        return picture + SCALE_WEIGHT * scale, {**parts, "psnr": psnr(made.detach(), pixels)}
+
+    run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
+    _train(run, model, list(model.parameters()), loss, MIX)
+    freeze(model.eval(), out, seed)
+    return model
+
+
+def train_decoder(
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str = "cpu",
+    redraw: Redraw | None = None,
+    log_every: int = 20,
+    save_every: int = 300,
+) -> AutoencoderTAEHV:
+    """Train the decoder of out/autoencoder alone: its latents, and what was trained on them, stay what they are.
+
+    Args:
+        out: folder of the model, which is written anew at the end; gets `decoder.pt` and `decoder.jsonl`.
+        seed: of the data.
+        steps: length of the run, or
+        minutes: its wall-clock bound.
+        device: "cpu" or "cuda".
+        redraw: gives latents the transformer's own small faults, so that the decoder learns to draw crisply from
+            them, as the last denoising step (HaCohen et al. 2024, LTX-Video, arXiv 2501.00103); half of the batches.
+        log_every: steps between lines of the curve.
+        save_every: steps between checkpoints.
+    """
+    torch.manual_seed(seed)
+    model = AutoencoderTAEHV.from_pretrained(out / "autoencoder").to(device)
+
+    def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            with torch.no_grad():
+                latents = model.encode(pixels, pad="start").float()
+                own = redraw is not None and float(torch.rand((), generator=generator)) < 0.5
+                if redraw is not None and own:
+                    latents = redraw(latents, generator)
+                else:
+                    latents = latents + NOISE * torch.randn(latents.shape, generator=generator).to(device)
+            made = model.unfold(model.decode_raw(latents))[:, model.time_scale - 1 :]
+        made = made.float()
+        picture = reconstruction_loss(made, pixels)
+        name = "redrawn_" if own else ""
+        return picture, {f"{name}picture": float(picture.detach()), f"{name}psnr": psnr(made.detach(), pixels)}
+
+    run = _Run(out, "decoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
+    _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, share=0.15)
+    model.eval().save_pretrained(out / "autoencoder")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Where a run keeps what, and for how long it goes: `name`.pt and `name`.jsonl in `out`."""
+
+    out: Path
+    name: str
+    seed: int
+    clock: Clock
+    log_every: int
+    save_every: int
+
+
+def _train(
+    run: _Run, model: AutoencoderTAEHV, weights: list[nn.Parameter], loss_of: Loss, mix: Mix, share: float = 1.0
+) -> None:
+    """Optimise some of the model's weights on endless clips and leave their average in it; `share` of the peak rate."""
+    clock, device = run.clock, str(model.device)
+    peaks = (share * PEAK_RATE, share * PEAK_RATE_VECTORS)
     optimizers = (
-        Muon([p for p in model.parameters() if p.ndim > 1], PEAK_RATE),
-        torch.optim.AdamW([p for p in model.parameters() if p.ndim == 1], PEAK_RATE_VECTORS, weight_decay=0.0),
+        Muon([p for p in weights if p.ndim > 1], peaks[0]),
+        torch.optim.AdamW([p for p in weights if p.ndim == 1], peaks[1], weight_decay=0.0),
     )
     ema = Ema(model, 0.998)
-    clock = Clock(steps=steps, minutes=minutes)
-    saved = load_checkpoint(out / "autoencoder.pt")
+    saved = load_checkpoint(run.out / f"{run.name}.pt")
     if saved is not None:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         ema.load_state_dict(saved["ema"])
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
-    curve = Curve(out / "autoencoder.jsonl")
+    curve = Curve(run.out / f"{run.name}.jsonl")
 
     def save() -> None:
         state = {"model": model.state_dict(), "ema": ema.state_dict(), "step": clock.step, "seconds": clock.seconds}
-        save_checkpoint(out / "autoencoder.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
+        save_checkpoint(run.out / f"{run.name}.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
 
     while not clock.done:
-        rng = step_seed(seed, clock.step, "autoencoder")
-        clips, frames, crop = MIX[clock.step % len(MIX)]
-        pixels = render_batch(rng, clips, frames, crop, device)
-        for optimizer, peak in zip(optimizers, (PEAK_RATE, PEAK_RATE_VECTORS), strict=True):
+        rng = step_seed(run.seed, clock.step, run.name)
+        pixels = render_batch(rng, *mix[clock.step % len(mix)], device)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(peak, clock.step, clock.progress, warmup=20)
-        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        loss, parts = _loss(model, pixels, noise)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss, parts = loss_of(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        gradients = torch.autograd.grad(loss, weights)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
         for optimizer in optimizers:
             optimizer.step()
         ema.update(model, clock.step)
-        if clock.step % log_every == 0:
-            curve.add(
-                step=clock.step, seconds=round(clock.seconds, 1), loss=float(loss.detach()), grad=float(norm), **parts
-            )
+        if clock.step % run.log_every == 0:
+            seconds = round(clock.seconds, 1)
+            curve.add(step=clock.step, seconds=seconds, loss=float(loss.detach()), grad=float(norm), **parts)
         clock.step += 1
-        if clock.step % save_every == 0:
+        if clock.step % run.save_every == 0:
             save()
             curve.add(step=clock.step, held_out_psnr=held_out_psnr(model, ema, device))
     save()
     model.load_state_dict(ema.state_dict())
     curve.add(step=clock.step, seconds=round(clock.seconds, 1), held_out_psnr=held_out_psnr(model, ema, device))
-    freeze(model.eval(), out, seed)
-    return model
+
+
+def _latent_shape(model: AutoencoderTAEHV, pixels: Tensor) -> tuple[int, ...]:
+    batch, frames, _, height, width = pixels.shape
+    places = (height // model.spatial_scale, width // model.spatial_scale)
+    return batch, (frames + 3) // 4, model.config["latent_channels"], *places
 
 
 def freeze(model: AutoencoderTAEHV, out: Path, seed: int, clips: int = 96) -> None:
@@ -197,19 +290,6 @@ def freeze(model: AutoencoderTAEHV, out: Path, seed: int, clips: int = 96) -> No
     mean, std = latent_statistics(model, seed, clips, str(model.device))
     model.register_to_config(latents_mean=mean, latents_std=std)
     model.save_pretrained(out / "autoencoder")
-
-
-def _loss(model: AutoencoderTAEHV, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-    batch, frames, _, height, width = pixels.shape
-    shape = (batch, (frames + 3) // 4, model.config["latent_channels"])
-    shape = (*shape, height // model.spatial_scale, width // model.spatial_scale)
-    noise = NOISE * torch.randn(shape, generator=generator).to(pixels.device)
-    with torch.autocast(pixels.device.type, torch.bfloat16):
-        made, latents = model(pixels, noise)
-    made, latents = made.float(), latents.float()
-    picture, scale = reconstruction_loss(made, pixels), scale_penalty(latents)
-    parts = {"picture": float(picture.detach()), "scale": float(scale.detach()), "psnr": psnr(made.detach(), pixels)}
-    return picture + SCALE_WEIGHT * scale, parts
 
 
 @torch.no_grad()

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from training import world
+from training.atmosphere import DAYLIT, WEATHERS
+from training.shapes import PATTERNS
 
+STAGES = {
+    "distil": "two guided steps of the transformer into one",
+    "decoder": "the decoder alone, half of it on what the transformer draws",
+}
+"""What the stages after the transformer do."""
 TEMPLATE = """# The embedded model
 
 A small causal video diffusion transformer that ships with Rivulet, so that a film needs no download. It knows one
@@ -21,17 +28,21 @@ recipe on pictures it draws itself, so no outside data or weights are in it.
 | sizes | {sizes} |
 | motions | {motions} |
 | scenes | {scenes} |
+| patterns | {patterns} |
+| weather | {weathers}; {daylit} have a night as well |
+| two objects | one is {relations} of the other, and both move together |
+| camera | {cameras} |
 
-One object a film; {words} words (`text_encoder/vocabulary.json`), at most {text_len} in a prompt. Words it does not
-know are reported with the nearest ones it does. It learned prompt switches in mid-film. A twentieth of all
-combinations of colour, shape, motion and scene was never shown in training; the quality benchmark asks for those.
+{words} words (`text_encoder/vocabulary.json`), at most {text_len} in a prompt. Words it does not know are reported
+with the nearest ones it does. It learned prompt switches in mid-film. A twentieth of all combinations of colour,
+shape, motion and scene was never shown in training; the quality benchmark asks for those.
 
 ## Shape
 
 {size} pixels at {fps} frames a second. {total:.1f} million parameters, stored in bf16: transformer {transformer:.2f},
 autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame is 8 channels of 12 x 12, or 36 tokens,
-for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a window of {window} with a sink of
-{sink}, {steps} Euler steps at shift {shift:g}.
+for four pixel frames (the first: for one); the encoder looks at half the size. Chunks of {chunk} latent frames, a
+window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}, guidance {guidance_scale:g}.
 
 ## How it was made
 
@@ -41,7 +52,7 @@ for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a w
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
 | data | the first 9 pixel frames of other films | {beginnings} films |
 | transformer, text | flow matching on beginnings and windows | {transformer_steps} steps, {transformer_minutes} min |
-
+{distilled}
 {remarks}All on one machine ({machine}) that other work shared.
 On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.
 The transformer's training loss, mean of its last lines: {transformer_loss}.
@@ -51,6 +62,13 @@ python -m training all --out outputs/training      # make it again
 python -m training export --out outputs/training   # only write this folder
 rivulet bench quality                              # adherence, switches, drift
 ```
+
+## Figures
+
+<!-- figures: python -m benchmarks.quality_page -->
+<!-- /figures -->
+
+Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
@@ -74,9 +92,19 @@ def readme(card: dict[str, Any], words: int) -> str:
         "sizes": world.SIZES,
         "motions": world.MOTIONS,
         "scenes": world.SCENES,
+        "patterns": PATTERNS,
+        "weathers": WEATHERS,
+        "daylit": DAYLIT,
+        "relations": world.RELATIONS,
+        "cameras": world.CAMERAS,
     }
     values: dict[str, Any] = {**card, **card["training"], **parameters, "words": words}
     values |= {name: ", ".join(names) for name, names in tables.items()}
+    values["distilled"] = "".join(
+        f"| {name} | {what} | {card['training'][f'{name}_steps']} steps, {card['training'][f'{name}_minutes']} min |\n"
+        for name, what in STAGES.items()
+        if f"{name}_steps" in card["training"]
+    )
     values |= {
         "size": " x ".join(str(side) for side in card["sizes"][0]),
         "chunk": card["chunk"][-1],

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ UNKNOWN_SHARE = 0.01
 """Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
 
 
+Teach = Callable[[Batch, Tensor, Tensor, Tensor], Tensor]
+"""Windows, their noisy frames, their history and the prompts' word numbers -> the flow to learn."""
+
+
 class Denoiser(nn.Module):
     """Transformer and text encoder as one module, so that they share optimiser, average and checkpoint.
 
@@ -90,7 +94,21 @@ class Denoiser(nn.Module):
         outline, course = outline.mean(dim=(2, 3)), course.sum(dim=-1).mean(dim=-1)
         return (outline * batch.weight).sum(), (course * batch.weight).sum()
 
-    def loss(self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def flow(self, batch: Batch, noisy: Tensor, sigma: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
+        """Predicted flow of `noisy` frames at `sigma` [B, F], in the layout of the batch; all latents alike."""
+        with torch.autocast(noisy.device.type, torch.bfloat16, cache_enabled=False):  # workers must not share casts
+            return self.transformer.forward_train(
+                noisy,
+                1000.0 * sigma,
+                self.text_encoder(tokens),
+                chunk=batch.chunk,
+                clean=history if batch.forced else None,
+                joint=batch.joint,
+            ).float()
+
+    def loss(
+        self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor, teach: Teach | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sum over counting frames of the flow's focused error and the readings', and each frame's plain error [B, F].
 
         Args:
@@ -98,21 +116,14 @@ class Denoiser(nn.Module):
             noise: of the noisy frames, as the latents.
             shake: noise of the history, as the latents.
             tokens: the prompts' word numbers [B, L].
+            teach: says what the flow should be; without it the flow of these very films.
         """
         clean, sigma = batch.latents, batch.sigma[..., None, None, None]
         small = batch.history_noise[..., None, None, None]
         history = (1.0 - small) * clean + small * shake
         noisy = torch.where(sigma > 0, (1.0 - sigma) * clean + sigma * noise, history)
-        with torch.autocast(clean.device.type, torch.bfloat16, cache_enabled=False):  # workers must not share casts
-            flow = self.transformer.forward_train(
-                noisy,
-                1000.0 * batch.sigma,
-                self.text_encoder(tokens),
-                chunk=batch.chunk,
-                clean=history if batch.forced else None,
-                joint=batch.joint,
-            )
-        square = (flow.float() - (noise - clean)).square().mean(dim=2)
+        target = noise - clean if teach is None else teach(batch, noisy, history, tokens)
+        square = (self.flow(batch, noisy, batch.sigma, history, tokens) - target).square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
         outline, course = self._reading_loss(batch)
         loss = (focused * batch.weight).sum() + OUTLINE_SHARE * outline + COURSE_SHARE * course
@@ -132,16 +143,25 @@ def _optimizers(model: Denoiser) -> tuple[Muon, Muon, torch.optim.AdamW]:
 
 
 def _gradients(
-    model: Denoiser, pool: Executor, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor, workers: int
+    model: Denoiser,
+    pool: Executor,
+    batch: Batch,
+    draws: tuple[Tensor, Tensor, Tensor],
+    workers: int,
+    teach: Teach | None,
 ) -> tuple[Tensor, Tensor]:
-    """Fill the weights' gradients of the batch's mean loss; returns the loss and each frame's error."""
+    """Fill the weights' gradients of the batch's mean loss; returns the loss and each frame's error.
+
+    `draws` are the noise, the history's noise and the prompts' word numbers.
+    """
     weights = list(model.parameters())
     total = batch.weight.sum().clamp_min(1.0)
     workers = min(workers, len(batch.prompts))
 
     def part(index: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         rows = slice(index, None, workers)
-        loss, error = model.loss(batch.rows(rows), noise[rows], shake[rows], tokens[rows])
+        noise, shake, tokens = (drawn[rows] for drawn in draws)
+        loss, error = model.loss(batch.rows(rows), noise, shake, tokens, teach)
         return loss.detach(), error, torch.autograd.grad(loss / total, weights)
 
     parts = list(pool.map(part, range(workers)))
@@ -171,12 +191,16 @@ def train_dit(
     workers: int = WORKERS,
     look: Callable[[Denoiser, int], None] | None = None,
     look_minutes: float = 10.0,
-    start_from: Path | None = None,
+    start_from: Path | Denoiser | None = None,
+    name: str = "dit",
+    rate: float = 1.0,
+    levels: Sequence[float] | None = None,
+    teacher: Teach | None = None,
 ) -> Denoiser:
     """Train, or go on after a kill, and return the averaged model.
 
     Args:
-        out: folder with data/ and beginnings/; gets `dit.pt` (checkpoint with optimisers) and `dit.jsonl` (curve).
+        out: folder with data/ and beginnings/; gets `name`.pt (checkpoint with optimisers) and `name`.jsonl (curve).
         seed: of weights, windows and noise.
         steps: length of the run, or
         minutes: its wall-clock bound.
@@ -187,7 +211,11 @@ def train_dit(
         workers: threads that share a step's batch; give each one thread of torch (OMP_NUM_THREADS=1).
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
-        start_from: a model folder to take the weights of, where `out` has no checkpoint yet.
+        start_from: a model, or its folder, to take the weights of, where `out` has no checkpoint yet.
+        name: of the run.
+        rate: times the usual learning rates.
+        levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
+        teacher: says what to predict instead of the films' own flow.
     """
     # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -197,7 +225,7 @@ def train_dit(
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
     clock = Clock(steps=steps, minutes=minutes)
-    saved = load_checkpoint(out / "dit.pt")
+    saved = load_checkpoint(out / f"{name}.pt")
     if saved is not None:
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
@@ -207,8 +235,8 @@ def train_dit(
     elif start_from is not None:
         _start(model, start_from)
         ema = Ema(model, 0.999)
-    curve = Curve(out / "dit.jsonl")
-    if saved is None and start_from is not None:
+    curve = Curve(out / f"{name}.jsonl")
+    if saved is None and isinstance(start_from, Path):
         curve.add(started_from=start_from.name, note="weights alone, without optimiser moments: warms up again")
     curve.add(
         films=len(films.films),
@@ -221,17 +249,16 @@ def train_dit(
     looked = clock.seconds
     with ThreadPoolExecutor(workers) as pool:
         while not clock.done:
-            rng = step_seed(seed, clock.step, "dit")
-            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if start_from else clock.progress)
+            rng = step_seed(seed, clock.step, name)
+            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if start_from else clock.progress, levels)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
             for optimizer, peak in zip(optimizers, (PEAK_RATE, PEAK_RATE, PEAK_RATE_OTHERS), strict=True):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(peak, clock.step, clock.progress, warmup=50)
-            loss, error = _gradients(
-                model, pool, batch.to(device), noise.to(device), shake.to(device), tokens.to(device), workers
-            )
+                    group["lr"] = learning_rate(rate * peak, clock.step, clock.progress, warmup=50)
+            draws = noise.to(device), shake.to(device), tokens.to(device)
+            loss, error = _gradients(model, pool, batch.to(device), draws, workers, teacher)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             list(pool.map(lambda optimizer: optimizer.step(), optimizers))
             ema.update(model, clock.step)
@@ -249,7 +276,7 @@ def train_dit(
                     "step": clock.step,
                     "seconds": clock.seconds,
                 }
-                save_checkpoint(out / "dit.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
+                save_checkpoint(out / f"{name}.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
             if look is not None and clock.seconds - looked > 60.0 * look_minutes:
                 looked = clock.seconds
                 averaged = Denoiser(list(model.text_encoder.words[2:]))
@@ -259,21 +286,28 @@ def train_dit(
     return model.eval()
 
 
-def _start(model: Denoiser, folder: Path) -> None:
-    """Take over shipped weights; ValueError if they know other words than the captions do now."""
+def _start(model: Denoiser, source: Path | Denoiser) -> None:
+    """Take over a model's weights, or shipped ones; words they do not know begin as they are initialised."""
+    if isinstance(source, Denoiser):
+        model.load_state_dict(source.state_dict())
+        return
+    folder = source
     transformer = CausalWanTransformer3DModel.from_pretrained(folder / "transformer")
     text_encoder = TextEncoder.from_pretrained(folder / "text_encoder")
-    if text_encoder.words != model.text_encoder.words:
-        raise ValueError(f"{folder} knows other words than training/captions.py: train from the beginning")
     model.transformer.load_state_dict(transformer.state_dict())
-    model.text_encoder.load_state_dict(text_encoder.state_dict())
+    state, known = text_encoder.state_dict(), {word: row for row, word in enumerate(text_encoder.words)}
+    table = model.text_encoder.embedding.weight.detach().clone()
+    for row, word in enumerate(model.text_encoder.words):
+        if word in known:
+            table[row] = state["embedding.weight"][known[word]]
+    model.text_encoder.load_state_dict({**state, "embedding.weight": table})
 
 
-def load_denoiser(out: Path) -> Denoiser:
-    """The averaged weights of the run in `out`, as far as it has come."""
-    saved = load_checkpoint(out / "dit.pt")
+def load_denoiser(out: Path, name: str = "dit") -> Denoiser:
+    """The averaged weights of the run `name` in `out`, as far as it has come."""
+    saved = load_checkpoint(out / f"{name}.pt")
     if saved is None:
-        raise FileNotFoundError(f"{out / 'dit.pt'} does not exist; run `python -m training dit` first.")
+        raise FileNotFoundError(f"{out / name}.pt does not exist; run `python -m training {name}` first.")
     model = Denoiser(vocabulary())
     model.load_state_dict(saved["ema"])
     return model.eval()

@@ -19,17 +19,17 @@ from models.taehv import AutoencoderTAEHV
 from pipelines.drift import NAMES, statistics
 from training import world
 from training.card import readme
+from training.distil import GUIDANCE, STEPS
 from training.dit import TRANSFORMER, Denoiser, load_denoiser
 from training.run import load_checkpoint, step_seed
 from training.windows import DROPPED, SHIFT, SINK, WINDOW
 
-VERSION = "1.2"
-SIZE = 96
+VERSION = "2.0"
 
 
 def export(out: Path, target: Path) -> dict[str, Any]:
     """Write the three components and both cards of the run in `out` to `target`; returns the card for code."""
-    denoiser, autoencoder = load_denoiser(out), AutoencoderTAEHV.from_pretrained(out / "autoencoder")
+    denoiser, autoencoder = load_denoiser(out, newest(out)), AutoencoderTAEHV.from_pretrained(out / "autoencoder")
     denoiser.transformer.to(torch.bfloat16).save_pretrained(target / "transformer")
     denoiser.text_encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
     autoencoder.to(torch.bfloat16).save_pretrained(target / "autoencoder")
@@ -42,10 +42,17 @@ def export(out: Path, target: Path) -> dict[str, Any]:
     return card
 
 
+def newest(out: Path) -> str:
+    """The last run of the transformer there is in `out`: "distil", or "dit" before it is distilled."""
+    return "distil" if (out / "distil.pt").exists() else "dit"
+
+
 def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> dict[str, Any]:
     """What code and people may know of the model, from the run's own files."""
-    curves = {name: _curve(out / f"{name}.jsonl") for name in ("autoencoder", "dit")}
-    held_out = [line["held_out_psnr"] for line in curves["autoencoder"] if "held_out_psnr" in line]
+    curves = {name: _curve(out / f"{name}.jsonl") for name in ("autoencoder", "dit", "distil", "decoder")}
+    drawn = curves["decoder"] or curves["autoencoder"]
+    held_out = [line["held_out_psnr"] for line in drawn if "held_out_psnr" in line]
+    few = newest(out) == "distil"
     saved = load_checkpoint(out / "dit.pt") or {}
     parts = {
         "transformer": denoiser.transformer,
@@ -60,9 +67,10 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
         "chunk": [1, 3],
         "window": WINDOW,
         "sink": SINK,
-        "sizes": [[SIZE, SIZE]],
+        "sizes": [[world.SIZE, world.SIZE]],
         "fps": world.FPS,
-        "steps": 8,
+        "steps": STEPS if few else 2 * STEPS,
+        "guidance_scale": 1.0 if few else GUIDANCE,
         "shift": SHIFT,
         "text_len": TRANSFORMER["text_len"],
         "latents_mean": autoencoder.config["latents_mean"],
@@ -80,6 +88,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),
+            **{f"{name}_{kind}": value for name in ("distil", "decoder") for kind, value in _length(curves[name])},
             "remarks": _remarks(out / "remarks.txt"),
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}",
         },
@@ -116,7 +125,16 @@ def _remarks(path: Path) -> list[str]:
 
 
 def _curve(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def _length(curve: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """Steps and minutes of a run, nothing of a run that was not made."""
+    if not curve:
+        return []
+    seconds = [line["seconds"] for line in curve if "seconds" in line]
+    steps = [line["step"] for line in curve if "step" in line]
+    return [("steps", steps[-1]), ("minutes", round(seconds[-1] / 60, 1))]
 
 
 def _last_mean(curve: list[dict[str, Any]], name: str, lines: int) -> float | None:

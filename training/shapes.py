@@ -1,4 +1,4 @@
-"""Draws the world's one object over a picture, from signed distances so that its edges stay smooth.
+"""Draws one object of the world over a picture, from signed distances so that its edges stay smooth.
 
 Distances are in units of the object's radius, negative inside; horizontal and vertical offsets come apart
 ([N, T, 1, W] and [N, T, H, 1]) because most of the arithmetic then costs a line instead of a picture.
@@ -7,7 +7,7 @@ Distances are in units of the object's radius, negative inside; horizontal and v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -61,6 +61,27 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(u.abs_(), v.abs_()), disc).sub_(half)
 
 
+def cross(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of a thick plus sign."""
+    across, along = x.abs(), y.abs()
+    upright, level = (
+        torch.maximum(across.sub(0.34), along.sub(0.98)),
+        torch.maximum(across.sub(0.98), along.sub(0.34)),
+    )
+    return torch.minimum(upright, level)
+
+
+def diamond(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of a tall diamond standing on its tip."""
+    return (x.abs() * 1.35 + y.abs()).sub_(1.05).mul_(0.6)
+
+
+def flower(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of a flower with six round petals."""
+    angle = torch.atan2(x.expand(*y.shape[:-1], x.shape[-1]), -y)
+    return (x * x + y * y).sqrt_().sub_(angle.mul_(3).cos_().abs_().mul_(0.36).add_(0.62)).mul_(0.8)
+
+
 DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ball": ball,
     "square": square,
@@ -68,15 +89,40 @@ DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "star": star,
     "ring": ring,
     "heart": heart,
+    "cross": cross,
+    "diamond": diamond,
+    "flower": flower,
 }
+PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted")
+MARKING, MARKING_ON_WHITE = 0.97, 0.30
+"""Grey of stripes and dots, and of those on a white object."""
 
 
-def paint(picture: Tensor, shape: str, colour: Tensor, dx: Tensor, dy: Tensor, radius: Tensor, stretch: Tensor) -> None:
+def _marks(pattern: str, x: Tensor, y: Tensor, pixels: Tensor) -> Tensor:
+    """How much of the marking's colour a place has, 0..1, for offsets in radii and so many pixels a radius."""
+    if pattern == "striped":
+        wave = torch.sin((x + 2 * y) * 4.0) + x * 0
+        return (wave.mul_(pixels / 9).add_(0.4)).clamp_(0, 1)
+    u, v = torch.remainder(x + 0.29, 0.58) - 0.29, torch.remainder(y + 0.29, 0.58) - 0.29
+    return (0.17 - (u * u + v * v).sqrt_()).mul_(pixels).add_(0.5).clamp_(0, 1)
+
+
+def paint(
+    picture: Tensor,
+    shape: str,
+    patterns: Sequence[str],
+    colour: Tensor,
+    dx: Tensor,
+    dy: Tensor,
+    radius: Tensor,
+    stretch: Tensor,
+) -> None:
     """Draw one object per picture, in place.
 
     Args:
         picture: [N, T, 3, S, S], 0..1, changed in place.
         shape: name of the shape, a key of `DISTANCE`.
+        patterns: of each object, out of `PATTERNS`.
         colour: [N, 3], 0..1.
         dx: [N, T, S] horizontal offset of every pixel column from the centre, in picture sizes.
         dy: [N, T, S] vertical offset of every pixel row from the centre, downwards.
@@ -100,8 +146,15 @@ def paint(picture: Tensor, shape: str, colour: Tensor, dx: Tensor, dy: Tensor, r
     light = light.sub_(0.34).mul_(inside).add_(0.34)
     gloss = torch.exp(-(((y + 0.42) / 0.26) ** 2)) * (0.62 * torch.exp(-(((x + 0.34) / 0.30) ** 2)))
     gloss = gloss.mul_(inside)
+    base = colour[:, :, None, None, None].expand(-1, -1, *light.shape[1:])
+    marked = [i for i, pattern in enumerate(patterns) if pattern != "plain"]
+    if marked:
+        base = base.clone()
+        for i in marked:
+            grey = MARKING_ON_WHITE if float(colour[i].amin()) > 0.9 else MARKING
+            base[i].lerp_(torch.full_like(base[i], grey), _marks(patterns[i], x[i], y[i], pixels[i]))
     for channel in range(3):
-        target = light * colour[:, channel, None, None, None]
+        target = light * base[:, channel]
         target += gloss
         target.clamp_(max=1.0)
         plane = picture[:, :, channel]

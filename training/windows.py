@@ -6,6 +6,7 @@ at slot positions 0, 1, 2 ... and with one prompt for the whole memory, as after
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,7 @@ class Batch:
         chunk: latent frames that see each other.
         forced: whether noisy chunks see clean history (teacher forcing) or each other.
         joint: so many last frames see each other across chunks.
+        ladder: whether every noisy frame is at one of the levels that were given, the sampler's own.
     """
 
     latents: Tensor
@@ -69,6 +71,7 @@ class Batch:
     chunk: int
     forced: bool = False
     joint: int = 0
+    ladder: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -78,12 +81,12 @@ class Batch:
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
         tensors = (tensor[rows] for tensor in self.tensors)
-        return Batch(*tensors, self.prompts[rows], self.chunk, self.forced, self.joint)
+        return Batch(*tensors, self.prompts[rows], self.chunk, self.forced, self.joint, self.ladder)
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
         tensors = (tensor.to(device) for tensor in self.tensors)
-        return Batch(*tensors, self.prompts, self.chunk, self.forced, self.joint)
+        return Batch(*tensors, self.prompts, self.chunk, self.forced, self.joint, self.ladder)
 
 
 def _owner(film: Film, frame: int) -> int:
@@ -146,11 +149,14 @@ def _prompt(rng: np.random.Generator, film: Film, owner: int) -> str:
     return caption(spec, rng, leave_open=LEFT_OPEN if film.second is None else 0.0)
 
 
-def draw_sigma(rng: np.random.Generator, size: int) -> np.ndarray:
+def draw_sigma(rng: np.random.Generator, size: int, levels: Sequence[float] | None = None) -> np.ndarray:
     """Noise levels in (0, 1), shifted towards noise as the sampler's are: half uniform, half logit-normal.
 
     The normal ones gather where place and way of the object are decided, the first half of the sampler's steps.
+    With `levels`, only these.
     """
+    if levels:
+        return rng.choice(levels, size)
     uniform = rng.random(size)
     normal = 1.0 / (1.0 + np.exp(-1.0 - rng.standard_normal(size)))
     return _shift(np.where(rng.random(size) < 0.5, uniform, normal), SHIFT)
@@ -177,7 +183,14 @@ def _shift(level: np.ndarray, shift: float) -> np.ndarray:
     return shift * level / (1.0 + (shift - 1.0) * level)
 
 
-def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: int, progress: float = 1.0) -> Batch:
+def draw_batch(
+    rng: np.random.Generator,
+    films: Shelf,
+    beginnings: Shelf,
+    size: int,
+    progress: float = 1.0,
+    levels: Sequence[float] | None = None,
+) -> Batch:
     """Draw one step's batch.
 
     *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the object
@@ -194,13 +207,14 @@ def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: 
         beginnings: many more films' first three latent frames.
         size: windows in the batch; of beginnings and pictures there are more.
         progress: 0..1 of the run.
+        levels: the only noise levels of pictures, beginnings and teacher-forced windows, if given.
     """
     pictures, whole = (0.4, 0.2) if progress < EARLY else (0.05, 0.5)
     kind = rng.random()
     if kind < pictures:
-        return _openings(rng, beginnings, PICTURES * size, 1)
+        return _openings(rng, beginnings, PICTURES * size, 1, levels)
     if kind < 1.0 - whole:
-        return _openings(rng, beginnings, BEGINNINGS * size, SINK)
+        return _openings(rng, beginnings, BEGINNINGS * size, SINK, levels)
     picks = rng.integers(len(films.films), size=size)
     plan = rng.random()
     if plan < 0.3:
@@ -213,11 +227,11 @@ def draw_batch(rng: np.random.Generator, films: Shelf, beginnings: Shelf, size: 
     chunk = 3 if rng.random() < 0.8 else 1
     chunks, forced = WINDOW // chunk, plan < 0.9
     windows = [draw_window(rng, int(n), films.films[n], chunk) for n in picks]
-    sigma = draw_sigma(rng, size * chunks).reshape(size, chunks).repeat(chunk, axis=1)
+    sigma = draw_sigma(rng, size * chunks, levels if forced else None).reshape(size, chunks).repeat(chunk, axis=1)
     if not forced:
         clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
         sigma = np.where(np.arange(WINDOW)[None] < clean[:, None] * chunk, 0.0, sigma)
-    return _windows(rng, films, windows, sigma, chunk=chunk, forced=forced)
+    return _windows(rng, films, windows, sigma, chunk=chunk, forced=forced, ladder=forced and levels is not None)
 
 
 def _windows(
@@ -229,6 +243,7 @@ def _windows(
     chunk: int,
     forced: bool = False,
     joint: int = 0,
+    ladder: bool = False,
 ) -> Batch:
     """The batch of windows at noise levels [B, F]; what is clean does not count."""
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them.
@@ -251,6 +266,7 @@ def _windows(
         chunk,
         forced,
         joint,
+        ladder,
     )
 
 
@@ -264,11 +280,13 @@ def _focus(outline: Tensor) -> Tensor:
     return weight / weight.mean()
 
 
-def _openings(rng: np.random.Generator, beginnings: Shelf, size: int, frames: int) -> Batch:
+def _openings(
+    rng: np.random.Generator, beginnings: Shelf, size: int, frames: int, levels: Sequence[float] | None
+) -> Batch:
     """The first one or three latent frames of films: what a text looks like when there is no history yet."""
     picks = rng.integers(len(beginnings.films), size=size)
     prompts = [_prompt(rng, beginnings.films[n], 0) for n in picks]
-    sigma = torch.from_numpy(draw_sigma(rng, size)).float()[:, None].expand(size, frames)
+    sigma = torch.from_numpy(draw_sigma(rng, size, levels)).float()[:, None].expand(size, frames)
     outline = beginnings.outlines[picks, :frames]
     return Batch(
         beginnings.latents[picks, :frames].float(),
@@ -280,4 +298,5 @@ def _openings(rng: np.random.Generator, beginnings: Shelf, size: int, frames: in
         beginnings.courses[picks, :frames],
         prompts,
         frames,
+        ladder=levels is not None,
     )

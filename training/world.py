@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.atmosphere import DAYLIT, HOURS, WEATHERS, air, rain
+from training.clip import RELATIONS, ClipSpec, Companion, Switch
 from training.scenes import PAINTERS, scenery
-from training.shapes import DISTANCE, paint
+from training.shapes import DISTANCE, PATTERNS, paint
 
-FPS = 16
+FPS, SIZE = 16, 192
+"""Pixel frames a second, and pixels along each side."""
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.93, 0.13, 0.16),
     "orange": (1.0, 0.52, 0.06),
@@ -34,6 +37,12 @@ SIZES: dict[str, float] = {"small": 0.16, "big": 0.25}
 MOTIONS: tuple[str, ...] = ("left", "right", "up", "down", "bounce", "orbit", "still", "spin")
 SCENES: tuple[str, ...] = tuple(PAINTERS)
 
+CAMERAS: tuple[str, ...] = ("fixed", "drifting")
+PAIRED: tuple[str, ...] = ("left", "right", "up", "down", "still", "spin")
+"""Motions that two objects make together."""
+PLAIN, CLEAR, BY_DAY, FIXED, ALONE = 0.72, 0.8, 0.8, 0.88, 0.85
+"""Shares of clips without a pattern, weather, night (where there is a choice), moving camera and companion."""
+
 SPEED = 1.4 / 64
 """Picture sizes per pixel frame of an object that crosses the picture: one round in four seconds."""
 MARGIN = 0.2
@@ -44,40 +53,6 @@ ORBIT_FRAMES, ORBIT_RADIUS = 48, 0.22
 SPIN_FRAMES = 32
 SETTLE_FRAMES = 6.0
 """Time constant with which an object that starts outside its motion's usual place glides there."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipSpec:
-    """Everything a clip shows.
-
-    Attributes:
-        color, shape, size, motion, scene: names out of `COLORS`, `SHAPES`, `SIZES`, `MOTIONS` and `SCENES`.
-        x, y: centre of the object at pixel frame `begin`, 0..1, y downwards; outside by up to `MARGIN`.
-        phase: 0..1, where the scenery's slow animation starts.
-        style: seed of the scenery's own variation (places of clouds, trees, windows).
-        begin: pixel frame at which the object is at x, y.
-    """
-
-    color: str
-    shape: str
-    size: str
-    motion: str
-    scene: str
-    x: float
-    y: float
-    phase: float
-    style: int
-    begin: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """A film of `first` that dissolves into `second` at pixel frame `frame`, over `fade` (0: a cut)."""
-
-    first: ClipSpec
-    second: ClipSpec
-    frame: int
-    fade: int = 8
 
 
 def is_held_out(color: str, shape: str, motion: str, scene: str) -> bool:
@@ -92,6 +67,7 @@ def sample_spec(
     keep: ClipSpec | None = None,
     begin: int = 0,
     held_out: bool = False,
+    simple: bool = False,
 ) -> ClipSpec:
     """Draw a clip.
 
@@ -101,17 +77,37 @@ def sample_spec(
         keep: a clip whose scenery (scene, style and phase) to keep.
         begin: pixel frame of `at`.
         held_out: draw among the combinations that training never shows, instead of the others.
+        simple: one plain object in clear weather at the scene's usual hour, before a fixed camera.
     """
+    company = not simple and rng.random() >= ALONE
     while True:
         color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
-        motion = str(rng.choice(MOTIONS))
+        motion = str(rng.choice(PAIRED if company else MOTIONS))
         scene = keep.scene if keep else str(rng.choice(SCENES))
         if is_held_out(color, shape, motion, scene) == held_out:
             break
-    size = str(rng.choice(list(SIZES)))
+    size = "small" if company else str(rng.choice(list(SIZES)))
     phase, style = (keep.phase, keep.style) if keep else (float(rng.random()), int(rng.integers(1 << 20)))
     x, y = at if at is not None else _starting_place(rng, motion, size)
-    return ClipSpec(color, shape, size, motion, scene, x, y, phase, style, begin)
+    spec = ClipSpec(color, shape, size, motion, scene, x, y, phase, style, begin)
+    if simple:
+        return spec
+    if keep:
+        spec = replace(spec, weather=keep.weather, hour=keep.hour, camera=keep.camera)
+    else:
+        spec = replace(
+            spec,
+            weather="clear" if rng.random() < CLEAR else str(rng.choice(WEATHERS[1:])),
+            hour="usual" if scene not in DAYLIT or rng.random() < BY_DAY else HOURS[1],
+            camera=CAMERAS[rng.random() >= FIXED],
+        )
+    pattern = "plain" if rng.random() < PLAIN else str(rng.choice(PATTERNS[1:]))
+    second = Companion(str(rng.choice(list(COLORS))), str(rng.choice(SHAPES)), str(rng.choice(list(RELATIONS))))
+    spec = replace(spec, pattern=pattern, companion=second if company else None)
+    if company and at is None:  # room for two from the first frame on
+        x, y = _usual_path(spec, np.zeros(1))[0][0]
+        spec = replace(spec, x=float(x), y=float(y))
+    return spec
 
 
 def _starting_place(rng: np.random.Generator, motion: str, size: str) -> tuple[float, float]:
@@ -152,8 +148,9 @@ def _path(spec: ClipSpec, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _usual_path(spec: ClipSpec, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centres and stretches [T, 2], `t` pixel frames after the beginning, of a motion in its usual place."""
     stretch = np.ones((len(t), 2))
-    x = np.full_like(t, np.clip(spec.x, 0.25, 0.75))
-    y = np.full_like(t, np.clip(spec.y, 0.25, 0.75))
+    beside = np.array(spec.companion_offset)  # both stay well inside
+    low, high = 0.25 - np.minimum(beside, 0), 0.75 - np.maximum(beside, 0)
+    x, y = (np.full_like(t, place) for place in np.clip((spec.x, spec.y), low, high))
     if spec.motion in ("left", "right"):
         x = spec.x + SPEED * t * (1 if spec.motion == "right" else -1)
     elif spec.motion in ("up", "down"):
@@ -180,7 +177,7 @@ def render(
     frames: int,
     *,
     start: int | Sequence[int] = 0,
-    size: int = 96,
+    size: int = SIZE,
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """Paint clips.
@@ -195,7 +192,13 @@ def render(
     Returns:
         [len(specs), frames, 3, size, size] float32, 0..1.
     """
-    clocks = _clocks(len(specs), frames, start)
+    return snapshots(specs, _clocks(len(specs), frames, start), size=size, device=device)
+
+
+def snapshots(
+    specs: Sequence[ClipSpec], clocks: np.ndarray, *, size: int = SIZE, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Paint clips at any pixel frames `clocks` [N, T]; arguments and result as of `render`."""
     paths = [_path(spec, clock) for spec, clock in zip(specs, clocks, strict=True)]
     return _render(specs, paths, clocks, size, torch.device(device))
 
@@ -231,26 +234,43 @@ def _paint_together(
 ) -> Tensor:
     """Fill `film` [N, T, 3, S, S], as of `_render`: clips that share a scene or a shape are painted at once."""
     size, device = film.shape[-1], film.device
+    frames = torch.from_numpy(clocks).to(device, torch.float32)
     for scene in SCENES:
         rows = [i for i, look in enumerate(looks) if look.scene == scene]
         if rows:
-            frame = torch.from_numpy(clocks[rows]).to(device, torch.float32)
             some = [looks[i] for i in rows]
-            film[rows] = scenery(scene, [s.style for s in some], [s.phase for s in some], frame, size, FPS)
+            film[rows] = scenery(scene, [s.style for s in some], [s.phase for s in some], frames[rows], size, FPS)
+    air(film, looks, frames / FPS)
+    for company in (False, True):
+        _paint_objects(film, looks, paths, company)
+    rain(film, looks, frames / FPS)
+    return film
+
+
+def _paint_objects(
+    film: Tensor, looks: Sequence[ClipSpec], paths: Sequence[tuple[np.ndarray, np.ndarray]], company: bool
+) -> None:
+    """Draw every clip's object, or every companion there is, into `film` [N, T, 3, S, S]."""
+    size, device = film.shape[-1], film.device
     pixel = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
+    things = [look.companion if company else look for look in looks]
     for shape in SHAPES:
-        rows = [i for i, look in enumerate(looks) if look.shape == shape]
+        rows = [i for i, thing in enumerate(things) if thing is not None and thing.shape == shape]
         if not rows:
             continue
-        drawn = [np.stack([paths[i][part] for i in rows]) for part in (0, 1)]
+        aside = [looks[i].companion_offset if company else (0.0, 0.0) for i in rows]
+        drawn = (
+            np.stack([paths[i][0] + place for i, place in zip(rows, aside, strict=True)]),
+            np.stack([paths[i][1] for i in rows]),
+        )
         centre, stretch = (torch.tensor(part, dtype=torch.float32, device=device) for part in drawn)
         offset = torch.remainder(pixel - centre[..., None] + SPAN / 2, SPAN) - SPAN / 2
-        colour = torch.tensor([COLORS[looks[i].color] for i in rows], device=device)
+        colour = torch.tensor([COLORS[thing.color] for i in rows if (thing := things[i])], device=device)
         radius = torch.tensor([SIZES[looks[i].size] for i in rows], device=device)
+        patterns = ["plain" if company else looks[i].pattern for i in rows]
         picture = film[rows]
-        paint(picture, shape, colour, offset[:, :, 0], offset[:, :, 1], radius, stretch)
+        paint(picture, shape, patterns, colour, offset[:, :, 0], offset[:, :, 1], radius, stretch)
         film[rows] = picture
-    return film
 
 
 def render_switch(
@@ -258,7 +278,7 @@ def render_switch(
     frames: int,
     *,
     start: int | Sequence[int] = 0,
-    size: int = 96,
+    size: int = SIZE,
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """Paint films with a switch; arguments and result as of `render`.
@@ -286,23 +306,32 @@ def switch_positions(switch: Switch, frames: int, start: int = 0) -> np.ndarray:
     return np.where(late, positions(switch.second, frames, start), positions(switch.first, frames, start))
 
 
+SWITCHES = {"scene": 0.25, "object": 0.2, "both": 0.18, "motion": 0.14, "weather": 0.05, "one": 0.08, "all": 0.1}
+"""What changes in a film with a switch, and how often."""
+
+
 def sample_switch(rng: np.random.Generator, frames: int) -> Switch:
     """Draw a film of `frames` pixel frames that switches in its middle half, mostly scene or object."""
     first = sample_spec(rng)
     frame = int(rng.integers(frames // 4, max(frames // 4 + 1, 3 * frames // 4)))
     x, y = positions(first, 1, frame)[0]
-    kind = rng.choice(["scene", "object", "both", "motion", "one", "all"], p=[0.25, 0.2, 0.2, 0.15, 0.1, 0.1])
-    looks = ("color", "shape", "size")
+    kind = str(rng.choice(list(SWITCHES), p=list(SWITCHES.values())))
+    if first.companion and kind not in ("scene", "weather"):
+        kind = "all"
+    looks, place = ("color", "shape", "size", "pattern"), ("scene", "hour", "weather", "camera")
     change = {
-        "scene": ("scene",),
+        "scene": place,
         "object": looks,
-        "both": (*looks, "scene"),
+        "both": (*looks, *place),
         "motion": ("motion",),
+        "weather": ("weather",),
         "one": (str(rng.choice(["color", "shape", "size"])),),
-        "all": (*looks, "motion", "scene"),
-    }[str(kind)]
+        "all": (*looks, "motion", "companion", *place),
+    }[kind]
     while True:
         fresh = sample_spec(rng, at=(float(x), float(y)), begin=frame)
+        if fresh.companion and kind != "all":
+            continue
         names = change if "scene" not in change else (*change, "style", "phase")
         second = replace(first, **{name: getattr(fresh, name) for name in names})
         if "motion" in change or (first.motion == "bounce" and second.size != first.size):  # another floor

@@ -1,0 +1,203 @@
+"""Distillation: what its teacher asks for, and a decoder that learns from faulty latents without touching them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.taehv import AutoencoderTAEHV
+from training import autoencoder, data, dit, windows
+from training.captions import vocabulary
+from training.distil import Teacher, train_distil
+from training.sample import Redraw, sigmas
+from training.windows import Batch
+
+SMALL_AE: dict[str, Any] = {
+    "latent_channels": 8,
+    "patch_size": 4,
+    "encoder_patch_size": 2,
+    "encoder_widths": (4, 4, 4),
+    "decoder_widths": (8, 8, 8),
+    "encoder_blocks": (1, 1),
+    "decoder_blocks": (1, 1),
+    "time_downscale": (2, 2),
+    "time_upscale": (2, 2),
+    "upsample": "shuffle",
+}
+SMALL_DIT = {
+    **dit.TRANSFORMER,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_layers": 2,
+    "ffn_dim": 32,
+    "freq_dim": 16,
+    "text_dim": 16,
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
+    monkeypatch.setattr(dit, "READ_BLOCK", 0)
+    monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
+    monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
+
+
+class Swirl(nn.Module):
+    """A denoiser whose flow is known: it shrinks a frame by its level, and more so where a prompt is given."""
+
+    def flow(self, batch: Batch, noisy: Tensor, sigma: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
+        asked = 1.0 + (tokens[:, 0] > 0).float()[:, None, None, None, None]
+        return asked * sigma[..., None, None, None] * noisy
+
+
+def _batch(sigma: Tensor, ladder: bool) -> Batch:
+    shape = (*sigma.shape, 2, 4, 4)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    places = torch.zeros(*sigma.shape, 4, 4)
+    zeros = torch.zeros(sigma.shape)
+    course = torch.zeros(*sigma.shape, 4)
+    outline = torch.zeros(*sigma.shape, 8, 8)
+    return Batch(latents, sigma, zeros, zeros + 1, places, outline, course, ["a"] * len(sigma), 1, ladder=ladder)
+
+
+def test_student_steps_go_where_two_guided_teacher_steps_go() -> None:
+    teacher = Teacher(Swirl(), steps=4, guidance=3.0)  # type: ignore[arg-type]  # a denoiser with a known flow
+    ladder = sigmas(8)
+    assert teacher.levels == pytest.approx(ladder[:-1:2].tolist())
+    sigma = torch.tensor([teacher.levels])
+    batch = _batch(sigma, ladder=True)
+    tokens = torch.ones(1, 3, dtype=torch.int64)
+    found = teacher(batch, batch.latents, batch.latents, tokens)
+    weight = 1.0 + 3.0 * (2.0 - 1.0)  # free + guidance * (asked - free), both times the level
+    for frame in range(4):
+        start, middle, end = (float(ladder[2 * frame + i]) for i in range(3))
+        x = batch.latents[:, frame]
+        half = x + (middle - start) * weight * start * x
+        arrived = half + (end - middle) * weight * middle * half
+        assert torch.allclose(x + (end - start) * found[:, frame], arrived, atol=1e-5)
+    one = x + (end - start) * weight * start * x
+    assert (one - arrived).abs().max() > 0.05  # two steps are not one
+
+
+def test_other_windows_and_dropped_prompts_learn_the_teachers_flow_at_their_place() -> None:
+    teacher = Teacher(Swirl(), steps=4, guidance=3.0)  # type: ignore[arg-type]
+    sigma = torch.tensor([[0.3, 0.7], [0.3, 0.7]])
+    batch = _batch(sigma, ladder=False)
+    tokens = torch.tensor([[5, 0], [0, 0]])
+    found = teacher(batch, batch.latents, batch.latents, tokens)
+    wide = sigma[..., None, None, None] * batch.latents
+    assert torch.allclose(found[0], 4.0 * wide[0])  # asked is twice free: 1 + 3 * 1
+    assert torch.allclose(found[1], wide[1])  # nothing was asked, so there is nothing to guide by
+
+
+def test_batches_for_distilling_hold_the_samplers_levels_only_where_they_can() -> None:
+    rng = np.random.default_rng(0)
+    films = [data.draw_film(rng, switching=bool(i % 2)) for i in range(12)]
+    shelf = data.Shelf(
+        torch.randn(len(films), data.FRAMES, 8, 4, 4),
+        films,
+        torch.zeros(len(films), data.FRAMES, 8, 8, dtype=torch.uint8),
+        torch.zeros(len(films), data.FRAMES, 4),
+    )
+    levels = sigmas(4)[:-1]
+    kinds = set()
+    for step in range(40):
+        batch = windows.draw_batch(np.random.default_rng(step), shelf, shelf, 2, 1.0, levels.tolist())
+        away = (batch.sigma[..., None] - levels).abs().amin(-1)
+        assert batch.ladder == (float(away.max()) < 1e-6)
+        assert batch.ladder == (not batch.joint and (batch.forced or batch.latents.shape[1] <= windows.SINK))
+        kinds.add(batch.ladder)
+        assert batch.rows(slice(0, 1)).ladder == batch.to("cpu").ladder == batch.ladder
+    assert kinds == {True, False}
+
+
+def _fake_data(out: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoencoderTAEHV(**SMALL_AE).eval()
+    for name, frames in (("data", data.FRAMES), ("beginnings", data.FIRST)):
+        (out / name).mkdir(parents=True)
+        data.make_shard(out / name / "00000.safetensors", model, seed=0, number=0, films=2, frames=frames)
+
+
+def test_a_student_begins_as_its_teacher_and_is_kept_beside_it(tmp_path: Path, small: None) -> None:
+    _fake_data(tmp_path)
+    dit.train_dit(tmp_path, steps=2, log_every=1, batch_size=1)
+    teacher = dit.load_denoiser(tmp_path).state_dict()
+    student = train_distil(tmp_path, steps=2, log_every=1, batch_size=1).state_dict()
+    key = "transformer.blocks.0.ffn.net.2.weight"
+    apart = (student[key] - teacher[key]).abs().mean()
+    assert 0 < apart < 0.2 * teacher[key].abs().mean()
+    assert torch.equal(dit.load_denoiser(tmp_path).state_dict()[key], teacher[key])
+    assert torch.equal(dit.load_denoiser(tmp_path, "distil").state_dict()[key], student[key])
+    assert any("loss" in json.loads(line) for line in (tmp_path / "distil.jsonl").read_text().splitlines())
+
+
+def test_decoder_learns_while_the_encoder_stays_and_a_killed_run_goes_on(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "DECODER_MIX", ((2, 5, None),))
+    torch.manual_seed(1)
+    before = AutoencoderTAEHV(**SMALL_AE, latents_mean=[0.1] * 8, latents_std=[0.7] * 8)
+    redraw = Redraw(dit.Denoiser(vocabulary()))
+    made = []
+    for name, stops in (("whole", (6,)), ("killed", (2, 6))):
+        before.save_pretrained(tmp_path / name / "autoencoder")
+        for stop in stops:
+            if stop == 2:
+                monkeypatch.setattr(autoencoder, "held_out_psnr", _stop)
+                with pytest.raises(KeyboardInterrupt):
+                    autoencoder.train_decoder(tmp_path / name, steps=6, save_every=2, log_every=1, redraw=redraw)
+                monkeypatch.undo()
+                monkeypatch.setattr(autoencoder, "DECODER_MIX", ((2, 5, None),))
+            else:
+                made.append(autoencoder.train_decoder(tmp_path / name, steps=6, log_every=1, redraw=redraw))
+    after, again = (model.state_dict() for model in made)
+    assert all(torch.equal(after[key], again[key]) for key in after)
+    for key, value in before.state_dict().items():
+        assert torch.equal(value, after[key]) == key.startswith("encoder")
+    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "whole" / "autoencoder")
+    assert loaded.config["latents_mean"] == [0.1] * 8
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "decoder.jsonl").read_text().splitlines()]
+    assert {"psnr", "redrawn_psnr"} <= {key for line in lines for key in line}
+
+
+def _stop(*_: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_redrawn_latents_are_near_the_true_ones_and_repeat(small: None) -> None:
+    torch.manual_seed(2)
+    redraw = Redraw(dit.Denoiser(vocabulary()))
+    latents = torch.randn(2, 3, 8, 4, 4)
+    first, second = (redraw(latents, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, redraw(latents, torch.Generator().manual_seed(5)))
+    assert torch.isfinite(first).all()
+
+
+def test_encoder_sees_a_smaller_picture_and_streams_as_it_encodes_whole_clips() -> None:
+    torch.manual_seed(3)
+    model = AutoencoderTAEHV(**SMALL_AE).eval()
+    assert (model.spatial_scale, model.encoder_shrink) == (16, 2)
+    pixels = torch.rand(1, 9, 3, 32, 48)
+    small = torch.nn.functional.avg_pool2d(pixels[0], 2)[None]
+    with torch.no_grad():
+        latents = model.encode(pixels, pad="start")
+        assert latents.shape == (1, 3, 8, 2, 3)
+        assert torch.allclose(latents, model.encode(small, pad="start", shrunk=True), atol=1e-6)
+        assert model.decode(latents).shape == pixels.shape
+        state = model.init_encode_state(1, 2, 3)
+        first, state = model.encode_stream(pixels[:, :1], state)
+        rest, _ = model.encode_stream(pixels[:, 1:], state)
+        assert torch.allclose(torch.cat([first, rest], dim=1), latents, atol=1e-5)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        model.encode(pixels[..., :20], shrunk=True)
+    with pytest.raises(ValueError, match="must divide"):
+        AutoencoderTAEHV(**{**SMALL_AE, "encoder_patch_size": 3})
