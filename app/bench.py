@@ -13,18 +13,20 @@ from rich.console import Console
 
 from app.errors import UsageMistake
 from app.opening import EngineRequest, use_threads
+from app.setting_values import choose
 from app.sidecar import library_versions, machine
+from app.whole_file import write_text
 from pipelines.presets import PRESETS
 
-BENCHMARKS = ("stream", "memory", "startup", "quality", "film", "presets", "cost", "resume", "fuzz", "live")
-STREAM_SECONDS, QUALITY_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 4.0, 3600.0, 8.0
-"""Film to measure, film a prompt to judge, the long film, and each film under each preset, when `seconds` is None."""
+BENCHMARKS = ("stream", "memory", "startup", "quality", "ablation", "film", "presets", "cost", "resume", "fuzz", "live")
+STREAM_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 3600.0, 8.0
+"""Film to measure, the long film, and each film under each preset, when `seconds` is None."""
 
 LIVE_MINUTES = 5.0
 """How long the live server is watched, when `minutes` is None."""
 
 STARTS, KILLS, MUTANTS = 5, 20, 10_000
-"""Runs a command, kills of a render and mutated files a format, when `repeats` is None."""
+"""Runs a command, kills of a render and mutated files a format, when `repeats` is None (ablation: 6 films)."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +39,8 @@ def run(
     frames: int,
     decode: bool,
     repeats: int | None,
-    prompts: int,
+    prompts: int | None,
+    only: str | None,
     every_preset: bool,
     quick: bool,
     random_weights: bool,
@@ -50,9 +53,17 @@ def run(
 
     `every_preset` is for those that compare presets: without it they measure that of `engine` alone.
     """
-    part = name in ("presets", "cost") and (quick or not every_preset)  # nothing to keep in place of a whole table
+    # What is nothing to keep in place of a whole table.
+    part = (name in ("presets", "cost") and (quick or not every_preset)) or (name in ("quality", "ablation") and quick)
+    part = part or (name == "live" and only is not None)
     file = None if part and json_file is None else result_file("random_weights" if random_weights else name, json_file)
     presets = PRESETS if every_preset else {engine.preset.name: engine.preset}
+    stamp = {"versions": library_versions(), "machine": machine()}
+
+    def keep(numbers: dict[str, Any]) -> None:
+        if file is not None:
+            write_text(file, json.dumps(_plain(numbers | stamp), indent=2, ensure_ascii=False) + "\n")
+
     if name == "stream":
         from benchmarks import stream
 
@@ -66,16 +77,29 @@ def run(
     elif name == "quality":
         from benchmarks import quality
 
-        use_threads(engine.threads)
-        switches = max(1, prompts * 3 // 10)  # a film with a switch is three films' work, one a kind of transition
         result = quality.measure(
             engine,
-            prompts=prompts,
-            switches=switches,
-            seconds=seconds or QUALITY_SECONDS,
+            quality.counts(quick=quick, prompts=prompts, seconds=seconds, minutes=minutes),
+            parts=quality.chosen_parts(only),
+            quick=quick,
+            known=_known(file),
+            keep=keep,
+            sheet=_CHECKOUT / "docs" / "quality" / "worst.png" if file is not None and json_file is None else None,
             report=console.print,
         )
         table = quality.table(result)
+    elif name == "ablation":
+        from benchmarks import ablation
+
+        result = ablation.measure(
+            engine,
+            ablation.counts(quick=quick, films=repeats, minutes=minutes),
+            settings=ablation.QUICK if quick else ablation.SETTINGS,
+            known=_known(file),
+            keep=keep,
+            report=console.print,
+        )
+        table = ablation.table(result)
     elif name == "film":
         from benchmarks import long_film
 
@@ -124,6 +148,7 @@ def run(
 
         result = live.measure(
             minutes=minutes or LIVE_MINUTES,
+            parts=live.PARTS if only is None else [choose(part, live.PARTS, "part") for part in only.split(",")],
             preset=engine.preset.name,
             model=engine.model,
             threads=engine.threads,
@@ -136,11 +161,10 @@ def run(
         result = startup.measure(repeats=repeats or STARTS)
         table = startup.table(result)
     console.print(table)
-    result |= {"versions": library_versions(), "machine": machine()}
+    keep(result)
     if file is not None:
-        file.write_text(json.dumps(_plain(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         console.print(f"Numbers in {file}.", soft_wrap=True)
-    return result
+    return result | stamp
 
 
 def result_file(name: str, json_file: Path | None) -> Path | None:
@@ -160,6 +184,18 @@ def result_file(name: str, json_file: Path | None) -> Path | None:
         raise UsageMistake(f"There is no folder {json_file.parent}. Create it, or give another file.")
     json_file.open("a").close()
     return json_file
+
+
+def _known(file: Path | None) -> dict[str, Any] | None:
+    """What a file of numbers holds already; None for nothing."""
+    if file is None or not file.is_file():
+        return None
+    text = file.read_text(encoding="utf-8").strip()
+    try:
+        found: object = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        raise UsageMistake(f"{file} is not JSON, and the numbers are put to what it holds. Name another.") from None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
 def _plain(value: object) -> object:

@@ -160,14 +160,20 @@ def run(
 
 
 def measure(*, count: int) -> dict[str, Any]:
-    """`count` mutated scripts and as many configs; "passed" if nothing but one-line refusals came of them."""
-    from benchmarks.fuzz_configs import CONFIGS  # which is written in this module's terms
+    """`count` mutated scripts, and as many configs, messages to the live server, and files dropped on its page.
 
-    rows = run(count) + run(count, targets=CONFIGS)
+    "passed" if nothing but one-line refusals came of them.
+    """
+    from benchmarks.fuzz_configs import CONFIGS  # which is written in this module's terms
+    from benchmarks.fuzz_live import WIRE, drops
+
+    rows = [row for targets in (SCRIPTS, CONFIGS, WIRE, drops()) for row in run(count, targets=targets)]
     return {
         "benchmark": "fuzz",
         "scripts": count,
         "configs": count,
+        "messages": count,
+        "dropped": count,
         "rows": rows,
         "passed": not any(row["other_exceptions"] for row in rows),
     }

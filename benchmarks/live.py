@@ -1,7 +1,7 @@
 """The live server as a viewer meets it: a process of its own, the model that ships, and the socket; no browser.
 
-How long until there is a picture, how long until a new prompt is on it, whether watchers cost encodes, what a slow link
-sees after minutes, and whether the server stays as large as it was and stops when nobody watches.
+How long until there is a picture, how long until a new prompt is on it and where that time goes, whether watchers cost
+encodes, what a slow link sees after minutes, and whether the server stays as it was and stops when nobody watches.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import rich.table
 
-from app.wire import FrameHeader
+from app.frame_header import FrameHeader
 from benchmarks.live_client import Client, Link, Server
 
 PROMPTS = (
@@ -29,8 +30,19 @@ PROMPTS = (
 SAMPLES, WATCHERS = 10, 20
 PAINT_MS = 150.0
 """What a prompt may take beside its chunk."""
-LEAVING_SECONDS, AGE_GROWTH, MEMORY_GROWTH = 5.0, 0.15, 0.05
-"""Bounds of `passed`: of the time until generation stops, of a frame's age in seconds, and of resident memory."""
+LEAVING_SECONDS, AGE_GROWTH, MEMORY_GROWTH, PROMPT_GROWTH = 5.0, 0.15, 0.05, 0.25
+"""Bounds of `passed`: of the time until generation stops and of how much older frames grow, in seconds, and of the
+growth of resident memory and of a prompt's time."""
+PART_NAMES = {
+    "wait": "until its chunk begins",
+    "recache": "re-cache",
+    "remember": "memory pass",
+    "rest": "hash, drift, log",
+    "pacing": "until its moment",
+    "socket": "socket, both ways",
+}
+PARTS = ("prompts", "viewers", "minutes", "slow", "leaving")
+"""What can be measured: prompts' times; 1 and 20 viewers; the server over minutes; slow links over as many; its end."""
 
 
 SLOW = (Link("40 ms each way, 4 Mbit/s", 0.04, 4e6), Link("200 ms each way, 0.3 Mbit/s", 0.2, 0.3e6))
@@ -39,6 +51,7 @@ SLOW = (Link("40 ms each way, 4 Mbit/s", 0.04, 4e6), Link("200 ms each way, 0.3 
 def measure(
     *,
     minutes: float = 5.0,
+    parts: Sequence[str] = PARTS,
     preset: str = "embedded",
     model: str | None = None,
     threads: int | None = None,
@@ -49,6 +62,7 @@ def measure(
 
     Args:
         minutes: how long the slow links and the server's memory are watched.
+        parts: those of PARTS that are measured.
         preset: streaming system.
         model: None takes the preset's.
         threads: of torch in the server; None = all cores.
@@ -56,14 +70,14 @@ def measure(
         report: told what was found.
 
     Returns:
-        "start", "prompts", "viewers", "links", "memory", "leaving": the figures of each part; "passed".
+        "start", "prompts", "viewers", "links", "memory", "leaving": the figures of each part; "checks", "passed".
     """
     words = ["--preset", preset, *(["--model", model] if model else [])]
     words += [] if threads is None else ["--threads", str(threads)]
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), words)
         try:
-            result = asyncio.run(_watch(server, minutes, random.Random(seed), report))
+            result = asyncio.run(_watch(server, minutes, parts, random.Random(seed), report))
         finally:
             server.end()
     result["passed"] = all(result["checks"].values())
@@ -71,7 +85,11 @@ def measure(
 
 
 async def _watch(
-    server: Server, minutes: float, moments: random.Random, report: Callable[[str], object]
+    server: Server,
+    minutes: float,
+    parts: Sequence[str],
+    moments: random.Random,
+    report: Callable[[str], object],
 ) -> dict[str, Any]:
     async with server.visit() as driver:
         found: dict[str, Any] = {"start": await _start(server, driver)}
@@ -79,25 +97,44 @@ async def _watch(
         fps, chunk_frames = hello["fps"], hello["chunk_frames"]
         found["session"] = {name: hello[name] for name in ("fps", "width", "height", "chunk_frames", "model")}
         report(f"start: {found['start']}")
-        found["prompts"] = await _prompts(driver, moments)
-        report(f"prompts: {found['prompts']}")
-        found["viewers"] = await _viewers(server, driver)
-        report(f"viewers: {found['viewers']}")
-        links, memory = await _minutes(server, driver, minutes, chunk_frames, fps)
-        found |= {"links": links, "memory": memory}
-        report(f"memory: {memory['growth']:+.2%}")
-    found["leaving"] = await _leaving(server)
-    chunk_ms = 1000 * chunk_frames / fps
-    viewers, prompts = found["viewers"], found["prompts"]
-    found["checks"] = {
-        "a prompt is seen within a chunk and 150 ms": prompts["seen_ms"]["median"] <= chunk_ms + PAINT_MS,
-        "the film plays at its rate": viewers["alone_fps"] >= 0.95 * fps,
-        "watchers are encoded for once": viewers["encodes_a_frame"] <= 1.05,
-        "frames on a slow link do not grow old": all(link["growth_s"] <= AGE_GROWTH for link in links),
-        "the server stays as large as it was": memory["growth"] <= MEMORY_GROWTH,
-        "generation stops when nobody watches": found["leaving"]["stopped_after_s"] <= LEAVING_SECONDS,
-    }
+        if "prompts" in parts:
+            found["prompts"] = await _prompts(driver, moments)
+            report(f"prompts: {found['prompts']}")
+        if "viewers" in parts:
+            found["viewers"] = await _viewers(server, driver)
+            report(f"viewers: {found['viewers']}")
+        if "minutes" in parts or "slow" in parts:
+            links, memory = await _minutes(server, driver, minutes, SLOW if "slow" in parts else (), chunk_frames, fps)
+            found |= {"links": links, "memory": memory}
+            report(f"memory: {memory['growth']:+.2%}")
+        found["chunk_s"] = (await asyncio.to_thread(server.metrics))["chunk_seconds"]
+    if "leaving" in parts:
+        found["leaving"] = await _leaving(server)
+    found["checks"] = dict(_checks(found, 1000 * chunk_frames / fps))
     return found
+
+
+def _checks(found: dict[str, Any], chunk_ms: float) -> Iterator[tuple[str, bool]]:
+    if "prompts" in found:
+        seen = found["prompts"]["seen_ms"]["median"]
+        yield "a prompt is seen within a chunk and 150 ms", seen <= chunk_ms + PAINT_MS
+    if "viewers" in found:
+        viewers = found["viewers"]
+        yield "the film plays at its rate", viewers["alone_fps"] >= 0.95 * found["session"]["fps"]
+        yield "watchers are encoded for once", viewers["encodes_a_frame"] <= 1.05
+    if "memory" in found:
+        memory = found["memory"]
+        first, last = memory["prompt_ms_first_tenth"], memory["prompt_ms_last_tenth"]
+        yield (
+            "frames do not grow old, on slow links either",
+            all(link["growth_s"] <= AGE_GROWTH for link in found["links"]),
+        )
+        yield "the server stays as large as it was", memory["growth"] <= MEMORY_GROWTH
+        if first is not None and last is not None:
+            yield "prompts are seen as soon as at the beginning", last <= first * (1 + PROMPT_GROWTH) + PAINT_MS
+    if "leaving" in found:
+        stopped = found["leaving"]["stopped_after_s"]
+        yield "generation stops when nobody watches", stopped <= LEAVING_SECONDS
 
 
 async def _start(server: Server, client: Client) -> dict[str, Any]:
@@ -124,6 +161,7 @@ async def _start(server: Server, client: Client) -> dict[str, Any]:
 async def _prompts(client: Client, moments: random.Random) -> dict[str, Any]:
     """Milliseconds from sending a prompt to its receipts and to its first frame, at random moments of a chunk."""
     times: dict[str, list[float]] = {"accepted": [], "applied": [], "seen": []}
+    spent: dict[str, list[float]] = {}
     for number in range(SAMPLES):
         await asyncio.sleep(2 + moments.random())
         name, sent = f"bench-{number}", time.time()
@@ -136,7 +174,12 @@ async def _prompts(client: Client, moments: random.Random) -> dict[str, Any]:
         seen = await client.wait(lambda: _reached(client, first))  # noqa: B023
         for key, at in (("accepted", accepted), ("applied", applied), ("seen", seen)):
             times[key].append(1000 * (at - sent))
-    return {f"{key}_ms": _spread(values) for key, values in times.items()}
+        for part, ms in {**told["parts"], "socket": times["seen"][-1] - told["ms"]}.items():
+            spent.setdefault(part, []).append(ms)
+    return {
+        **{f"{key}_ms": _spread(values) for key, values in times.items()},
+        "parts_ms": {part: _spread(values, digits=1) for part, values in spent.items()},
+    }
 
 
 async def _viewers(server: Server, driver: Client, seconds: float = 10.0) -> dict[str, Any]:
@@ -188,15 +231,16 @@ async def _count(server: Server, clients: list[Client], seconds: float) -> tuple
 
 
 async def _minutes(
-    server: Server, driver: Client, minutes: float, chunk_frames: int, fps: float
+    server: Server, driver: Client, minutes: float, slow: Sequence[Link], chunk_frames: int, fps: float
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Watch over slow links and weigh the server, all at once, while the prompt changes every 10 seconds."""
     hello = _hello(driver)
     query = f"?session={hello['session']}&token={hello['view_token']}"
     curve: list[tuple[float, int]] = []
-    async with server.visit(SLOW[0], query) as first, server.visit(SLOW[1], query) as second:
-        begun, number = time.time(), 0
-        watched = [(driver, len(driver.frames)), (first, 0), (second, 0)]
+    async with AsyncExitStack() as visits:
+        others = [await visits.enter_async_context(server.visit(link, query)) for link in slow]
+        begun, number, had = time.time(), 0, len(driver.told)
+        watched = [(driver, len(driver.frames)), *((other, 0) for other in others)]
         while (now := time.time() - begun) < 60 * minutes:
             curve.append((round(now, 1), server.resident()))
             if int(now / 10) > number:
@@ -205,13 +249,30 @@ async def _minutes(
                 await driver.send(type="session.prompt_update", id=f"m{number}", prompt=prompt, transition=kind)
             await asyncio.sleep(1)
     links = [_ages(client, client.frames[since:], chunk_frames, fps) for client, since in watched]
-    sizes = [size for _, size in curve]
-    third = max(1, len(sizes) // 3)
-    early, late = median(sizes[third : 2 * third]), median(sizes[-third:])  # the first third fills buffers
-    return links, {
+    seen = [(at - begun, told["ms"]) for at, told in driver.told[had:] if told["type"].endswith(".applied")]
+    return links, _weighed(curve, seen, 60 * minutes)
+
+
+def _weighed(curve: list[tuple[float, int]], seen: list[tuple[float, float]], lasted: float) -> dict[str, Any]:
+    """Memory and prompts' times at the beginning and at the end.
+
+    The first third fills what is kept of the last minute, so growth is judged from the second one on.
+    """
+
+    def of(values: Sequence[tuple[float, float]], begin: float, end: float) -> float | None:
+        found = [value for at, value in values if begin <= at / lasted < end]
+        return median(found) if found else None
+
+    early, late = of(curve, 1 / 3, 2 / 3) or curve[0][1], of(curve, 2 / 3, 2) or curve[-1][1]
+    return {
+        "resident_bytes_first_tenth": of(curve, 0, 0.1),
+        "resident_bytes_last_tenth": of(curve, 0.9, 2),
         "resident_bytes_middle_third": round(early),
         "resident_bytes_last_third": round(late),
         "growth": late / early - 1,
+        "prompt_ms_first_tenth": of(seen, 0, 0.1),
+        "prompt_ms_last_tenth": of(seen, 0.9, 2),
+        "prompt_ms": _spread([ms for _, ms in seen]) if seen else None,
         "curve": curve[:: max(1, len(curve) // 60)],
     }
 
@@ -267,32 +328,45 @@ def table(result: dict[str, Any]) -> rich.table.Table:
     shown = rich.table.Table(
         "what", "measured", title=f"rivulet web, {result['preset']}, {result['minutes']:g} minutes"
     )
-    start, prompts, viewers = result["start"], result["prompts"], result["viewers"]
-    shown.add_row(
-        "start of the process to hello, first frame", f"{start['cold_hello_s']} s, {start['cold_first_frame_s']} s"
-    )
-    shown.add_row(
-        "a further film, to hello, first frame", f"{start['warm_hello_s']} s, {start['warm_first_frame_s']} s"
-    )
-    for key, name in (("accepted", "accepted"), ("applied", "applied"), ("seen", "its first frame here")):
-        spread = prompts[f"{key}_ms"]
-        shown.add_row(f"prompt to {name}", f"median {spread['median']:g} ms, at most {spread['max']:g} ms")
-    shown.add_row("frames a second, one viewer", f"{viewers['alone_fps']} of {result['session']['fps']:g}")
-    shown.add_row(
-        f"{viewers['viewers']} viewers: slowest, encodes a frame",
-        f"{viewers['slowest_viewer_fps']} fps, {viewers['encodes_a_frame']}",
-    )
-    for link in result["links"]:
-        age = link["age_s"]
-        shown.add_row(
-            link["link"],
-            f"{link['fps']} fps; age median {age['median']} s, p95 {age['p95']} s; from the first third to the last "
-            f"{link['growth_s']:+} s",
-        )
-    memory = result["memory"]
-    size = memory["resident_bytes_last_third"] / 2**20
-    shown.add_row("memory; from the middle third to the last", f"{size:.0f} MiB; {memory['growth']:+.2%}")
-    shown.add_row("everybody gone, until the last chunk", f"{result['leaving']['stopped_after_s']} s")
+    for what, measured in _rows(result):
+        shown.add_row(what, measured)
     for check, passed in result["checks"].items():
         shown.add_row(check, "yes" if passed else "NO")
     return shown
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    start, session = result["start"], result["session"]
+    yield "start of the process to hello, first frame", f"{start['cold_hello_s']} s, {start['cold_first_frame_s']} s"
+    yield "a further film, to hello, first frame", f"{start['warm_hello_s']} s, {start['warm_first_frame_s']} s"
+    length = session["chunk_frames"] / session["fps"]
+    yield "a chunk: its length, the time it takes", f"{length:g} s, {result['chunk_s']:.2f} s"
+    if prompts := result.get("prompts"):
+        for key, name in (("accepted", "accepted"), ("applied", "applied"), ("seen", "its first frame here")):
+            spread = prompts[f"{key}_ms"]
+            yield f"prompt to {name}", f"median {spread['median']:g} ms, at most {spread['max']:g} ms"
+        for part, spread in prompts["parts_ms"].items():
+            yield f"  of it {PART_NAMES.get(part, part)}", f"median {spread['median']:g} ms, p95 {spread['p95']:g} ms"
+    if viewers := result.get("viewers"):
+        yield "frames a second, one viewer", f"{viewers['alone_fps']} of {session['fps']:g}"
+        yield (
+            f"{viewers['viewers']} viewers: slowest, encodes a frame",
+            f"{viewers['slowest_viewer_fps']} fps, {viewers['encodes_a_frame']}",
+        )
+    for link in result.get("links", ()):
+        age = link["age_s"]
+        ages = (
+            f"age median {age['median']} s, p95 {age['p95']} s, from the first third to the last {link['growth_s']:+} s"
+        )
+        yield link["link"], f"{link['fps']} fps; {ages}"
+    if memory := result.get("memory"):
+        sizes = [f"{memory[f'resident_bytes_{tenth}_tenth'] / 2**20:.0f} MiB" for tenth in ("first", "last")]
+        yield "memory, first and last tenth", ", ".join(sizes)
+        yield "  from the middle third to the last", f"{memory['growth']:+.2%}"
+        times = [memory[f"prompt_ms_{tenth}_tenth"] for tenth in ("first", "last")]
+        yield (
+            "prompt to applied, first and last tenth",
+            ", ".join("-" if ms is None else f"{ms:.0f} ms" for ms in times),
+        )
+    if leaving := result.get("leaving"):
+        yield "everybody gone, until the last chunk", f"{leaving['stopped_after_s']} s"

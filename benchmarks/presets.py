@@ -21,7 +21,7 @@ from torch import Tensor
 
 from app.opening import EngineRequest
 from benchmarks.cost import steady
-from benchmarks.quality import time_until_right
+from benchmarks.switching import time_until_right
 from cache.selection import Selection
 from pipelines.build import Components, build_stream, choose_device, load_components
 from pipelines.presets import PRESETS, Preset

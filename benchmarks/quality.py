@@ -1,150 +1,219 @@
-"""Whether films show what was asked for, judged by the scorer on prompts that training never saw.
+"""Every figure that the embedded model promises, beside its target, on prompts and seeds that training never saw.
 
-Adherence: one fresh film a held-out prompt, each attribute right or wrong. Switch: the same after a new prompt in the
-middle of a film, with the time until what changed is right and stays right for half a second.
+Measured in parts that can be run alone: a part is put in place of what was known of it, and says which weights it is
+of. Speed and memory are other benchmarks, run in a process of their own: here the model is loaded already.
 """
 
-import math
-from collections.abc import Callable
-from statistics import median
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-import torch
+import psutil
 from rich.table import Table
-from torch import Tensor
 
+from app.errors import UsageMistake
 from app.opening import EngineRequest
-from pipelines.build import Components, build_stream, load_components
-from pipelines.streaming import Stream
-from pipelines.types import Controls, Transition
-from training.captions import held_out_prompts
-from training.scorer import ATTRIBUTES, Scorer, adherence
-from training.world import ClipSpec
+from benchmarks import adherence, drift, painted, steps, switching
+from benchmarks.studio import Studio
+from benchmarks.targets import figures
 
-HOLD = 0.5
-"""Seconds that changed attributes must stay right to count as switched."""
+PARTS = ("speed", "memory", "size", "scorer", "reconstruction", "adherence", "switch", "steps", "drift")
+"""In the order in which they run: what takes longest comes last."""
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is looked at; `seconds` is the length of a film, `minutes` that of a long one."""
+
+    prompts: int = 200
+    pairs: int = 60
+    steps_prompts: int = 40
+    clips: int = 120
+    seconds: float = 4.0
+    after: float = 6.0
+    films: int = 4
+    minutes: float = 10.0
+    stream_seconds: float = 20.0
+    latent_frames: int = 10_000
+
+
+QUICK = Counts(
+    prompts=8,
+    pairs=2,
+    steps_prompts=2,
+    clips=24,
+    seconds=3.0,
+    after=4.0,
+    films=1,
+    minutes=0.4,
+    stream_seconds=4.0,
+    latent_frames=120,
+)
+"""For a look in under three minutes on two quiet cores; its figures say little."""
+
+
+def counts(*, quick: bool, prompts: int | None, seconds: float | None, minutes: float | None) -> Counts:
+    """What is looked at: everything, or a little; with fewer prompts all other counts but the clips shrink alike."""
+    chosen = QUICK if quick else Counts()
+    few = 1.0 if prompts is None else prompts / chosen.prompts
+    return Counts(
+        prompts=max(1, round(chosen.prompts * few)),
+        pairs=max(1, round(chosen.pairs * few)),
+        steps_prompts=max(1, round(chosen.steps_prompts * few)),
+        clips=chosen.clips,
+        seconds=seconds or chosen.seconds,
+        after=max(chosen.after, seconds or 0.0),
+        films=max(1, round(chosen.films * few)),
+        minutes=minutes or chosen.minutes,
+        stream_seconds=chosen.stream_seconds,
+        latent_frames=chosen.latent_frames,
+    )
 
 
 def measure(
     engine: EngineRequest,
+    amount: Counts,
     *,
-    prompts: int = 100,
-    switches: int = 30,
-    seconds: float = 4.0,
+    parts: Sequence[str] = PARTS,
+    quick: bool = False,
+    known: Mapping[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], object] = lambda result: None,
+    sheet: Path | None = None,
     report: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Render and judge; every film has its own seed, equal from run to run."""
-    components = load_components(engine.model or engine.preset.model)
-    scorer = Scorer.load()
-    start = told = perf_counter()
-    asked = held_out_prompts(prompts, seed=0)
-    films: list[Tensor] = []
-    for index, (text, _) in enumerate(asked):
-        films.append(_play(_open(engine, components, index), text, seconds))
-        if perf_counter() - told > 15:
-            told = perf_counter()
-            report(f"film {index + 1} of {prompts}")
-    result: dict[str, Any] = {
-        "benchmark": "quality",
-        "preset": engine.preset.name,
-        "model": components.name,
-        "prompts": prompts,
-        "seconds_a_film": seconds,
-        "adherence": adherence(films, [spec for _, spec in asked], scorer),
-    }
-    for kind in ("recache", "keep", "cut"):
-        report(f"{switches} switches with {kind}")
-        result[f"switch_{kind}"] = _switches(engine, components, scorer, Transition(kind), switches, seconds)
-    result["minutes"] = (perf_counter() - start) / 60
+    """Measure some parts and put them to what is known of the others.
+
+    Args:
+        engine: model and preset.
+        amount: how much to look at.
+        parts: names of PARTS.
+        quick: say of the figures that they are a glance.
+        known: an earlier result, whose other parts stay.
+        keep: called with the result after every part, so that what took an hour survives what comes after.
+        sheet: where the picture of the worst films goes; None for none.
+        report: told how far it is.
+    """
+    studio = Studio.open(engine, report)
+    whose = studio.identity()
+    have: dict[str, Any] = dict((known or {}).get("parts", {}))
+    result = _result(whose, have)
+    wanted = [part for part in PARTS if part in parts]
+    for number, part in enumerate(wanted, 1):
+        report(f"{part} (part {number} of {len(wanted)})")
+        begun, load = perf_counter(), psutil.getloadavg()[0]
+        found = _measure(part, studio, amount, sheet)
+        taken = (perf_counter() - begun) / 60
+        have[part] = {**found, "of": whose, "quick": quick, "minutes_taken": taken, "load_before": load}
+        result = _result(whose, have)
+        keep(result)
     return result
 
 
-def _open(engine: EngineRequest, components: Components, seed: int) -> Stream:
-    return build_stream(
-        engine.preset,
-        components,
-        height=engine.height,
-        width=engine.width,
-        seed=seed,
-        untrained=engine.untrained,
-    )
+def chosen_parts(only: str | None) -> tuple[str, ...]:
+    """The parts that `--only` names, all without it.
+
+    Raises:
+        UsageMistake: there is no such part.
+    """
+    if only is None:
+        return PARTS
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    wrong = [name for name in names if name not in PARTS]
+    if wrong or not names:
+        named = f"no part {wrong[0]!r}" if wrong else "nothing to measure in --only"
+        raise UsageMistake(f"There is {named}. Choose from {', '.join(PARTS)}.")
+    return tuple(part for part in PARTS if part in names)
 
 
-def _play(stream: Stream, text: str, seconds: float, transition: Transition | None = None) -> Tensor:
-    """At least so many seconds of film as uint8 [T, 3, H, W]."""
-    controls = Controls(text, transition or Transition())
-    parts: list[np.ndarray] = []
-    while sum(len(part) for part in parts) < seconds * stream.fps:
-        pixels = stream.next_chunk(controls).pixels
-        assert pixels is not None
-        parts.append(pixels)
-    return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)
+def _measure(part: str, studio: Studio, amount: Counts, sheet: Path | None) -> dict[str, Any]:
+    if part == "speed":
+        return _alone(studio, "stream", "--seconds", f"{amount.stream_seconds:g}")
+    if part == "memory":
+        return _alone(studio, "memory", "--frames", str(amount.latent_frames), "--no_decode")
+    if part == "size":
+        return size(studio)
+    if part == "scorer":
+        return painted.measure_scorer(studio, count=amount.clips)
+    if part == "reconstruction":
+        return painted.measure_autoencoder(studio, count=amount.clips)
+    if part == "adherence":
+        return adherence.measure(studio, prompts=amount.prompts, seconds=amount.seconds, sheet=sheet)
+    if part == "switch":
+        return switching.measure(studio, pairs=amount.pairs, before=amount.seconds, after=amount.after)
+    if part == "steps":
+        return steps.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
+    return drift.measure(studio, films=amount.films, minutes=amount.minutes)
 
 
-def _switches(
-    engine: EngineRequest, components: Components, scorer: Scorer, how: Transition, count: int, seconds: float
-) -> dict[str, Any]:
-    """Films that change their prompt after `seconds`: what is right afterwards, and how soon."""
-    before, after = held_out_prompts(count, seed=1), held_out_prompts(count, seed=2)
-    films: list[Tensor] = []
-    waits: list[float] = []
-    for index, ((first, old), (second, new)) in enumerate(zip(before, after, strict=True)):
-        stream = _open(engine, components, 1000 + index)
-        _play(stream, first, seconds)
-        film = _play(stream, second, seconds, how)
-        films.append(film[stream.fps :])  # the judgement leaves the first second to the transition
-        waits.append(time_until_right(scorer, film, old, new, stream.fps))
-    reached = [wait for wait in waits if math.isfinite(wait)]
+def size(studio: Studio) -> dict[str, Any]:
+    """Bytes of the weights on the disk, and parameters."""
+    parts = studio.loaded.components
+    files = [file for source in parts.sources for file in ([source] if source.is_file() else source.rglob("*"))]
+    modules = {
+        "transformer": parts.transformer,
+        "autoencoder": parts.autoencoder,
+        "text_encoder": parts.text_encoder,
+    }
     return {
-        "adherence": adherence(films, [spec for _, spec in after], scorer),
-        "reached": len(reached) / len(waits),
-        "seconds_median": _finite(median(waits)),
-        "seconds_p90": _finite(float(np.quantile(waits, 0.9, method="higher"))),
+        "bytes": sum(file.stat().st_size for file in files if file.is_file()),
+        "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()},  # type: ignore[attr-defined]
     }
 
 
-def time_until_right(scorer: Scorer, film: Tensor, old: ClipSpec, new: ClipSpec, fps: int) -> float:
-    """Seconds until all changed looks (colour, shape, scene; motion needs a longer look) are right for HOLD seconds."""
-    reading = scorer.read(film)
-    right = np.ones(len(film), dtype=bool)
-    for name in ("color", "shape", "scene"):
-        wanted = getattr(new, name)
-        if wanted != getattr(old, name):
-            right &= reading.logits[name].argmax(-1) == ATTRIBUTES[name].index(wanted)
-    hold = max(1, int(HOLD * fps))
-    stays = np.convolve(right, np.ones(hold, dtype=int), mode="valid") == hold
-    return float(stays.argmax() / fps) if stays.any() else math.inf
+def _alone(studio: Studio, benchmark: str, *flags: str) -> dict[str, Any]:
+    """Another benchmark's numbers, from a process that has not loaded a thing before."""
+    engine = studio.engine
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers.json"
+        command = [sys.executable, "-m", "app", "bench", benchmark, *flags, "--json", str(file)]
+        command += ["--preset", engine.preset.name, "--device", studio.loaded.device]
+        command += ["--threads", str(studio.loaded.threads)]
+        if engine.model is not None:
+            command += ["--model", engine.model]
+        done = subprocess.run(command, cwd=_CHECKOUT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"rivulet bench {benchmark} failed: {done.stderr.strip()}; run it by itself to see why")
+        numbers: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {name: value for name, value in numbers.items() if name not in ("versions", "machine", "curve")}
 
 
-def _finite(seconds: float) -> float | None:
-    """None for "never": JSON has no infinity."""
-    return seconds if math.isfinite(seconds) else None
+def _result(whose: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    ordered = {part: parts[part] for part in PARTS if part in parts}
+    rows = figures(ordered)
+    return {
+        "benchmark": "quality",
+        "model": whose["model"],
+        "preset": whose["preset"],
+        "weights": whose["weights"],
+        "parts": ordered,
+        "passed": all(row.passed is not False for row in rows),
+    }
 
 
-def _seconds(value: float | None) -> str:
-    return "never" if value is None else f"{value:.2f}"
-
-
-def table(result: dict[str, Any]) -> Table:
-    """Lay the numbers out for a person."""
-    names = ("color", "shape", "motion", "scene", "all")
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay the figures out for a person, each beside its target."""
     grid = Table(
-        title=f"quality of {result['model']} under {result['preset']}: {result['prompts']} held-out prompts, "
-        f"{result['seconds_a_film']:g} s a film"
+        "figure",
+        "measured",
+        "target",
+        "",
+        title=f"quality of {result['model']} under {result['preset']}",
+        caption="Shares with their 95 % intervals (Wilson). * quick: few films, short ones. ' other weights.",
     )
-    for heading in ("", *names, "speed", "switched", "median s", "90 % s"):
-        grid.add_column(heading, justify="right" if heading else "left")
-    rows = {"fresh film": {"adherence": result["adherence"]}} | {
-        f"after {kind}": result[f"switch_{kind}"] for kind in ("recache", "keep", "cut")
-    }
-    for label, row in rows.items():
-        scores = row["adherence"]
-        switch = (
-            [f"{row['reached']:.0%}", _seconds(row["seconds_median"]), _seconds(row["seconds_p90"])]
-            if "reached" in row
-            else ["", "", ""]
-        )
-        grid.add_row(label, *(f"{scores[name]:.0%}" for name in names), f"{scores['speed']:.2f}", *switch)
+    grid.columns[1].justify = "right"
+    for row in figures(result["parts"]):
+        part = result["parts"].get(row.part, {})
+        marks = "*" * bool(part.get("quick")) + "'" * (part.get("of", {}).get("weights") != result["weights"])
+        said = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}[row.passed]
+        grid.add_row(row.name + marks, row.value, row.target, said)
     return grid

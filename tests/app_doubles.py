@@ -94,7 +94,7 @@ def _unknown(prompt: str) -> Mapping[str, tuple[str, ...]]:
     return {"bal": ("ball",)} if "bal " in prompt else {}
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, *, text_len: int = 16) -> Path:
     """Write a real model with random weights, laid out like weights/embedded, and return its folder."""
     import torch
 
@@ -114,7 +114,7 @@ def save_tiny_model(folder: Path) -> Path:
             freq_dim=16,
             ffn_dim=32,
             num_layers=2,
-            text_len=16,
+            text_len=text_len,
         )
         autoencoder = AutoencoderTAEHV(
             latent_channels=4,
@@ -141,7 +141,7 @@ def save_tiny_model(folder: Path) -> Path:
             "at",
             "sunset",
         ]
-        text_encoder = TextEncoder.from_words(words, text_len=16, text_dim=16, num_layers=1, num_heads=2)
+        text_encoder = TextEncoder.from_words(words, text_len=text_len, text_dim=16, num_layers=1, num_heads=2)
     transformer.save_pretrained(folder / "transformer")
     autoencoder.save_pretrained(folder / "autoencoder")
     text_encoder.save_pretrained(folder / "text_encoder")

@@ -1,0 +1,41 @@
+"""Quality against the number of denoising steps: what a film loses when it is made in fewer, and what it costs."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from benchmarks.adherence import Judgement, tally
+from benchmarks.studio import Progress, Studio, play
+from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
+from training.captions import held_out_prompts
+
+COUNTS = (1, 2, 4, 8, 32)
+
+
+def measure(studio: Studio, *, prompts: int, seconds: float) -> dict[str, Any]:
+    """The same prompts and seeds with each number of steps, and with the preset's own."""
+    own = int(knob_values(studio.engine.preset)["num_inference_steps"])
+    counts = sorted({*COUNTS, own})
+    asked = held_out_prompts(prompts, seed=4)
+    progress = Progress(studio.report, "steps", sum(counts) * prompts, "steps of films")
+    rows: list[dict[str, Any]] = []
+    for count in counts:
+        try:
+            preset = apply_knobs(studio.engine.preset, {"num_inference_steps": count})
+        except KnobError as error:
+            rows.append({"steps": count, "impossible": str(error)})
+            continue
+        judged: list[Judgement] = []
+        frames, spent = 0, 0.0
+        for index, (text, spec) in enumerate(asked):
+            stream = studio.stream(3000 + index, preset)
+            begun = perf_counter()
+            film = play(stream, text, seconds)
+            spent += perf_counter() - begun
+            frames += len(film)
+            judged.append(Judgement.of(studio.scorer, film, spec))
+            progress.add(count)
+        levels = list(preset.schedule.denoising_step_list)
+        rows.append({"steps": count, "levels": levels, **tally(judged), "fps": frames / spent})
+    return {"prompts": prompts, "seconds_a_film": seconds, "own": own, "rows": rows}
