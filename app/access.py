@@ -23,14 +23,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_BODY = 256 * 2**20
-"""Bytes of a request: a film dropped on the page."""
+MAX_BODY = 32 * 2**20
+"""Bytes of a request: twice the beginning of a film that is dropped on the page."""
+CLOSED = "/gradio_api/"
+"""Gradio's own routes, of which our page uses none: uploads to the disk, a proxy, streams without end."""
 COOKIE = "rivulet_login"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
     b"referrer-policy": b"no-referrer",  # addresses of pictures and files carry a token
+    # Of everything but the page, which brings its own (app/content_policy.py): nothing in it runs.
+    b"content-security-policy": b"default-src 'none'; img-src 'self' data:; media-src 'self'; "
+    b"style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
 }
 
 
@@ -143,6 +148,8 @@ class Gate:
             return 403, "Another site's page asks. Open Rivulet's own page, or start it with --allow_host NAME."
         if not self.access.knows(headers.get("authorization", ""), headers.get("cookie", "")):
             return 401, "A user and a password are needed."
+        if f"{scope['path']}/".removeprefix(self.root_path).startswith(CLOSED):
+            return 404, "Rivulet does not use this. Its own routes are in /openapi.json."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > MAX_BODY:
             return 413, f"A request is at most {MAX_BODY // 2**20} MiB long."

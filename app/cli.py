@@ -110,6 +110,10 @@ def replay_command(
     film: Annotated[
         Path, typer.Argument(metavar="FILE", help="A film of rivulet render, its .json, or a live session.jsonl.")
     ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=VALUE", help="Other settings, as render knows them.", show_default=False),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again.mp4")
     ] = None,
@@ -117,11 +121,22 @@ def replay_command(
         bool, typer.Option("--check", help="Compare the two, chunk by chunk; exit code 1 if they differ.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
+    preset: Annotated[str | None, typer.Option("--preset", help="Under another streaming system.")] = None,
+    model: ModelName = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In another size.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="With so many denoising steps.")] = None,
+    untrained: Annotated[
+        bool | None, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
+    ] = None,
 ) -> int:
     """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
     from rich.console import Console
 
+    from app.config import given_by_flags, given_by_overrides
     from app.replay import replay
+
+    flags = {"preset": preset, "model": model, "size": size, "num_inference_steps": steps, "untrained": untrained}
+    changes = [layer for layer in (given_by_flags(flags), given_by_overrides(settings or [])) if layer]
 
     return replay(
         film,
@@ -129,6 +144,7 @@ def replay_command(
         check=check,
         overwrite=overwrite,
         console=Console(highlight=False, markup=False, emoji=False),
+        changes=changes,
     )
 
 
@@ -155,7 +171,7 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="stream|memory|startup|quality|film|presets|cost|resume|fuzz|live",
+            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|fuzz|live",
             help="What to measure.",
             show_default="stream",
         ),
@@ -184,7 +200,13 @@ def bench_command(
         str | None,
         typer.Option("--budget", metavar="TIME", help="cost: at most so long, such as 8m.", show_default="no limit"),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="presets: one short film each, no picture.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="presets, quality, ablation: few short films, nothing kept.")
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="PART,...", help="quality, live: these parts.", show_default="all"),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -195,7 +217,10 @@ def bench_command(
             show_default="20, quality 4, presets 8, film 3600",
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option("--prompts", min=1, max=10_000, help="quality: films to judge.")] = 100,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", min=1, max=10_000, help="quality: films to judge.", show_default="200"),
+    ] = None,
     frames: Annotated[
         int, typer.Option("--frames", min=20, max=10**7, help="memory: latent frames to go to.")
     ] = 10_000,
@@ -206,13 +231,19 @@ def bench_command(
             "--repeats",
             min=1,
             max=10**6,
-            help="startup: runs a command; resume: kills; fuzz: mutated files.",
-            show_default="5, 20, 10000",
+            help="startup: runs a command; resume: kills; fuzz: mutated files; ablation: films.",
+            show_default="5, 20, 10000, 6",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.2, max=1440, help="live: how long to watch the server.", show_default="5"),
+        typer.Option(
+            "--minutes",
+            min=0.2,
+            max=1440,
+            help="live: how long to watch the server; quality, ablation: of a long film.",
+            show_default="5, quality 10, ablation 3",
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
@@ -239,6 +270,7 @@ def bench_command(
         decode=not no_decode,
         repeats=repeats,
         prompts=prompts,
+        only=only,
         minutes=minutes,
         json_file=json_file,
         console=Console(highlight=False),

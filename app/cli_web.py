@@ -3,6 +3,7 @@
 Mistakes are told before a model or Gradio is imported.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from app.errors import UsageMistake
-from app.options import DeviceName, ModelName, Threads
+from app.options import DeviceName, ModelName
 from app.setting_values import DEVICES, READERS, choose
 
 PROMPT = "a big red ball bounces over the sea"
@@ -29,10 +30,19 @@ def web_command(
     ] = "embedded",
     model: ModelName = None,
     device: DeviceName = "auto",
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads.", show_default="all cores but one")
+    ] = None,
     max_sessions: Annotated[
         int, typer.Option("--max_sessions", min=1, max=64, help="Films at a time; who comes then waits.")
     ] = 4,
+    keep_sessions: Annotated[
+        float,
+        typer.Option("--keep_sessions", metavar="SECONDS", min=0, max=31_536_000, help="How long a left film is kept."),
+    ] = 3600.0,
+    undo_memory: Annotated[
+        int, typer.Option("--undo_memory", metavar="BYTES", min=0, help="Memory for rewinding, of all films together.")
+    ] = 2**30,
     no_open: Annotated[bool, typer.Option("--no_open", help="Do not open a browser.")] = False,
     no_autostart: Annotated[bool, typer.Option("--no_autostart", help="Films wait for Play.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where films, logs and render jobs go.")] = Path(
@@ -64,6 +74,7 @@ def web_command(
         raise UsageMistake("--root_path begins with a slash and ends without one. Write it like /film.")
     _check_certificate(ssl_certfile, ssl_keyfile)
     from app.access import host_names
+    from app.live_model import live_threads
     from app.opening import EngineRequest
     from app.serving import Serving, find_place, serve
     from pipelines.presets import PRESETS
@@ -73,12 +84,14 @@ def web_command(
             preset=PRESETS[choose(preset, list(PRESETS), "preset")],
             model=None if model is None else READERS["model"]("--model", model),
             device=choose(device, DEVICES, "device"),
-            threads=threads,
+            threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
         ),
         folder=folder,
         prompt=prompt,
         seed=seed,
         max_sessions=max_sessions,
+        keep_sessions=keep_sessions,
+        undo_memory=undo_memory,
         autostart=not no_autostart,
         auth=auth,
         hosts=host_names(allow_host or ()),

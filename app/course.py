@@ -6,6 +6,7 @@ before it asked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from threading import RLock
 
@@ -13,12 +14,14 @@ from app.encode import Receipt
 from app.lengths import Rhythm
 from app.parked import CourseRecord
 from app.take import Moment, Steered
-from app.wire import QueueItem, Span
+from app.wire import QueueItem, Span, WireTransition
 from pipelines.types import Prompt, Transition, prompt_text
 
 USUAL_HOLD = 8.0
 """Seconds that a prompt without a hold is shown once another one queues behind it."""
 _SPANS = 40
+_PAST = 256
+"""Changes that are remembered: more than can lie between now and where a rewind reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,30 @@ class _Next:
     transition: Transition
     hold: float | None
     receipts: tuple[Receipt, ...]
+    refresh: bool = False
+
+    def written(self) -> QueueItem:
+        """As it is written down."""
+        prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
+        transition = WireTransition(kind=self.transition.kind, chunks=self.transition.chunks)
+        return QueueItem(id=self.receipts[-1].id, prompt=prompt, hold=self.hold, transition=transition)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A prompt's first frame, and the first that shows it whole."""
+
+    begin: int
+    words: str
+    whole: int
+
+    def spans(self, end: int | None) -> Iterator[Span]:
+        """Its pieces of the track, up to where another prompt begins."""
+        whole = self.whole if end is None else min(self.whole, end)
+        if whole > self.begin:
+            yield Span(kind="transition", prompt=self.words, begin=self.begin, end=whole)
+        if end is None or whole < end:
+            yield Span(kind="now" if end is None else "past", prompt=self.words, begin=whole, end=end)
 
 
 class Course:
@@ -57,6 +84,7 @@ class Course:
         self._hold: float | None = None
         self._held_from = 0  # frame
         self._upcoming = 0  # the first chunk that has not begun
+        self._blends_until = 0  # the first chunk that shows the prompt in force whole
 
     @property
     def moment(self) -> Moment:
@@ -74,14 +102,20 @@ class Course:
         upcoming = self._next
         return upcoming is not None and upcoming.transition.kind == "cut"
 
-    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt | None) -> None:
+    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt) -> None:
         """A prompt for the next chunk. One that has not begun gives way, and is answered with the one that does."""
         with self.lock:
             earlier = self._next.receipts if self._next is not None else ()
-            receipts = (*earlier, receipt) if receipt is not None else earlier
+            receipts = (*earlier, receipt)
             if self._next is not None and self._next.transition.kind == "cut":
                 transition = self._next.transition  # what was to be cut off is still to be
             self._next = _Next(prompt, transition, hold, receipts)
+
+    def refresh(self, chunk: int) -> None:
+        """Before the next chunk the memory is made anew under the prompt in force, unless that still blends in."""
+        with self.lock:
+            if self._next is None and chunk >= self._blends_until:
+                self._next = _Next(respelled(self.moment.prompt), Transition(), None, (), refresh=True)
 
     def line_up(self, items: list[QueueItem], now: float) -> None:
         """The queue as it shall be."""
@@ -109,7 +143,8 @@ class Course:
         with self.lock:
             frame = self._rhythm.start_frame(chunk)
             upcoming, self._next = self._next, None
-            if upcoming is None and self.queue and frame >= self._turn_frame(self._hold):
+            spoken = upcoming is not None and not upcoming.refresh
+            if not spoken and self.queue and frame >= self._turn_frame(self._hold):
                 item = self.queue.pop(0)
                 receipt = Receipt(item.id, self._since.pop(item.id))
                 upcoming = _Next(item.of_engine(), item.transition.of_engine(), item.hold, (receipt,))
@@ -120,7 +155,9 @@ class Course:
             if transition.kind == "cut" and prompt == self.moment.prompt:
                 prompt = respelled(prompt)
             self._set(chunk, replace(self.moment, prompt=prompt, transition=transition))
-            self._hold, self._held_from = upcoming.hold, frame
+            if not upcoming.refresh:
+                self._hold, self._held_from = upcoming.hold, frame
+            self._blends_until = chunk + transition.chunks
             return Turn(self.moment, upcoming.receipts, transition.kind == "cut")
 
     def at(self, chunk: int) -> Moment:
@@ -132,18 +169,19 @@ class Course:
         with self.lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or [(0, self.past[0][1])]
             self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
-            self._upcoming = chunk
+            self._go_on_from(chunk)
 
     def take_back(self, chunk: int) -> None:
         """Chunk `chunk` could not be made with what it was to begin with."""
         with self.lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or self.past[:1]
-            self._upcoming = chunk
+            self._go_on_from(chunk)
 
     def begin(self, moment: Moment) -> None:
         """A new film."""
         with self.lock:
-            self.past, self._hold, self._held_from, self._upcoming = [(0, moment)], None, 0, 0
+            self.past, self._hold, self._held_from = [(0, moment)], None, 0
+            self._go_on_from(0)
 
     @property
     def upcoming(self) -> int:
@@ -151,36 +189,58 @@ class Course:
         return self._upcoming
 
     def written(self) -> CourseRecord:
-        """All of it but a prompt that has not begun."""
+        """All of it."""
         with self.lock:
             past = [Steered.of(moment, 0, chunk) for chunk, moment in self.past]
-            return CourseRecord(past=past, queue=self.queue, hold=self._hold, held_from=self._held_from)
+            upcoming = None if self._next is None or self._next.refresh else self._next.written()
+            return CourseRecord(past=past, queue=self.queue, hold=self._hold, held_from=self._held_from, next=upcoming)
 
     def read(self, record: CourseRecord, chunk: int, now: float) -> None:
         """Go on with what was written down, from `chunk` on."""
         with self.lock:
             self.past = [(each.chunk, each.moment) for each in record.past]
-            self._hold, self._held_from, self._upcoming = record.hold, record.held_from, chunk
+            self._hold, self._held_from = record.hold, record.held_from
+            self._go_on_from(chunk)
             self.line_up(list(record.queue), now)
+            if (item := record.next) is not None:
+                self._next = _Next(item.of_engine(), item.transition.of_engine(), item.hold, (Receipt(item.id, now),))
 
     def spans(self) -> list[Span]:
         """The track: what was, is, and is to come."""
         with self.lock:
-            starts = [(self._rhythm.start_frame(chunk), moment) for chunk, moment in self.past[-_SPANS:]]
-            ends = [start for start, _ in starts[1:]]
-            spans = [
-                Span(kind="past", prompt=in_words(moment.prompt), begin=begin, end=end)
-                for (begin, moment), end in zip(starts, ends, strict=False)
-            ]
-            spans.append(Span(kind="now", prompt=in_words(starts[-1][1].prompt), begin=starts[-1][0]))
+            starts, refreshed = self._starts()
+            ends = [*(start.begin for start in starts[1:]), None]
+            spans = [span for start, end in zip(starts, ends, strict=True) for span in start.spans(end)][-_SPANS:]
+            spans += [span for span in refreshed if span.begin >= spans[0].begin]
             for place, item in enumerate(self.queue):
                 spans.append(Span(kind="queued", prompt=in_words(item.of_engine()), begin=self.queued_start(place)))
             return spans
+
+    def _starts(self) -> tuple[list[_Start], list[Span]]:
+        """Where a prompt began, and where one was refreshed."""
+        starts: list[_Start] = []
+        refreshed: list[Span] = []
+        before: Moment | None = None
+        for chunk, moment in self.past:
+            begin, words = self._rhythm.start_frame(chunk), in_words(moment.prompt)
+            anew = before is None or moment.prompt != before.prompt
+            if anew and starts and starts[-1].words == words and moment.transition.kind == "recache":
+                end = self._rhythm.start_frame(chunk + 1)
+                refreshed.append(Span(kind="refresh", prompt=words, begin=begin, end=end))
+            elif anew:
+                starts.append(_Start(begin, words, self._rhythm.start_frame(chunk + moment.transition.chunks)))
+            before = moment
+        return starts, refreshed
 
     def _set(self, chunk: int, moment: Moment) -> None:
         if self.past[-1][0] == chunk:
             self.past.pop()
         self.past.append((chunk, moment))
+        del self.past[:-_PAST]
+
+    def _go_on_from(self, chunk: int) -> None:
+        begun, moment = self.past[-1]
+        self._upcoming, self._blends_until = chunk, begun + moment.transition.chunks
 
     def _turn_frame(self, hold: float | None) -> int:
         return self._held_from + round((hold or USUAL_HOLD) * self._fps)
@@ -197,4 +257,5 @@ def respelled(prompt: Prompt) -> Prompt:
         return ((prompt, 1.0),)
     if len(prompt) == 1:
         return prompt[0][0]
-    return tuple((text, weight * 2) for text, weight in prompt)
+    factor = 2.0 if sum(weight for _, weight in prompt) <= 1 else 0.5  # exact, and neither grows nor vanishes
+    return tuple((text, weight * factor) for text, weight in prompt)

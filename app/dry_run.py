@@ -4,8 +4,8 @@ A script asks in seconds and a stream answers in chunks; whoever reads this tabl
 before a night of rendering.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import RenderableType
@@ -23,7 +23,8 @@ _PROMPT_WIDTH = 48
 class Estimate:
     """What a render will take: wall time, bytes on disk and in memory at most, and what these figures rest on.
 
-    `film_bytes` is what stays on the disk: the film and its .json.
+    `film_bytes` is what stays on the disk: the film and its .json. `unknown` are words that the model does not know,
+    each with those it knows that are nearest.
     """
 
     seconds: float
@@ -31,6 +32,7 @@ class Estimate:
     film_bytes: int
     memory_bytes: int
     basis: str
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 def dry_run_lines(
@@ -59,7 +61,14 @@ def dry_run_lines(
                 )
             )
         )
+        lines += [Text(unknown_line(word, near), style="yellow") for word, near in estimate.unknown.items()]
     return lines
+
+
+def unknown_line(word: str, near: Sequence[str]) -> str:
+    """Say that the model does not know a word: silence would look like a bad model."""
+    nearest = f"; nearest it knows: {', '.join(near)}" if near else ""
+    return f'Hint: the model does not know "{printable(word)}"{nearest}.'
 
 
 def dry_run_data(timeline: Timeline, estimate: Estimate | None = None, *, notes: Sequence[str] = ()) -> dict[str, Any]:

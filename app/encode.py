@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from threading import Condition, Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 
-from app.wire import JPEG, Applied
+from app.frame_header import JPEG
+from app.wire import Applied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 JPEG_QUALITY = 90
 _FPS_SECONDS = 2.0
+_HOPS = (("recache", "conditioning"), ("denoise", "denoise"), ("remember", "remember"), ("decode", "decode"))
+"""Parts of a receipt's time, and what pipelines.types.Chunk calls them."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +79,29 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class _Due:
+    """A receipt that is due with a chunk, which was begun and finished then, and what its making took."""
+
+    receipt: Receipt
+    chunk: int
+    begun: float
+    finished: float
+    seconds: Mapping[str, float]
+
+    def parts(self, shown: float, encoded: float) -> dict[str, float]:
+        """Where the time went, in milliseconds."""
+        made = {name: self.seconds.get(hop, 0.0) for name, hop in _HOPS}
+        parts = {
+            "wait": self.begun - self.receipt.since,
+            **made,
+            "rest": self.finished - self.begun - sum(made.values()),
+            "pacing": shown - self.finished,
+            "encode": encoded - shown,
+        }
+        return {name: round(1000 * seconds, 1) for name, seconds in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     pixels: NDArray[np.uint8]
     frame: int
@@ -111,15 +137,15 @@ class Screen:
         self._waiting: deque[_Waiting] = deque()
         self._next: float | None = None  # when the next frame is due; None before the first
         self._epoch = 0
-        self._receipts: list[tuple[int, Receipt]] = []
+        self._receipts: list[_Due] = []
         self._shown_at: deque[float] = deque()
 
     # ------------------------------------------------------------------ the engine's side
 
     def push(
-        self, chunk: Chunk, receipts: Iterable[Receipt], *, epoch: int, made: float
+        self, chunk: Chunk, receipts: Iterable[Receipt], *, epoch: int, made: float, begun: float
     ) -> tuple[float, dict[int, int]]:
-        """Take a finished chunk.
+        """Take a chunk that was begun at `begun` and is finished now, which is `made` in unix time.
 
         Returns:
             By how many seconds it came too late, and, if its epoch is new, of every chunk that lost frames by it how
@@ -138,7 +164,7 @@ class Screen:
                 self._next = now if self._next is None else max(self._next, now)
             for place, (pixels, frame) in enumerate(zip(chunk.pixels, chunk.pixel, strict=True)):
                 self._waiting.append(_Waiting(pixels, frame, chunk.index, place, epoch, made, chunk.drift))
-            self._receipts += [(chunk.index, receipt) for receipt in receipts]
+            self._receipts += [_Due(receipt, chunk.index, begun, now, chunk.seconds) for receipt in receipts]
         return late, lost
 
     def deadline(self, now: float) -> float:
@@ -205,7 +231,7 @@ class Screen:
             viewer.offer(shown)
         self._shown_at.append(now)
         if reached:
-            self._applied(waiting, t, drivers)
+            self._applied(waiting, t, now, drivers)
         return waiting.place == 0
 
     def fps_shown(self, now: float) -> float:
@@ -214,14 +240,15 @@ class Screen:
             self._shown_at.popleft()
         return len(self._shown_at) / _FPS_SECONDS
 
-    def _applied(self, waiting: _Waiting, t: float, drivers: list[Viewer]) -> None:
+    def _applied(self, waiting: _Waiting, t: float, shown: float, drivers: list[Viewer]) -> None:
         with self._lock:
-            done = [receipt for chunk, receipt in self._receipts if chunk <= waiting.chunk]
-            self._receipts = [each for each in self._receipts if each[0] > waiting.chunk]
-        for receipt in done:
-            ms = (self._clock() - receipt.since) * 1000
+            done = [due for due in self._receipts if due.chunk <= waiting.chunk]
+            self._receipts = [due for due in self._receipts if due.chunk > waiting.chunk]
+        encoded = self._clock()
+        for due in done:
+            name, ms, parts = due.receipt.id, (encoded - due.receipt.since) * 1000, due.parts(shown, encoded)
             self.prompt_ms = ms
-            applied = Applied(id=receipt.id, chunk=waiting.chunk, frame=waiting.frame, t=t, ms=round(ms, 1))
+            applied = Applied(id=name, chunk=waiting.chunk, frame=waiting.frame, t=t, ms=round(ms, 1), parts=parts)
             for viewer in drivers:
                 viewer.tell(applied)
 

@@ -15,9 +15,10 @@ from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 from app.encode import EncodeThread
+from app.heap import give_back
 from app.live_film import Studio
 from app.live_model import LiveModel, LiveOpener, open_live
-from app.parked import forget_parked, is_session_id, read_parked, sweep
+from app.parked import is_session_id, read_parked, sweep
 from app.session import Session
 from app.take import Moment
 from pipelines.types import Controls
@@ -62,7 +63,7 @@ class LiveEngine:
         max_sessions: films at once; a parked one does not count.
         keep_seconds: for how long a parked film can be taken up again.
         opener: loads the model.
-        undo_memory: bytes, of each session, for ways back.
+        undo_memory: bytes for ways back, of all films together.
         clock: seconds that only go forward.
     """
 
@@ -177,29 +178,38 @@ class LiveEngine:
             elif session.forsaken(now):
                 self._park(session)
         if now >= self._sweep_at:
-            sweep(self.folder, self.keep_seconds)
+            sweep(self.folder, self.keep_seconds, self._sessions)
             self._sweep_at = now + _SWEEP_SECONDS
         sessions = self._all()
         due = [(when, session) for session in sessions if (when := session.due(now)) is not None]
         if due:
             when, session = min(due, key=lambda each: each[0])
             if when > now:
-                return min(when - now, _IDLE_POLL)
-            session.step()
-            self._chunks += 1
+                return 0.0 if self._audition(sessions, now) else min(when - now, _IDLE_POLL)
+            self._chunks += session.step()
             if session.over:
                 self._remove(session)
             self._encode.wake()
+            return 0.0
+        if self._audition(sessions, now):
             return 0.0
         if any(session.screen.viewers for session in sessions):
             return _CREDIT_POLL  # an acknowledgement does not wake
         return _IDLE_POLL if sessions else None
 
+    def _audition(self, sessions: list[Session], now: float) -> bool:
+        """Make what somebody wants to see of a prompt that waits, if all films have the time; True if it took some."""
+        asking = next((session for session in sessions if session.auditions.wait), None)
+        if asking is None:
+            return False
+        spare = min(session.spare(now) for session in sessions)
+        return asking.auditions.make(spare, now, playing=asking.state == "playing")
+
     def load(self) -> None:
         """Load the model."""
         try:
             model = self._opener(self.request)
-            self._studio = Studio(model, self._clock, self._changed, self._undo_memory)
+            self._studio = Studio(model, self._clock, self._changed)
             self.folder.mkdir(parents=True, exist_ok=True)
         except Exception as error:
             _log.exception("the model could not be loaded")
@@ -255,6 +265,7 @@ class LiveEngine:
             session = Session(name, self._shared, self.folder / name, Moment(self.prompt, seed))
         with self._lock:
             self._sessions[session.id] = session
+        self._share_memory()
         return session
 
     def _taken_up(self, name: str) -> Session | None:
@@ -267,7 +278,6 @@ class LiveEngine:
         except (ValueError, OSError):
             _log.exception("session %s cannot go on; a new film begins", name)
             return None
-        forget_parked(folder)
         return session
 
     @property
@@ -284,12 +294,21 @@ class LiveEngine:
             session.park()
         except Exception:
             _log.exception("session %s could not be parked", session.id)
-            session.end("error")
+            session.end("parked")  # where it was saved last
+        self._share_memory()
+        give_back()
 
     def _remove(self, session: Session) -> None:
         with self._lock:
             if self._sessions.get(session.id) is session:
                 del self._sessions[session.id]
+        self._share_memory()
+        give_back()
+
+    def _share_memory(self) -> None:
+        sessions = [session for session in self._all() if not session.over]
+        for session in sessions:
+            session.film.limit_undo(self._undo_memory // len(sessions))
 
     def _all(self) -> list[Session]:
         with self._lock:

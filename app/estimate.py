@@ -134,8 +134,14 @@ def measure(opened: Opened, timeline: Timeline, request: RenderRequest, fps: Fra
         disk_bytes=round(stays + snapshots + notes + grown_bytes * (kind == "mp4")),
         film_bytes=round(stays),
         memory_bytes=opened.memory(),
+        unknown={word: near for text in _texts(timeline) for word, near in opened.read_prompt(text).items()},
         basis=f"measured on {film.frames} frames of {sum(chunk.opens for chunk in tried)} shots on this machine",
     )
+
+
+def _texts(timeline: Timeline) -> Iterator[str]:
+    for shot in timeline.shots:
+        yield from [shot.prompt] if isinstance(shot.prompt, str) else [text for text, _ in shot.prompt]
 
 
 def _trials(timeline: Timeline) -> Iterator[tuple[bool, Shot]]:

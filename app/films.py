@@ -66,14 +66,15 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
     return render_batch(requests, console=console)
 
 
-def film_requests(resolved: Resolved, flags: RunFlags) -> list[RenderRequest]:
-    """One request a film.
+def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script] | None = None) -> list[RenderRequest]:
+    """One request a film, of these scripts or those that the settings name.
 
     Raises:
         UsageMistake: a script that cannot be read, or flags that do not go together.
     """
     settings = resolved.settings
-    scripts = [_AS_BEGUN] if flags.resume and _says_nothing(settings) else read_scripts(resolved)
+    if scripts is None:
+        scripts = [_AS_BEGUN] if flags.resume and _says_nothing(settings) else read_scripts(resolved)
     batch = settings.prompts is not None or len(scripts) > 1
     if flags.resume and flags.overwrite:
         raise UsageMistake("--resume goes on with a film and --overwrite throws it away. Give one of them.")

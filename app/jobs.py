@@ -21,7 +21,9 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from app.dry_run import dry_run_data
 from app.errors import UsageMistake, printable, shorten
+from app.job_chunks import chunk_rows
 from app.job_file import Job, Status, VideoRequest, load, new_job, place, render_words, script_file
 from app.job_preview import newest_frame
 from app.job_process import RENDERER, adopt, begin, ended, environment, outcome, progress, sentence, tell
@@ -130,6 +132,15 @@ class Jobs:
             self._changed.notify_all()
             return self._shown(job)
 
+    def plan(self, request: VideoRequest) -> dict[str, Any]:
+        """Where the shots of a request come to stand, in a millisecond: app.dry_run.dry_run_data without its estimate.
+
+        Raises:
+            UsageMistake: what `rivulet render` would refuse before it loads a model.
+        """
+        _, timeline = place(request, models=self._models)
+        return dry_run_data(timeline)
+
     def check(self, request: VideoRequest) -> dict[str, Any]:
         """The dry run of a request, measured on this machine: app.dry_run.dry_run_data.
 
@@ -212,6 +223,12 @@ class Jobs:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._running is None or self._running[0] != job.id, timeout=GRACE)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def chunks(self, job_id: str, since: int = 0) -> dict[str, Any]:
+        """What was made of a job so far, chunk by chunk from `since` on: app.job_chunks.chunk_rows."""
+        job = self.get(job_id)
+        _, timeline = place(job.request, models=self._models)
+        return chunk_rows(self.folder / job.id, timeline, since=since)
 
     def film(self, job_id: str) -> Path | None:
         """The film, or the part of it that there is; None before its first frame."""

@@ -14,13 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.errors import EXIT_USAGE, UsageMistake, explain, printable, shorten
 from app.job_file import Job, VideoRequest
 from app.jobs import Jobs, JobsFull, NoSuchJob, WrongState
+from app.takes import NoSuchTake, Takes, VideoBody, WrongToken
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
 LARGEST_BODY = 4_000_000
 """Bytes of a request: a script of a million, every character of it escaped."""
-_STATUS: Mapping[type[Exception], int] = {NoSuchJob: 404, WrongState: 409, JobsFull: 429}
+_STATUS: Mapping[type[Exception], int] = {
+    NoSuchJob: 404,
+    WrongState: 409,
+    JobsFull: 429,
+    WrongToken: 403,
+    NoSuchTake: 404,
+}
 Body = TypeVar("Body", bound=BaseModel)
 Answer = TypeVar("Answer")
 
@@ -33,7 +40,7 @@ class Move(BaseModel):
     to: int = Field(ge=0, le=10**6)
 
 
-def jobs_router(jobs: Jobs) -> "APIRouter":
+def jobs_router(jobs: Jobs, takes: Takes) -> "APIRouter":
     """The routes of /v1/videos over some jobs; who may use them is decided in front of them, in app/access.py."""
     from fastapi import APIRouter, Request, Response
     from fastapi.responses import FileResponse, JSONResponse
@@ -50,10 +57,7 @@ def jobs_router(jobs: Jobs) -> "APIRouter":
                 try:
                     return await handle(request)
                 except (UsageMistake, ValueError, OSError) as error:
-                    message, code = explain(error)
-                    usual = 400 if code == EXIT_USAGE else 500
-                    status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), usual)
-                    return JSONResponse(mistake(message, status), status)
+                    return JSONResponse(*refusal(error))
 
             return told
 
@@ -70,15 +74,20 @@ def jobs_router(jobs: Jobs) -> "APIRouter":
         except ValidationError as error:
             raise UsageMistake(_first(error)) from None
 
-    @router.post("", status_code=201, summary="Queue a render", openapi_extra=_body(VideoRequest))
-    async def create(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        asked = await read(request, VideoRequest)
-        return shown(await run_in_threadpool(jobs.create, asked))
+    async def asked_for(request: Request) -> VideoRequest:
+        return await run_in_threadpool(takes.request, await read(request, VideoBody))
 
-    @router.post("/check", summary="What a render would become, and cost", openapi_extra=_body(VideoRequest))
+    @router.post("", status_code=201, summary="Queue a render", openapi_extra=_body(VideoBody))
+    async def create(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return shown(await run_in_threadpool(jobs.create, await asked_for(request)))
+
+    @router.post("/plan", summary="Where the shots come to stand; measures nothing", openapi_extra=_body(VideoBody))
+    async def plan(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return jobs.plan(await asked_for(request))
+
+    @router.post("/check", summary="What a render would become, and cost", openapi_extra=_body(VideoBody))
     async def check(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        asked = await read(request, VideoRequest)
-        return await run_in_threadpool(jobs.check, asked)
+        return await run_in_threadpool(jobs.check, await asked_for(request))
 
     @router.get("", summary="All jobs, the newest first")
     def every() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -100,6 +109,10 @@ def jobs_router(jobs: Jobs) -> "APIRouter":
     async def move(video_id: str, request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         asked = await read(request, Move)
         return shown(await run_in_threadpool(jobs.move, video_id, asked.to))
+
+    @router.get("/{video_id}/chunks", summary="What was made so far, chunk by chunk")
+    def chunks(video_id: str, since: int = 0) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return jobs.chunks(video_id, since)
 
     @router.get("/{video_id}/content", summary="The film, also while it grows; or its newest frame")
     def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -128,6 +141,14 @@ def shown(job: Job) -> dict[str, Any]:
     data = job.model_dump(mode="json", exclude={"rank", "process", "error"})
     code = "render_failed" if job.status == "failed" else job.status
     return data | {"error": None if job.error is None else {"code": code, "message": job.error}}
+
+
+def refusal(error: Exception) -> tuple[dict[str, Any], int]:
+    """What is answered to a request that ended in an error, and the status."""
+    message, code = explain(error)
+    usual = 400 if code == EXIT_USAGE else 500
+    status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), usual)
+    return mistake(message, status), status
 
 
 def mistake(message: str, status: int) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.course import Course, Turn
-from app.live_model import LiveModel
-from app.parked import STATE
+from app.live_model import Copy, LiveModel
+from app.parked import Parked
 from app.take import LOG, Moment, TakeWriter
 from app.undo import Undo
 from pipelines.types import Chunk, Prompt, Transition
@@ -26,11 +26,12 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A chunk that was made in `seconds`; `switched` if its prompt is a new one."""
+    """A chunk that was made in `seconds`, which began at `begun`; `switched` if its prompt is a new one."""
 
     chunk: Chunk
     turn: Turn
     switched: bool
+    begun: float
     seconds: float
 
 
@@ -38,13 +39,12 @@ class Piece:
 class Studio:
     """What all films of an engine share.
 
-    `clock` only goes forward, `wake` tells the engine's threads of something new, `undo_memory` is in bytes a film.
+    `clock` only goes forward, `wake` tells the engine's threads of something new.
     """
 
     model: LiveModel
     clock: Callable[[], float]
     wake: Callable[[], None]
-    undo_memory: int
 
 
 class LiveFilm:
@@ -58,13 +58,14 @@ class LiveFilm:
     Attributes:
         chunk: the next chunk's number.
         branch: which film this is, counting rewinds and new beginnings.
+        made: how many chunks were made to be shown, in all branches.
     """
 
     def __init__(self, studio: Studio, folder: Path, course: Course) -> None:
         model = self.model = studio.model
         self.course, self._folder, self._clock = course, folder, studio.clock
-        self.chunk = self.branch = 0
-        self._undo = Undo(studio.undo_memory, round(UNDO_SECONDS * model.fps / model.chunk_frames))
+        self.chunk = self.branch = self.made = 0
+        self._undo = Undo(0, round(UNDO_SECONDS * model.fps / model.chunk_frames))
         self._logged: Moment | None = None
         self._stream = model.new_stream(course.moment.seed, course.moment.knobs)
         self._take = TakeWriter(folder / LOG, model)
@@ -75,10 +76,10 @@ class LiveFilm:
         Raises:
             Refused: the prompt or the settings that were to begin with it; the film goes on without them.
         """
-        before = self.course.moment
+        begun, before = self._clock(), self.course.moment
         turn = self.course.turn(self.chunk)
         if self._undo.due(self.chunk):
-            self._undo.add(self.chunk, self._stream.copy())
+            self.copy()
         moment, switched = turn.moment, turn.moment.prompt != before.prompt
         try:
             if switched:
@@ -87,15 +88,32 @@ class LiveFilm:
         except ValueError as error:  # nothing has changed yet
             self.course.take_back(self.chunk)
             raise Refused(str(error)) from error
-        begun = self._clock()
         chunk = self._stream.next_chunk(moment.controls)
         seconds = self._clock() - begun
         if moment != self._logged:
             self._take.controls(moment, self.branch, self.chunk)
             self._logged = moment
         self._take.chunk(chunk, self.branch, seconds)
-        self.chunk += 1
-        return Piece(chunk, turn, switched, seconds)
+        self.chunk, self.made = self.chunk + 1, self.made + 1
+        return Piece(chunk, turn, switched, begun, seconds)
+
+    def preview(self, prompt: Prompt) -> Chunk:
+        """The next chunk as it would be if another prompt began with it, at once; ValueError if it cannot be read."""
+        self.model.read_prompt(prompt)
+        return self._stream.preview(replace(self.course.moment, prompt=prompt, transition=Transition()).controls)
+
+    def copy(self) -> Copy:
+        """The state before the next chunk."""
+        copy = self._undo.at(self.chunk)
+        if copy is None:
+            copy = self._stream.copy()
+            if self._undo.due(self.chunk):
+                self._undo.add(self.chunk, copy)
+        return copy
+
+    def limit_undo(self, memory: int) -> None:
+        """Let the ways back take so many bytes from now on."""
+        self._undo.limit(memory)
 
     def lost(self, shown: Mapping[int, int]) -> None:
         """Of these chunks only so many frames were shown."""
@@ -130,15 +148,17 @@ class LiveFilm:
         self._branch_off(target)
         return True
 
-    def save(self) -> str:
-        """Write the stream's state to the folder and return its sha256."""
-        return self._stream.save(self._folder / STATE)
+    def load(self, parked: Parked) -> None:
+        """Go on from where the film lies on the disk; ValueError if the file is not what it was.
 
-    def load(self, sha256: str, chunk: int, branch: int) -> None:
-        """Go on from what `save` wrote; ValueError if the file is not what it was."""
-        self._stream.load(self._folder / STATE, sha256)
-        self.chunk, self.branch = chunk, branch
-        self._logged = self.course.at(chunk - 1) if chunk else None
+        What came after it, on a server that was killed, was another branch.
+        """
+        self._stream.load(self._folder / parked.state, parked.snapshot)
+        self.chunk, self.branch = parked.chunk, parked.branch
+        self._logged = self.course.at(self.chunk - 1) if self.chunk else None
+        if parked.running:
+            self.branch = max(self.branch, self._take.newest_branch)
+            self._branch_off(self.chunk)
 
     def close(self) -> None:
         """Let go of everything."""

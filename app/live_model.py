@@ -6,7 +6,8 @@ thread, the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -33,11 +34,19 @@ class Copy(Protocol):
     @property
     def size(self) -> int: ...
 
+    def save(self, path: Path) -> str:
+        """Write it whole or not at all, on any thread, and return the file's sha256."""
+        ...
+
 
 class LiveStream(Protocol):
     """One film under way."""
 
     def next_chunk(self, controls: Controls) -> Chunk: ...
+
+    def preview(self, controls: Controls) -> Chunk:
+        """What `next_chunk` would make; the film does not go on by it."""
+        ...
 
     def begin(self, seed: int, knobs: Knobs) -> None:
         """Start a new film; ValueError for knobs that cannot be."""
@@ -51,8 +60,6 @@ class LiveStream(Protocol):
 
     def go_back(self, copy: Copy) -> None: ...
 
-    def save(self, path: Path) -> str: ...
-
     def load(self, path: Path, sha256: str) -> None: ...
 
 
@@ -61,6 +68,7 @@ class LiveModel:
     """What is loaded, and how to begin a film with it.
 
     `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
+    `unknown_words` are those of a text that the model does not know, each with the nearest known; on any thread.
     `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out.
     """
 
@@ -79,6 +87,7 @@ class LiveModel:
     new_stream: Callable[[int, Knobs], LiveStream]
     check_knobs: Callable[[Knobs], object]
     read_prompt: Callable[[Prompt], None]
+    unknown_words: Callable[[str], Mapping[str, Sequence[str]]]
     memory: Callable[[], int]
 
     @property
@@ -91,6 +100,19 @@ class LiveOpener(Protocol):
     """Loads a model."""
 
     def __call__(self, request: EngineRequest) -> LiveModel: ...
+
+
+def live_threads() -> int:
+    """CPU threads for a live film where nobody says how many: one core is left for frames, sockets and the browser.
+
+    A thread of the model that is kept waiting by those makes the others wait, and they wait spinning.
+    """
+    return max(1, usable_cores() - 1)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_live(request: EngineRequest) -> LiveModel:
@@ -133,6 +155,7 @@ def open_live(request: EngineRequest) -> LiveModel:
         new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
         check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
         read_prompt=lambda prompt: _embed(first, prompt),
+        unknown_words=components.text_encoder.unknown_words,
         memory=loaded.memory,
     )
 
@@ -143,6 +166,11 @@ class HostCopy:
 
     snapshot: Snapshot
     size: int
+
+    def save(self, path: Path) -> str:
+        from pipelines.snapshots import save_snapshot
+
+        return save_snapshot(self.snapshot, path)
 
 
 class EngineStream:
@@ -175,6 +203,9 @@ class EngineStream:
     def next_chunk(self, controls: Controls) -> Chunk:
         return self._stream.next_chunk(controls)
 
+    def preview(self, controls: Controls) -> Chunk:
+        return self._stream.fork().next_chunk(controls)
+
     def copy(self) -> HostCopy:
         snapshot = self._stream.snapshot()
         if self._device != "cpu":
@@ -184,11 +215,6 @@ class EngineStream:
     def go_back(self, copy: Copy) -> None:
         assert isinstance(copy, HostCopy)
         self._stream.restore(moved(copy.snapshot, self._device) if self._device != "cpu" else copy.snapshot)
-
-    def save(self, path: Path) -> str:
-        from pipelines.snapshots import save_snapshot
-
-        return save_snapshot(self._stream.snapshot(), path)
 
     def load(self, path: Path, sha256: str) -> None:
         from pipelines.snapshots import load_snapshot

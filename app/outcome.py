@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from app import sidecar
+from app.dry_run import unknown_line
 from app.errors import RenderFailure, explain, printable
 from app.film import Film
 from app.joining import join
@@ -26,7 +27,7 @@ def announce(
     load_seconds: float,
     unknown: Mapping[str, Mapping[str, tuple[str, ...]]],
 ) -> None:
-    """Say what will be made, and name the words the model does not know: silence would look like a bad model."""
+    """Say what will be made, and name the words the model does not know."""
     lines = [
         f"Preset {request.engine.preset.name}, model {opened.model}, {opened.device}, {opened.threads} threads, "
         f"seed {seed}; loaded in {load_seconds:.1f} s.",
@@ -40,9 +41,7 @@ def announce(
     lines += [printable(note) for note in request.script.notes]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     for word, near in {word: near for words in unknown.values() for word, near in words.items()}.items():
-        nearest = f"; nearest it knows: {', '.join(near)}" if near else ""
-        text = f'Hint: the model does not know "{printable(word)}"{nearest}.'
-        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(unknown_line(word, near), style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def finish(

@@ -11,16 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.access import AsgiApp, Message, Receive, Scope, Send
+from app.content_policy import page_policy
 from app.errors import UsageMistake
-from app.opening import EngineRequest
+from app.opening import EngineRequest, at_hand
 from app.scenes import WORDS, is_embedded, scenes_of
+from pipelines.presets import PRESETS
+from weights.catalog import MODELS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from gradio import Blocks
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("link.js", "screen.js", "panels.js", "live.js", "start.js", "jobs.js", "compare.js")
+SCRIPTS = (
+    "link.js",
+    "screen.js",
+    "panels.js",
+    "advice.js",
+    "live.js",
+    "drop.js",
+    "shots.js",
+    "joblist.js",
+    "jobs.js",
+    "plots.js",
+    "compare.js",
+    "start.js",
+)
+STYLES = ("live.css", "tabs.css")
 JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/static/live.js marks it)."""
@@ -37,9 +54,12 @@ class Engine(Protocol):
 def page_facts(request: EngineRequest) -> dict[str, Any]:
     """What the page has to know before the film says hello."""
     system = request.preset
+    model = request.model or system.model
     return {
-        "model": request.model or system.model,
+        "model": model,
         "preset": system.name,
+        "models": [(name, name) for name in MODELS if name == model or at_hand(name)],
+        "presets": [(preset.name, preset.name, preset.title) for preset in PRESETS.values()],
         "builtin": is_embedded(request),
         "scenes": scenes_of(request),
         "words": WORDS if is_embedded(request) else None,
@@ -96,7 +116,7 @@ def mount_page(app: "FastAPI", engine: "Engine", jobs: object | None = None, *, 
 
 def page_script(engine_facts: Mapping[str, Any]) -> str:
     """Everything that runs in the browser, in one scope, so that no further request has to be answered."""
-    facts = dict(engine_facts) | {"html": _text("live.html"), "css": _text("live.css")}
+    facts = dict(engine_facts) | {"html": _text("live.html"), "css": "".join(map(_text, STYLES))}
     facts |= {"jobs_html": _text("jobs.html"), "compare_html": _text("compare.html")}
     told = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")  # no text of it can end the script
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
@@ -125,11 +145,14 @@ class EarlyScript:
             if message["type"] == "http.response.start":
                 start.update(message)
                 return
+            if message["type"] != "http.response.body":
+                return
             body.extend(message.get("body", b""))
             if not message.get("more_body"):
                 page = bytes(body).replace(b"</head>", self.script, 1)
                 headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
                 headers.append((b"content-length", str(len(page)).encode()))
+                headers.append((b"content-security-policy", page_policy(page)))
                 await send(start | {"headers": headers})
                 await send({"type": "http.response.body", "body": page})
 

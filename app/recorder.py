@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel
 
 from app.errors import explain
+from app.take import LOG
 from app.wire import Problem, Saved
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SavedKind = Literal["recording", "last", "snapshot", "audition"]
 KEPT_SECONDS = 60
 """Film that is always kept, as JPEGs."""
 
@@ -46,6 +48,7 @@ class Recorder:
         self._ring: deque[bytes] = deque(maxlen=round(KEPT_SECONDS * fps))
         self._writer: _Recording | None = None
         self._last: NDArray[np.uint8] | None = None
+        self._auditions = 0
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="rivulet-save")
 
     @property
@@ -75,7 +78,7 @@ class Recorder:
         """Record from the next frame on."""
         with self._lock:
             if self._writer is None:
-                self._writer = _Recording(self._new_file("recording", "mp4"), self._fps)
+                self._writer = _Recording(self._new_file("recording", "mp4"), self._fps, self._folder / LOG)
 
     def stop(self) -> None:
         """End the recording and finish its file; nothing to do without one."""
@@ -92,7 +95,7 @@ class Recorder:
             self._tell(Problem(message="There is nothing to save yet.", action="Wait for the film.", code="empty"))
             return
         path = self._new_file("last", "mp4")
-        self._saver.submit(self._save, lambda: _film_of(frames, path, self._fps), "last")
+        self._saver.submit(self._save, lambda: _film_of(frames, path, self._fps, self._folder / LOG), "last")
 
     def save_still(self) -> None:
         """Save the frame that is on screen, as it was made."""
@@ -104,10 +107,27 @@ class Recorder:
         path = self._new_file("still", "png")
         self._saver.submit(self._save, lambda: _still(pixels, path), "snapshot")
 
+    def save_audition(self, pixels: NDArray[np.uint8], name: str) -> None:
+        """Save a piece of film that was not shown, in the place of the last one; `name` goes with the message."""
+        self._saver.submit(self._save, lambda: self._audition_of(pixels), "audition", name)
+
     def close(self) -> None:
-        """Finish what runs, and wait for it."""
+        """Finish what runs, wait for it, and let go of everything."""
         self.stop()
         self._saver.shutdown(wait=True)
+        with self._lock:
+            self._ring.clear()
+            self._last = None
+
+    def _audition_of(self, pixels: NDArray[np.uint8]) -> Path:
+        film = _Recording(self._folder / f"audition-{self._auditions + 1}.mp4", self._fps)
+        for frame in pixels:
+            film.add(frame)
+        path = film.finish()
+        assert path is not None  # a chunk has frames
+        (self._folder / f"audition-{self._auditions}.mp4").unlink(missing_ok=True)
+        self._auditions += 1
+        return path
 
     def _new_file(self, kind: str, ending: str) -> Path:
         stamp = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -116,14 +136,14 @@ class Recorder:
         path.touch()
         return path
 
-    def _save(self, save: Callable[[], Path | None], kind: Literal["recording", "last", "snapshot"]) -> None:
+    def _save(self, save: Callable[[], Path | None], kind: SavedKind, name: str = "") -> None:
         try:
             path = save()
         except Exception as error:
             self._failed(error)
             return
         if path is not None:
-            self._tell(Saved(kind=kind, name=path.name))
+            self._tell(Saved(kind=kind, name=path.name, id=name))
 
     def _failed(self, error: Exception) -> None:
         _log.warning("a file could not be saved", exc_info=error)
@@ -131,12 +151,18 @@ class Recorder:
 
 
 class _Recording:
-    """An MP4 that grows while the film plays; it plays up to its last frame whatever happens."""
+    """An MP4 that grows while the film plays; it plays up to its last frame whatever happens.
 
-    def __init__(self, path: Path, fps: Fraction) -> None:
+    Args:
+        path: where it is when it is finished.
+        fps: of the film.
+        log: of the film that it is a part of: what dropping it on the page restores.
+    """
+
+    def __init__(self, path: Path, fps: Fraction, log: Path | None = None) -> None:
         from app.video import FilmWriter
 
-        self._make, self._path, self._fps = FilmWriter, path, fps
+        self._make, self._path, self._fps, self._log = FilmWriter, path, fps, log
         self._growing = path.with_suffix(".part.mp4")
         self._film: FilmWriter | None = None
 
@@ -152,21 +178,22 @@ class _Recording:
     def finish(self) -> Path | None:
         """Make it an ordinary MP4; None if no frame was shown meanwhile."""
         from app.joining import join
+        from app.take_tags import film_tags
 
         if self._film is None:
             self._path.unlink(missing_ok=True)
             return None
         self._film.close()
-        join([self._growing], self._path)
+        join([self._growing], self._path, metadata={} if self._log is None else film_tags(self._log))
         self._growing.unlink()
         return self._path
 
 
-def _film_of(jpegs: list[bytes], path: Path, fps: Fraction) -> Path:
+def _film_of(jpegs: list[bytes], path: Path, fps: Fraction, log: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    film = _Recording(path, fps)
+    film = _Recording(path, fps, log)
     for jpeg in jpegs:
         with Image.open(BytesIO(jpeg)) as picture:
             film.add(np.asarray(picture))

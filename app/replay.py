@@ -1,18 +1,28 @@
-"""Render a film again from what it carries: its metadata, or the .json beside it."""
+"""Render a film again from what it carries: its metadata, the .json beside it, or the log of a live film.
+
+As it was, its chunks come out bit for bit; under another preset, model, size or setting the same script becomes another
+film, and nothing is compared.
+"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
 
 from app import sidecar
-from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
+from app.config import Layer, resolve
+from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable
+from app.films import RunFlags, film_requests
 from app.joining import read_metadata
 from app.lengths import Length
-from app.opening import open_stream
+from app.opening import open_stream, rhythm_of
+from app.origin import LIVE, Origin, origin_of, origin_of_take
 from app.recipe import RenderRequest, request_of
 from app.render import StreamOpener, render
+from app.take import read_take
 
 
 def read_record(path: Path) -> sidecar.Carried:
@@ -48,6 +58,7 @@ def replay(
     check: bool,
     overwrite: bool,
     console: Console,
+    changes: Sequence[Layer] = (),
     opener: StreamOpener = open_stream,
 ) -> int:
     """Render again what `path` tells of, and return the exit code: 1 if it was to be the same film and is not.
@@ -58,6 +69,7 @@ def replay(
         check: compare every chunk's hash with the recorded one, and say where the first difference is.
         overwrite: replace `output`.
         console: where to print.
+        changes: settings that are to be others than they were, the strongest first.
         opener: loads the model.
 
     Raises:
@@ -65,11 +77,25 @@ def replay(
     """
     if not path.exists():
         raise UsageMistake(f"There is no file {path}. Give a film that rivulet render made, or its .json.")
-    if path.suffix.lower() == ".jsonl":  # a live film
+    live = path.suffix.lower() == ".jsonl"
+    if changed := sorted({name for layer in changes for name in layer}):
+        if check:
+            raise UsageMistake(
+                f"Another {changed[0]} makes other frames, so there is nothing to compare. Leave out --check or it."
+            )
+        origin = origin_of_take(read_take(path), str(path)) if live else origin_of(read_record(path), str(path))
+        request = changed_request(origin, changes, output, overwrite=overwrite)
+        told = f"A new film of the same script: under another {' and '.join(changed)} its frames are others."
+        for sentence in (told, *origin.notes):
+            console.print(printable(sentence), soft_wrap=True)
+        return render(request, console=console, opener=opener)
+    if live:
         from app.retake import retake
 
         return retake(path, output, check=check, overwrite=overwrite, console=console)
     record = read_record(path)
+    if check and record.status == LIVE:
+        raise UsageMistake(f"{path} has no hashes of its chunks. Give the session.jsonl of the live film to compare.")
     request = replace(_request(record, path, output), overwrite=overwrite)
     code = render(request, console=console, opener=opener)
     if code != EXIT_OK or not check:
@@ -80,6 +106,27 @@ def replay(
         return EXIT_OK
     console.print(f"Not the same film. {_difference(record, again)}{_reasons(record, again)}", soft_wrap=True)
     return EXIT_FAILURE
+
+
+def changed_request(origin: Origin, changes: Sequence[Layer], output: Path, *, overwrite: bool) -> RenderRequest:
+    """Ask for a film of the same script under other settings.
+
+    Args:
+        origin: what the film was made with.
+        changes: settings that are to be others, the strongest first.
+        output: the new film.
+        overwrite: replace `output`.
+
+    Raises:
+        UsageMistake: settings that do not go together, or a script that does not fit them.
+    """
+    names = {name for layer in changes for name in layer}
+    resolved = resolve([*changes, origin.layer(names)])
+    settings = resolved.settings.model_copy(update={"output": str(output)})
+    fps = origin.fps if settings.fps is None else float(Fraction(settings.fps))
+    script = origin.script_for(rhythm_of(resolved.preset), fps)
+    (request,) = film_requests(replace(resolved, settings=settings), RunFlags(overwrite=overwrite), [script])
+    return request
 
 
 def _request(record: sidecar.Carried, path: Path, output: Path) -> RenderRequest:

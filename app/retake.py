@@ -15,7 +15,8 @@ from app.live_model import LiveModel, LiveOpener, open_live
 from app.opening import EngineRequest
 from app.recipe import system_of
 from app.subtitles import Chapter, chapters_of
-from app.take import Header, Take, TakeChunk, header_of, read_take
+from app.take import Header, Take, TakeChunk, header_of, read_take, shots_of
+from app.take_tags import tags_of
 from app.video import FilmWriter, viewing_scale
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs
@@ -60,7 +61,7 @@ def retake(
             if different is None and chunk.sha256 != wanted.sha256:
                 different = wanted
         film.close()
-        join([part], output, chapters=_chapters(take), metadata={"title": in_words(take.chunks[-1].moment.prompt)})
+        join([part], output, chapters=_chapters(take), metadata=tags_of(take, str(path)))
     finally:
         film.abandon()
         part.unlink(missing_ok=True)
@@ -110,14 +111,12 @@ def _chunks(take: Take, model: LiveModel) -> Iterator[tuple[TakeChunk, Chunk]]:
 
 def _chapters(take: Take) -> tuple[Chapter, ...]:
     starts: list[tuple[int, str]] = []
-    frames = 0
-    for chunk in take.chunks:
-        words = in_words(chunk.moment.prompt)
-        if chunk.shown and (not starts or starts[-1][1] != words):
-            starts.append((frames, words))
-        frames += chunk.shown
+    for frame, moment in shots_of(take):
+        words = in_words(moment.prompt)
+        if not starts or starts[-1][1] != words:
+            starts.append((frame, words))
     fps = take.header.fps
-    return chapters_of([(frame / fps, words) for frame, words in starts], frames / fps)
+    return chapters_of([(frame / fps, words) for frame, words in starts], sum(c.shown for c in take.chunks) / fps)
 
 
 def _reasons(before: Header, now: Header) -> str:

@@ -13,8 +13,11 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Response, WebSocke
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from app.access import Access, Gate, Receive, Scope, Send
+from app.api_description import describe
+from app.restore_api import restore_router
 from app.rooms import House, Room
 from app.sidecar import library_versions
+from app.takes import Takes
 from app.viewers import SEND_SECONDS, PictureViewer, SocketViewer
 from app.visit import Visit
 from app.wire import Done, Problem
@@ -63,14 +66,17 @@ def make_app(
     )
     access = Access(secret, login, frozenset(hosts))
     app.include_router(LiveRoutes(engine, access, House(engine, autostart=autostart)).router)
+    takes = Takes(engine.folder, access)
+    app.include_router(restore_router(takes))
     if jobs is not None:
         from app.jobs_api import jobs_router
 
-        app.include_router(jobs_router(jobs))
+        app.include_router(jobs_router(jobs, takes))
     if page:
         from app.page import mount_page
 
         mount_page(app, engine, jobs, root_path=root_path)
+    describe(app, login=login is not None)
     app.add_middleware(Gate, access=access, root_path=root_path)  # last, so that it stands before everything
     return app
 
@@ -84,7 +90,6 @@ class LiveRoutes:
         self.house = house
         self.visits: set[Visit] = set()
         self.counted = {"frames_sent": 0, "messages_refused": 0, "visits": 0}
-        self.folders: dict[str, Path] = {}
         self.router = APIRouter()
         self.router.add_api_websocket_route("/v1/realtime/video", self.talk)
         for path, handler in (
@@ -115,8 +120,6 @@ class LiveRoutes:
                 self.counted["visits"] += 1
                 self.counted["frames_sent"] += visit.viewer.sent_frames
                 self.counted["messages_refused"] += visit.refused
-                if visit.room is not None:
-                    self.folders[visit.room.session.id] = visit.room.session.folder
 
     async def healthz(self) -> dict[str, str]:
         """Whether the server answers."""
@@ -163,9 +166,8 @@ class LiveRoutes:
     async def file(self, session: str, name: str, token: Token) -> FileResponse:
         """A file that a session saved."""
         self._check(session, token)
-        room = self.house.rooms.get(session)
-        folder = room.session.folder if room is not None else self.folders.get(session)
-        if folder is None or not FILE_NAME.fullmatch(name) or not _inside(folder / name, folder):
+        folder = self.engine.folder / session  # its token was checked, so it is a name that we gave
+        if not FILE_NAME.fullmatch(name) or not _inside(folder / name, folder):
             raise HTTPException(404, "This session has no such file.")
         return FileResponse(folder / name, filename=name, content_disposition_type="inline")
 

@@ -50,6 +50,8 @@ class Serving:
     prompt: str
     seed: int
     max_sessions: int
+    keep_sessions: float
+    undo_memory: int
     autostart: bool
     auth: str | None
     hosts: frozenset[str]
@@ -93,34 +95,37 @@ def serve(place: Place, asked: Serving) -> int:
     from app.engine import LiveEngine
     from app.jobs import Jobs
 
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    secret = read_secret(asked.folder)
-    scheme = "http" if asked.ssl_certfile is None else "https"
-    url = f"{scheme}://{place.address}{asked.root_path}/"
-    print(f"Rivulet starts at {url}", flush=True)
-    engine = LiveEngine(
-        asked.request,
-        folder=asked.folder,
-        prompt=asked.prompt,
-        seed=asked.seed,
-        max_sessions=asked.max_sessions,
-    )
-    jobs = Jobs(asked.folder / "jobs")
-    with _ends_with(engine.close), _ends_with(jobs.close), place.listener:
-        engine.start()
-        jobs.start()
-        from app.server import make_app
-
-        app = make_app(
-            engine,
-            secret=secret,
-            root_path=asked.root_path,
-            jobs=jobs,
-            login=asked.auth,
-            hosts=asked.hosts,
-            autostart=asked.autostart,
+    with place.listener:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        secret = read_secret(asked.folder)
+        scheme = "http" if asked.ssl_certfile is None else "https"
+        url = f"{scheme}://{place.address}{asked.root_path}/"
+        print(f"Rivulet starts at {url}", flush=True)
+        engine = LiveEngine(
+            asked.request,
+            folder=asked.folder,
+            prompt=asked.prompt,
+            seed=asked.seed,
+            max_sessions=asked.max_sessions,
+            keep_seconds=asked.keep_sessions,
+            undo_memory=asked.undo_memory,
         )
-        code = _run(app, place, asked, lambda: _say_ready(url, open_browser=asked.open_browser))
+        jobs = Jobs(asked.folder / "jobs")
+        with _ends_with(engine.close), _ends_with(jobs.close):
+            engine.start()
+            jobs.start()
+            from app.server import make_app
+
+            app = make_app(
+                engine,
+                secret=secret,
+                root_path=asked.root_path,
+                jobs=jobs,
+                login=asked.auth,
+                hosts=asked.hosts,
+                autostart=asked.autostart,
+            )
+            code = _run(app, place, asked, lambda: _say_ready(url, open_browser=asked.open_browser))
     print("Stopped. Films and jobs are in", asked.folder)
     return code
 

@@ -12,14 +12,17 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.course import Course, respelled
+from app.audition import Auditions
+from app.autosave import Autosave
+from app.course import Course
 from app.encode import LiveFrame as LiveFrame
 from app.encode import Receipt, Screen, Viewer
 from app.errors import explain, out_of_memory
 from app.live_film import LiveFilm, Refused, Studio, latent_of
 from app.pace import Pace
-from app.parked import Parked, write_parked
+from app.parked import Parked, forget_parked, mark_parked, write_parked
 from app.recorder import Recorder
+from app.session_facts import hello_of, metrics_of, place_of, slow_of, unknown_words
 from app.take import Moment
 from app.wire import (
     Accepted,
@@ -28,7 +31,6 @@ from app.wire import (
     Do,
     Done,
     Hello,
-    Metrics,
     Problem,
     PromptUpdate,
     QueueEdit,
@@ -40,7 +42,6 @@ from app.wire import (
     Stop,
     Track,
 )
-from pipelines.types import Transition
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -52,6 +53,7 @@ CREDIT_SECONDS = 1.0
 """A viewer that had credit this lately is watching: on a slow link it has none at most moments."""
 _REPORT_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
+_LATE = 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Session:
     Attributes:
         folder: as given.
         screen: what is shown.
+        epoch: how often the picture began anew.
+        refresh_on_drift: the drift at which the memory is made anew.
     """
 
     def __init__(
@@ -81,18 +85,23 @@ class Session:
         self.over = False
         folder.mkdir(parents=True, exist_ok=True)
         self.screen = Screen(
-            model.fps, Recorder(folder, model.fps, self.tell), studio.clock, seq=0 if parked is None else parked.seq
+            model.fps,
+            Recorder(folder, model.fps, self.tell),
+            studio.clock,
+            seq=0 if parked is None else parked.seq_from,
         )
         self.course = Course(moment, model.fps, model.rhythm)
         self.film = LiveFilm(studio, folder, self.course)
-        self.pace = Pace(most=model.chunk_frames / model.fps / 2)
+        self.pace = Pace(model.chunk_frames / model.fps)
+        self.auditions = Auditions(self.course, self.film, self.pace, self.screen.recorder, self.tell)
+        self.refresh_on_drift: float | None = None
+        self._autosave = Autosave(folder, studio.clock)
         self._tasks: deque[Do | SessionStart | Stop] = deque()
-        self._epoch = 0
+        self.epoch = 0
         self._new_picture = False  # the next chunk takes the screen at once
         self._rested = True
         self._unwatched_since = self._credit_at = studio.clock()
         self._report_at = self._refreshed_at = 0.0
-        self._refresh: float | None = None
         if parked is not None:
             self._take_up(parked)
 
@@ -118,23 +127,7 @@ class Session:
 
     def hello(self, viewer: Viewer) -> Hello:
         """What a viewer has to know first; the server adds the tokens."""
-        model, moment = self.studio.model, self.course.moment
-        single = isinstance(moment.prompt, tuple) and len(moment.prompt) == 1
-        prompt = respelled(moment.prompt) if single else moment.prompt
-        return Hello(
-            session=self.id,
-            role="driver" if viewer.driver else "viewer",
-            fps=self.fps,
-            width=self.width,
-            height=self.height,
-            prompt=prompt if isinstance(prompt, str) else list(prompt),
-            seed=moment.seed,
-            preset=model.preset,
-            model=model.name,
-            chunk_frames=model.chunk_frames,
-            paused=self.state == "paused",
-            queue=list(self.course.queue),
-        )
+        return hello_of(self, viewer)
 
     def submit(self, message: ClientMessage, viewer: Viewer | None = None) -> None:
         """Take a message of whoever drives.
@@ -153,7 +146,8 @@ class Session:
         elif isinstance(message, Stop | SessionStart):
             self._tasks.append(message)
         else:
-            self._do(message)
+            self._do(message, viewer)
+        self._autosave.soon()
         self.studio.wake()
 
     def latest_jpeg(self) -> bytes | None:
@@ -166,22 +160,11 @@ class Session:
             viewer.tell(event)
 
     def report(self, now: float) -> float:
-        """Tell viewers how it goes, twice a second; returns when next. On the encode thread."""
+        """Tell viewers how it goes, twice a second, and return when next; on the encode thread."""
         if now < self._report_at:
             return self._report_at
         self._report_at = now + _REPORT_SECONDS
-        chunk_seconds = self.pace.chunk_seconds
-        metrics = Metrics(
-            fps=self.screen.fps_shown(now),
-            prompt_ms=self.screen.prompt_ms,
-            chunk_ms=None if chunk_seconds is None else round(chunk_seconds * 1000, 1),
-            drift=self.screen.drift,
-            memory=self.studio.model.memory() if self.screen.viewers else 0,
-            frame=max(0, self.screen.frame),
-            t=max(0, self.screen.frame) / self.fps,
-            viewers=len(self.screen.viewers),
-            state=self.state,
-        )
+        metrics = metrics_of(self, now)
         for viewer in self.screen.viewers:
             viewer.tell(metrics.model_copy(update={"dropped": getattr(viewer, "dropped", 0)}))
         return self._report_at
@@ -194,56 +177,55 @@ class Session:
             return now
         if self.state != "playing" or not self._watched(now):
             self._rested = True
-            return None
+            return now if self._autosave.urgent else None
         if self._new_picture or self.course.sudden:
             return now
         if self.screen.stocked:
             return None
-        return self.screen.deadline(now) - self.pace.lead(switching=self.course.waits)
+        return now if self.auditions.wait else self._latest(now)
+
+    def spare(self, now: float) -> float:
+        """For how many seconds the engine may do something else."""
+        return float("inf") if self.state != "playing" or self._rested else self._latest(now) - now
 
     def forsaken(self, now: float) -> bool:
         """Whether nobody has watched or recorded for so long that it should be parked."""
         alone = not self.screen.viewers and not self.screen.recorder.recording
         return alone and now - self._unwatched_since >= GRACE
 
-    def step(self) -> None:
-        """Do what waits, and make the next chunk."""
+    def step(self) -> int:
+        """Do what waits, and make the next chunk; returns how many were made."""
+        now, asked, made = self.studio.clock(), bool(self._tasks), self.film.made
         try:
             while self._tasks:
                 self._carry_out(self._tasks.popleft())
-            if self.state == "playing" and not self.over:
+            if not self.over and self._autosave.due(now):
+                self._autosave.save(self.film.copy(), place_of(self, running=True))
+            if not self.over and self.state == "playing" and (asked or self._watched(now)):
                 self._make()
         except Exception as error:
             _log.exception("session %s has failed", self.id)
             code = "memory" if out_of_memory(error) else "engine"
             self.tell(Problem(message=explain(error)[0], action="Reload the page to begin another film.", code=code))
             self.end("error")
+        return self.film.made - made
 
     def park(self) -> None:
         """Write everything to the folder; the session is over in this process."""
         self.film.lost(self.screen.clear())
-        parked = Parked(
-            at=time.time(),
-            checksum=self.studio.model.checksum,
-            preset=self.studio.model.preset,
-            snapshot=self.film.save(),
-            paused=self.state == "paused",
-            chunk=self.film.chunk,
-            branch=self.film.branch,
-            epoch=self._epoch,
-            seq=self.screen.seq,
-            frame=max(0, self.screen.frame),
-            course=self.course.written(),
-        )
-        write_parked(self.folder, parked)
+        self._autosave.close()
+        write_parked(self.folder, self.film.copy().save, place_of(self, running=False))
         self._close("parked")
         self.tell(Done(reason="parked"))
 
     def end(self, reason: str) -> None:
-        """The film is over; a second time nothing happens."""
+        """The film is over, and its place on the disk forgotten unless `reason` is "parked"; once."""
         if self.over:
             return
         self.film.lost(self.screen.clear())
+        self._autosave.close()
+        if reason != "parked":
+            forget_parked(self.folder)
         self._close("stopped")
         self.tell(Done(reason=reason))
 
@@ -265,7 +247,8 @@ class Session:
                 chunk = self.course.upcoming
                 at = max(now + self.pace.lead(switching=True) - self.pace.margin, self.screen.deadline(now))
         if viewer is not None:
-            viewer.tell(Accepted(id=message.id, chunk=chunk, at=time.time() + at - now))
+            unknown = unknown_words(self.studio.model, message.of_engine())
+            viewer.tell(Accepted(id=message.id, chunk=chunk, at=time.time() + at - now, unknown=unknown))
         if message.queue:
             self._tell_queue()
         elif self.state == "stopped":
@@ -279,7 +262,7 @@ class Session:
         if message.jpeg_quality is not None:
             self.screen.quality = message.jpeg_quality
         if message.refresh_on_drift is not None:
-            self._refresh = message.refresh_on_drift or None
+            self.refresh_on_drift = message.refresh_on_drift or None
         if message.guidance_scale is not None:
             self.course.change(guidance_scale=message.guidance_scale)
         asked = {"num_inference_steps": message.steps, "local_attn_size": message.window, "sink_size": message.sink}
@@ -291,7 +274,7 @@ class Session:
         if message.window is not None or message.sink is not None:  # another memory: it begins empty
             self._tasks.append(Do(action="reset"))
 
-    def _do(self, message: Do) -> None:
+    def _do(self, message: Do, viewer: Viewer | None) -> None:
         recorder = self.screen.recorder
         if message.action == "pause" and self.state == "playing":
             self.state = "paused"
@@ -309,7 +292,10 @@ class Session:
         elif message.action == "save_last":
             recorder.save_last(message.seconds or 10.0)
         elif message.action == "audition":
-            raise ValueError("auditions are not there yet: queue the prompt, and rewind if it does not please")
+            try:
+                self.auditions.ask(message.id, self.studio.clock(), playing=self.state == "playing")
+            except ValueError as error:
+                (viewer or self).tell(Problem(message=str(error), code="audition"))
 
     def _play(self) -> None:
         self.state = "playing"
@@ -324,16 +310,17 @@ class Session:
             self.tell(Problem(message=explain(error)[0], action="The film goes on as it was.", code="refused"))
             return
         now, chunk = self.studio.clock(), piece.chunk
-        self.pace.took(piece.seconds, chunk.seconds.get("conditioning", 0.0) if piece.switched else 0.0, now)
         if self._rested:
             self.screen.idle()
             self._rested = False
         if self._new_picture or piece.turn.sudden:
-            self._epoch, self._new_picture = self._epoch + 1, False
-        late, lost = self.screen.push(chunk, piece.turn.receipts, epoch=self._epoch, made=time.time())
+            self.epoch, self._new_picture = self.epoch + 1, False
+        late, lost = self.screen.push(chunk, piece.turn.receipts, epoch=self.epoch, made=time.time(), begun=piece.begun)
         self.film.lost(lost)
-        if late > 0.001:
-            self.pace.underrun(late, now)
+        fast, recache = not self.pace.slow, chunk.seconds.get("conditioning", 0.0)
+        self.pace.took(piece.seconds, recache if piece.switched else 0.0, late if late > _LATE else 0.0, now)
+        if fast and self.pace.slow:
+            self.tell(slow_of(self))
         if piece.switched:
             self._tell_track()
             self._tell_queue()
@@ -364,21 +351,25 @@ class Session:
         self._tell_track()
 
     def _refresh_drift(self, drift: float | None, now: float) -> None:
-        """Begin the picture anew, under the same prompt, when it has drifted too far."""
-        limit = self._refresh
+        """Make the memory anew, under the same prompt, when the film has drifted too far."""
+        limit = self.refresh_on_drift
         if limit is None or drift is None or drift < limit or now - self._refreshed_at < _REFRESH_SECONDS:
             return
         self._refreshed_at = now
-        if not self.course.waits:
-            self.course.say(self.course.moment.prompt, Transition("cut"), None, None)
+        self.course.refresh(self.film.chunk)
 
     def _take_up(self, parked: Parked) -> None:
         self.course.read(parked.course, parked.chunk, self.studio.clock())
-        self.film.load(parked.snapshot, parked.chunk, parked.branch)
-        self._epoch, self.screen.frame, self._new_picture = parked.epoch, parked.frame, True
+        self.film.load(parked)
+        mark_parked(self.folder, parked.model_copy(update={"running": True}))
+        self.epoch, self.screen.frame, self._new_picture = parked.epoch, parked.frame, True
         if parked.paused:
             self.state = "paused"
             self.screen.pause(True)
+
+    def _latest(self, now: float) -> float:
+        """When the next chunk has to be begun at the latest."""
+        return self.screen.deadline(now) - self.pace.lead(switching=self.course.waits)
 
     def _watched(self, now: float) -> bool:
         if any(viewer.credit > 0 for viewer in self.screen.viewers):

@@ -222,7 +222,12 @@ def read(path: Path) -> Sidecar:
         UsageMistake: another version wrote it, or it is damaged.
         OSError: it cannot be read.
     """
-    return _parse(Sidecar, path.read_bytes(), str(path))
+    return read_sidecar(path.read_bytes(), str(path))
+
+
+def read_sidecar(data: bytes, source: str) -> Sidecar:
+    """What `read` does with the bytes of the file; `source` says where they came from, for errors."""
+    return _parse(Sidecar, data, source)
 
 
 def read_carried(text: str, source: str) -> Carried:
@@ -234,7 +239,7 @@ def read_carried(text: str, source: str) -> Carried:
     return _parse(Carried, text, source)
 
 
-def carried(record: Sidecar) -> str:
+def carried(record: Carried) -> str:
     """What goes into the film itself."""
     return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file"}})
 

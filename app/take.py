@@ -7,6 +7,9 @@ a branch; what was on screen last is the newest branch behind what it grew from.
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TextIO
@@ -80,7 +83,7 @@ class Steered(_Line):
     prompt: str | list[tuple[str, float]]
     transition: tuple[Literal["recache", "soft", "cut", "keep"], int]
     guidance_scale: float | None
-    knobs: list[tuple[str, float]]
+    knobs: list[tuple[str, int | float]]
     seed: int
 
     @classmethod
@@ -104,7 +107,7 @@ class Steered(_Line):
             seed=self.seed,
             transition=Transition(*self.transition),
             guidance_scale=self.guidance_scale,
-            knobs=tuple(self.knobs),
+            knobs=tuple((name, int(value) if float(value).is_integer() else value) for name, value in self.knobs),
         )
 
 
@@ -137,14 +140,22 @@ class TakeWriter:
     """Appends to a log; a line is with the operating system when a call returns.
 
     Args:
-        path: a log that is there already goes on.
+        path: a log that is there already goes on, behind its last whole line.
         model: what the film is made with.
+
+    Attributes:
+        newest_branch: the highest number of a branch in it.
     """
 
     def __init__(self, path: Path, model: LiveModel) -> None:
-        fresh = not path.exists()
+        before = path.read_bytes() if path.exists() else b""
+        whole = before.rfind(b"\n") + 1
+        if whole < len(before):  # a kill has cut the last line
+            os.truncate(path, whole)
+        found = before.rfind(b'{"event":"branch"', 0, whole)
+        self.newest_branch = json.loads(before[found : before.index(b"\n", found)])["branch"] if found >= 0 else 0
         self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
-        if fresh:
+        if not whole:
             self._write(header_of(model))
 
     def branch(self, branch: int, parent: int, chunk: int) -> None:
@@ -201,12 +212,14 @@ def header_of(model: LiveModel) -> Header:
 
 @dataclass(frozen=True, slots=True)
 class TakeChunk:
-    """A chunk that is part of the film: what it was made under, its hash, and how many of its frames were shown."""
+    """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
+    `first` is the first, were shown."""
 
     index: int
     moment: Moment
     sha256: str
     first: int
+    count: int
     shown: int
 
 
@@ -225,16 +238,23 @@ def read_take(path: Path) -> Take:
         UsageMistake: it is no such log, is damaged, or nothing was ever shown.
         OSError: it cannot be read.
     """
-    header, *events = _events(path)
+    return parse_take(path.read_bytes(), str(path))
+
+
+def parse_take(data: bytes, source: str) -> Take:
+    """What read_take does with the bytes of a log; `source` is its name, for errors."""
+    header, *events = _events(data, source)
     if not isinstance(header, Header):
-        raise UsageMistake(f"{path}, line 1: this is no log of a live film. Give the session.jsonl of one.")
+        raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
     made: list[Made] = []
-    steered: list[Steered] = []
+    steered: deque[Steered] = deque()
     shown: dict[tuple[int, int], int] = {}
     for event in events:
         if isinstance(event, Branched):  # what lay behind is off the screen
-            made = [each for each in made if each.chunk < event.chunk]
-            steered = [each for each in steered if each.chunk < event.chunk]
+            while made and made[-1].chunk >= event.chunk:
+                made.pop()
+            while steered and steered[-1].chunk >= event.chunk:
+                steered.pop()
         elif isinstance(event, Made):
             made.append(event)
         elif isinstance(event, Steered):
@@ -245,19 +265,36 @@ def read_take(path: Path) -> Take:
     moment: Moment | None = None
     for index, each in enumerate(made):
         while steered and steered[0].chunk <= each.chunk:
-            moment = steered.pop(0).moment
-        if each.chunk != index or moment is None:
-            raise UsageMistake(f"{path}: chunk {index} of the film is missing, so it cannot be made again.")
+            moment = _moment(steered.popleft(), source)
         count = each.frames[1] - each.frames[0]
         visible = shown.get((each.branch, each.chunk), count)
-        chunks.append(TakeChunk(index, moment, each.sha256, each.frames[0], visible))
-    if not chunks:
-        raise UsageMistake(f"{path}: nothing was shown, so there is no film. Give the log of a film that played.")
+        if each.chunk != index or moment is None or not 0 <= visible <= count:
+            raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
+        chunks.append(TakeChunk(index, moment, each.sha256, each.frames[0], count, visible))
+    if not any(chunk.shown for chunk in chunks):
+        raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
     return Take(header, tuple(chunks))
 
 
-def _events(path: Path) -> list[Header | Branched | Steered | Made | Shown]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # a kill may cut the last line; without a line break it does not count
+def shots_of(take: Take) -> Iterator[tuple[int, Moment]]:
+    """Where on screen, in frames of the film as it was shown, another moment begins."""
+    frames, before = 0, None
+    for chunk in take.chunks:
+        if chunk.shown and chunk.moment != before:
+            yield frames, chunk.moment
+            before = chunk.moment
+        frames += chunk.shown
+
+
+def _moment(steered: Steered, source: str) -> Moment:
+    try:
+        return steered.moment
+    except ValueError as error:
+        raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
+
+
+def _events(data: bytes, source: str) -> list[Header | Branched | Steered | Made | Shown]:
+    lines = data.split(b"\n")[:-1]  # a kill may cut the last line; without a line break it does not count
     events: list[Header | Branched | Steered | Made | Shown] = []
     for number, line in enumerate(lines, 1):
         try:
@@ -265,9 +302,9 @@ def _events(path: Path) -> list[Header | Branched | Steered | Made | Shown]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise UsageMistake(
-                f"{path}, line {number}: {first['msg'].lower()[:80]}. It is damaged, or another version of Rivulet "
+                f"{source}, line {number}: {first['msg'].lower()[:80]}. It is damaged, or another version of Rivulet "
                 "wrote it; give one that this version wrote."
             ) from None
     if not events:
-        raise UsageMistake(f"{path} is empty. Give the session.jsonl of a live film.")
+        raise UsageMistake(f"{source} is empty. Give the session.jsonl of a live film.")
     return events

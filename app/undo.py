@@ -31,6 +31,14 @@ class Undo:
         self._every = 1  # chunks between two copies; 0: not even one fits
         self._marks: deque[Mark] = deque()
 
+    def limit(self, memory: int) -> None:
+        """Let the copies take so many bytes from now on."""
+        self._memory, self._every = memory, self._every or 1  # the next copy tells whether it fits
+        if self._marks:
+            fit = memory // max(1, self._marks[-1].copy.size)
+            while len(self._marks) > fit:
+                self._marks.popleft()
+
     def due(self, chunk: int) -> bool:
         """Whether the state before this chunk should be copied."""
         return self._every > 0 and (not self._marks or chunk - self._marks[-1].chunk >= self._every)
@@ -49,6 +57,10 @@ class Undo:
     def before(self, chunk: int) -> Mark | None:
         """The newest copy from which a chunk can be reached, else the oldest there is."""
         return next((mark for mark in reversed(self._marks) if mark.chunk <= chunk), self._first())
+
+    def at(self, chunk: int) -> Copy | None:
+        """The copy of the state before this chunk, if there is one."""
+        return self._marks[-1].copy if self._marks and self._marks[-1].chunk == chunk else None
 
     def forget(self, after: int = -1) -> None:
         """Drop the copies of states behind a chunk's beginning: they belong to another branch."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel
 
-from app.wire import JPEG, Done, FrameHeader, Metrics, Saved, pack_frame
+from app.frame_header import JPEG, FrameHeader, pack_frame
+from app.wire import Done, Metrics, Saved
 
 if TYPE_CHECKING:
     from app.session import LiveFrame

@@ -1,15 +1,14 @@
-"""What browser and server say to each other: JSON messages, checked on the way in, and a binary header a frame.
+"""What browser and server say to each other in JSON, checked on the way in; frames are in app/frame_header.py.
 
 The socket is open to programs as well as to the page, so every text and number has a bound here and everything
 else is refused in one sentence; docs/live-api.md is the table for people.
 """
 
-import struct
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from app.errors import printable
 from pipelines.types import Prompt, Transition, TransitionKind
 
 VERSION = 1
@@ -150,10 +149,14 @@ class Set(FromClient):
 
 
 class Do(FromClient):
-    """A button: `seconds` for save_last and rewind, `seed` for reset (-1 draws one; None keeps it)."""
+    """A button: `seconds` for save_last and rewind, `seed` for reset (-1 draws one; None keeps it).
+
+    `id` for audition: which item of the queue; None is its first.
+    """
 
     type: Literal["session.do"] = "session.do"
     action: Action
+    id: Name | None = None
     seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = None
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] | None = None
 
@@ -173,6 +176,17 @@ class Stop(FromClient):
 
 ClientMessage = SessionStart | PromptUpdate | QueueEdit | Set | Do | Ack | Stop
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
+
+
+class Settings(FromServer):
+    """What is in force; None: this preset knows no such thing, or it is off."""
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    window: int | None = None
+    sink: int | None = None
+    refresh_on_drift: float | None = None
+    jpeg_quality: int
 
 
 class Hello(FromServer):
@@ -197,6 +211,7 @@ class Hello(FromServer):
     chunk_frames: int
     paused: bool
     queue: list[QueueItem] = []
+    settings: Settings | None = None
 
 
 class VideoStart(FromServer):
@@ -206,16 +221,23 @@ class VideoStart(FromServer):
 
 
 class Accepted(FromServer):
-    """The prompt is in: it begins with chunk `chunk`, about `at` seconds (unix time) from being visible."""
+    """The prompt is in: it begins with chunk `chunk`, about visible `at` (unix time).
+
+    `unknown` are words that the model does not know, each with the nearest that it does.
+    """
 
     type: Literal["session.prompt_update.accepted"] = "session.prompt_update.accepted"
     id: str
     chunk: int
     at: float
+    unknown: dict[str, list[str]] = {}
 
 
 class Applied(FromServer):
-    """The first frame of the prompt is made: `frame` of the film, `t` its time, `ms` since it was received."""
+    """The first frame of the prompt is made: `frame` of the film, `t` its time, `ms` since it was received.
+
+    `parts` says where those milliseconds went, in the order in which they passed.
+    """
 
     type: Literal["session.prompt_update.applied"] = "session.prompt_update.applied"
     id: str
@@ -223,15 +245,20 @@ class Applied(FromServer):
     frame: int
     t: float
     ms: float
+    parts: dict[str, float] = {}
 
 
 class Metrics(FromServer):
-    """About twice a second; the newest replaces one not yet sent. `memory` is in bytes, `position` a wait's place."""
+    """About twice a second; the newest replaces one not yet sent. `memory` is in bytes, `position` a wait's place.
+
+    `rate` is how many times real time the film can be made; below 1 it is shown with pauses.
+    """
 
     type: Literal["metrics"] = "metrics"
     fps: float
     prompt_ms: float | None = None
     chunk_ms: float | None = None
+    rate: float | None = None
     drift: float | None = None
     memory: int = 0
     dropped: int = 0
@@ -259,18 +286,25 @@ class RoleState(FromServer):
 
 
 class Saved(FromServer):
-    """A file is ready; the server fills in `url`, relative to its root, with the token that opens it."""
+    """A file is ready; the server fills in `url`, relative to its root, with the token that opens it.
+
+    `id` is the queue's item that an audition shows.
+    """
 
     type: Literal["session.saved"] = "session.saved"
     kind: Literal["snapshot", "recording", "last", "audition", "log"]
     name: str
     url: str = ""
+    id: str = ""
 
 
 class Span(FromServer):
-    """A piece of the track: pixel frames from `begin` to before `end` (None: open)."""
+    """A piece of the track: pixel frames from `begin` to before `end` (None: open).
 
-    kind: Literal["past", "now", "transition", "queued"]
+    `refresh` is a chunk before which the memory was made anew under the same prompt, because the film had drifted.
+    """
+
+    kind: Literal["past", "now", "transition", "refresh", "queued"]
     prompt: str
     begin: int
     end: int | None = None
@@ -314,60 +348,5 @@ def read_message(text: str | bytes) -> ClientMessage:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WireError(f"{where or 'message'}: {first['msg']}."[:300]) from None
-
-
-MAGIC = 0x5652
-"""The bytes "RV" at the head of every binary message."""
-JPEG = 0
-_HEADER = struct.Struct("<HBBBBHIIdd")
-HEADER_BYTES = _HEADER.size
-
-
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
-    """What a frame's header says; `t` is film time, `made` the unix time at which its chunk was finished.
-
-    `epoch` rises with every reset (modulo 2**16), `seq` with every frame of the session, `frame` is the film's.
-    """
-
-    seq: int
-    frame: int
-    t: float
-    made: float
-    epoch: int = 0
-    codec: int = JPEG
-    key: bool = True
-
-
-def pack_frame(header: FrameHeader, payload: bytes) -> bytes:
-    """Return the binary message: 32 bytes, little endian, then the payload."""
-    return (
-        _HEADER.pack(
-            MAGIC,
-            VERSION,
-            header.codec,
-            int(header.key),
-            0,
-            header.epoch & 0xFFFF,
-            header.seq,
-            header.frame,
-            header.t,
-            header.made,
-        )
-        + payload
-    )
-
-
-def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:
-    """Split a binary message.
-
-    Raises:
-        WireError: it is too short, of another version, or no frame of ours.
-    """
-    if len(message) < HEADER_BYTES:
-        raise WireError(f"A frame begins with {HEADER_BYTES} bytes, this message has {len(message)}.")
-    magic, version, codec, flags, _, epoch, seq, frame, t, made = _HEADER.unpack_from(message)
-    if magic != MAGIC or version != VERSION:
-        raise WireError(f"This is no frame of version {VERSION}.")
-    return FrameHeader(seq, frame, t, made, epoch, codec, bool(flags & 1)), message[HEADER_BYTES:]
+        told = " ".join(printable(f"{where or 'message'}: {first['msg']}").split())  # it quotes what was sent
+        raise WireError(f"{told[:299]}.") from None

@@ -18,10 +18,12 @@ import pytest
 from PIL import Image
 
 from app import sidecar
+from app.access import Access
 from app.errors import UsageMistake
 from app.job_file import SETTINGS, Job, VideoRequest, new_job, render_words
 from app.jobs import Jobs, JobsFull, NoSuchJob, WrongState
 from app.setting_values import READERS
+from app.takes import Takes
 from tests.test_video import decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -398,6 +400,25 @@ def test_the_embedded_model_renders_a_job(tmp_path: Path) -> None:
 # Over HTTP.
 
 
+def test_chunks_are_told_while_they_are_made_and_when_the_film_is_done(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs", renderer=renderer(tmp_path, delay=0.4))
+    jobs.start()
+    job = jobs.create(ask(["a red ball", "a blue star"], seconds=3.0, transition="soft", transition_chunks=1))
+    until(lambda: len(jobs.chunks(job.id)["data"]) > 0)
+    growing = jobs.chunks(job.id)
+    assert growing["chunks"] == job.chunks > len(growing["data"])
+    until(is_(jobs, job, "completed"))
+    done = jobs.chunks(job.id)
+    record = sidecar.read(jobs.folder / job.id / "film.json")
+    jobs.close()
+    assert [shot["prompt"] for shot in done["shots"]] == ["a red ball", "a blue star"]
+    assert done["blends"] == [done["shots"][1]["chunk"]]
+    assert [row["sha256"] for row in done["data"]] == [chunk.sha256 for chunk in record.chunks]
+    assert done["data"][: len(growing["data"])] == growing["data"]
+    assert sum(row["shown"] for row in done["data"]) == job.frames
+    assert [row["chunk"] for row in jobs.chunks(job.id, since=2)["data"]] == list(range(2, job.chunks))
+
+
 @pytest.fixture
 def client(jobs: Jobs) -> Iterator[Any]:
     from fastapi import FastAPI
@@ -406,7 +427,7 @@ def client(jobs: Jobs) -> Iterator[Any]:
     from app.jobs_api import jobs_router
 
     app = FastAPI()
-    app.include_router(jobs_router(jobs))
+    app.include_router(jobs_router(jobs, Takes(jobs.folder, Access(b"0" * 32))))
     with TestClient(app) as found:
         yield found
 
@@ -449,6 +470,16 @@ def test_a_job_is_paused_moved_resumed_and_cancelled_over_http(client: Any) -> N
     assert (refused.status_code, refused.json()["error"]["type"]) == (409, "invalid_request_error")
 
 
+def test_where_shots_stand_is_told_with_the_line_of_a_mistake(client: Any) -> None:
+    script = "version: 1\nshots:\n  - {at: 0s, prompt: a red ball}\n  - {at: 2s, prompt: a blue star}\nend: 4s\n"
+    told = client.post("/v1/videos/plan", json={"script": script}).json()
+    assert [shot["actual"]["second"] for shot in told["shots"]] == [0.0, 2.0625]
+    assert (told["totals"]["frames"], told["estimate"]) == (64, None)
+    wrong = client.post("/v1/videos/plan", json={"script": script.replace("2s", "0s")})
+    assert (wrong.status_code, "line 4" in wrong.json()["error"]["message"]) == (400, True)
+    assert client.get("/v1/videos").json()["data"] == []
+
+
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
@@ -466,7 +497,7 @@ def test_a_job_is_paused_moved_resumed_and_cancelled_over_http(client: Any) -> N
     ],
 )
 def test_bad_requests_are_one_sentence(body: bytes, status: int, sentence: str, client: Any) -> None:
-    for path in ("/v1/videos", "/v1/videos/check"):
+    for path in ("/v1/videos", "/v1/videos/plan", "/v1/videos/check"):
         answer = client.post(path, content=body)
         assert answer.status_code == status
         message = answer.json()["error"]["message"]
@@ -477,7 +508,7 @@ def test_bad_requests_are_one_sentence(body: bytes, status: int, sentence: str, 
 
 @pytest.mark.parametrize("name", ["video_x", "..%2f..%2fetc%2fpasswd", "lock", "video_" + "0" * 24])
 def test_names_of_jobs_are_looked_up_and_never_paths(name: str, client: Any) -> None:
-    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content"), ("POST", "/pause")):
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content"), ("GET", "/chunks"), ("POST", "/pause")):
         answer = client.request(method, f"/v1/videos/{name}{path}")
         assert answer.status_code == 404
 

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from app.wire import FrameHeader, pack_frame
-from benchmarks.live import _ages, _reached, _spread
+from app.frame_header import FrameHeader, pack_frame
+from benchmarks.live import _ages, _checks, _reached, _spread, _weighed, table
 from benchmarks.live_client import LOCAL, Client, Link
 
 FPS, CHUNK = 16.0, 12
@@ -46,6 +48,43 @@ def test_a_prompt_is_seen_with_its_first_frame_or_the_next_one_that_came() -> No
 def test_a_spread_stays_within_what_was_measured() -> None:
     assert _spread([1.0, 2.0, 9.0]) == {"median": 2.0, "p95": 8.0, "max": 9.0}
     assert _spread([5.0]) == {"median": 5.0, "p95": 5.0, "max": 5.0}
+
+
+def test_growth_is_judged_after_the_last_minute_has_filled_and_tenths_are_told() -> None:
+    curve = [(float(second), 1000 if second > 30 else 10 * second) for second in range(100)]
+    seen = [(float(second), 500.0 + second) for second in range(0, 100, 5)]
+    flat = _weighed(curve, seen, 100.0)
+    assert flat["growth"] == 0
+    assert (flat["resident_bytes_first_tenth"], flat["resident_bytes_last_tenth"]) == (45, 1000)
+    assert (flat["prompt_ms_first_tenth"], flat["prompt_ms_last_tenth"]) == (502.5, 592.5)
+    leaking = _weighed([(second, size + 10 * round(second)) for second, size in curve], [], 100.0)
+    assert leaking["growth"] > 0.15
+    assert leaking["prompt_ms_last_tenth"] is None
+
+
+def test_a_table_shows_the_parts_that_were_measured_and_checks_them() -> None:
+    spread = {"median": 700.0, "p95": 800.0, "max": 900.0}
+    found: dict[str, Any] = {
+        "preset": "embedded",
+        "minutes": 1.0,
+        "session": {"fps": 16.0, "chunk_frames": 12},
+        "start": dict.fromkeys(("cold_hello_s", "cold_first_frame_s", "warm_hello_s", "warm_first_frame_s"), 0.5),
+        "chunk_s": 0.2,
+        "prompts": {
+            "accepted_ms": spread,
+            "applied_ms": spread,
+            "seen_ms": spread,
+            "parts_ms": {"wait": spread, "pacing": spread},
+        },
+    }
+    found["checks"] = dict(_checks(found, 750.0))
+    assert found["checks"] == {"a prompt is seen within a chunk and 150 ms": True}
+    assert dict(_checks(found, 500.0)) == {"a prompt is seen within a chunk and 150 ms": False}
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(table(found))
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "of it until its chunk begins" in text
+    assert "viewers" not in text
 
 
 class Server:

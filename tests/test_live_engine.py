@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from app.encode import LiveFrame
 from app.engine import Busy, LiveEngine
 from app.pace import CALM, SLACK, Pace
 from app.parked import read_parked
-from app.wire import Done, QueueEdit, QueueItem
+from app.retake import retake
+from app.take import read_take
+from app.undo import Undo
+from app.wire import Do, Done, QueueEdit, QueueItem, Stop
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
 
 
@@ -42,7 +49,7 @@ def test_the_film_that_is_due_first_is_served_first(stage: Stage) -> None:
         session.due = lambda now, at=deadline: now - 10 + at  # type: ignore[method-assign]  # both wait already
     order: list[object] = []
     for session in (late, early):
-        session.step = lambda session=session: order.append(session)  # type: ignore[method-assign]
+        session.step = lambda session=session: order.append(session) or 0  # type: ignore[method-assign]
     stage.engine.step()
     assert order == [early]
 
@@ -90,7 +97,157 @@ def test_another_process_takes_a_parked_film_up_where_it_was(stage: Stage, tmp_p
         later.play(1)
         assert seen.frames[0].frame > watcher.frames[-1].frame
         assert seen.frames[0].seq > watcher.frames[-1].seq
-        assert read_parked(again.folder, 3600) is None  # a film is taken up once
+        parked = read_parked(again.folder, 3600)
+        assert parked is not None
+        assert parked.running  # it goes on; were the server killed now, this would be where
+
+
+def test_a_killed_servers_film_goes_on_from_seconds_before_and_its_log_makes_it_again(
+    stage: Stage, tmp_path: Path
+) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(7)
+    session.submit(say("wolf", "a grey wolf", hold=60.0), watcher)
+    session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a blue bird")]), watcher)
+    stage.play(6)
+    session._autosave.close()  # what is being written is written; the kill comes now
+    dead = tmp_path / "dead"
+    shutil.copytree(session.folder, dead / session.id)
+    with (dead / session.id / "session.jsonl").open("a") as log:
+        log.write('{"event":"chunk","bra')  # the kill came in the middle of a line
+    with Stage(dead) as later:
+        again, seen = later.open(session.id), Watcher(later.clock)
+        assert again.hello(seen).prompt == "a grey wolf"
+        assert [item.id for item in again.course.queue] == ["next"]
+        again.attach(seen)
+        later.play(1.5)
+        assert 0 < watcher.frames[-1].frame - seen.frames[0].frame <= 6 * 16
+        assert seen.frames[0].seq > watcher.frames[-1].seq
+        again.submit(say("fox", "a red fox", "keep"), seen)
+        later.play(2)
+        take = read_take(again.folder / "session.jsonl")
+        assert take.chunks[-1].index == again.film.chunk - 1
+        film = tmp_path / "again.mp4"
+        opener = TinyModel(Clock())
+        opener.chunk_seconds = 0
+        console = Console(file=io.StringIO())
+        code = retake(again.folder / "session.jsonl", film, check=True, overwrite=False, console=console, opener=opener)
+        assert code == 0
+
+
+def test_a_prompt_that_had_not_begun_when_the_server_was_killed_begins_afterwards(stage: Stage, tmp_path: Path) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(3)
+    session.submit(say("wolf", "a grey wolf"), watcher)
+    while watcher.applied("wolf") is None and read_parked(session.folder, 3600) is None:
+        stage.play(0.01)
+        if session._autosave._writing is not None:
+            session._autosave._writing.result()
+    shutil.copytree(session.folder, tmp_path / "dead" / session.id)
+    with Stage(tmp_path / "dead") as later:
+        again, seen = later.open(session.id), Watcher(later.clock)
+        again.attach(seen)
+        later.play(1.5)
+        assert again.course.moment.prompt == "a grey wolf"
+        assert seen.applied("wolf") is not None
+
+
+def test_a_film_that_is_ended_is_not_taken_up_and_copies_of_it_do_not_pile_up(stage: Stage) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    for _ in range(4):
+        stage.play(6)
+        assert session._autosave._writing is not None
+        session._autosave._writing.result()
+    assert len([*session.folder.glob("*state*")]) == 1
+    session.submit(Stop(), watcher)
+    stage.play(0.1)
+    assert [path.name for path in session.folder.iterdir()] == ["session.jsonl"]
+    assert stage.open(session.id).id != session.id
+
+
+def test_a_disk_that_is_full_costs_the_copy_and_not_the_film(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(6)
+    assert session._autosave._writing is not None
+    session._autosave._writing.result()
+    before = read_parked(session.folder, 3600)
+    assert before is not None
+
+    def full(copy: object, path: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.live_model.HostCopy.save", full)
+    stage.play(6)
+    session._autosave._writing.result()
+    assert read_parked(session.folder, 3600) == before
+    assert (session.folder / before.state).exists()
+    drawn = len(watcher.frames)
+    stage.play(1)
+    assert len(watcher.frames) > drawn
+    assert "could not be written" in caplog.text
+
+
+def test_a_film_that_plays_is_not_swept_away(tmp_path: Path) -> None:
+    with Stage(tmp_path, keep_seconds=0.0) as stage:
+        session, watcher = stage.open(), Watcher(stage.clock)
+        session.attach(watcher)
+        stage.play(6)
+        session.submit(Do(action="pause"), watcher)
+        assert session._autosave._writing is not None
+        session._autosave._writing.result()
+        stage.play(130)
+        assert (session.folder / "parked.json").exists()
+
+
+def test_all_films_together_keep_to_the_memory_for_ways_back(tmp_path: Path) -> None:
+    with Stage(tmp_path, undo_memory=6 * 2**20) as stage:
+        sessions = [stage.open()]
+        assert sessions[0].film._undo._memory == 6 * 2**20
+        sessions += [stage.open(), stage.open()]
+        assert [session.film._undo._memory for session in sessions] == [2 * 2**20] * 3
+        sessions[2].submit(Stop())
+        stage.play(0.1)
+        assert [session.film._undo._memory for session in sessions[:2]] == [3 * 2**20] * 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    size: int
+
+    def save(self, path: Path) -> str:
+        raise NotImplementedError
+
+
+def test_copies_give_way_when_there_is_less_memory_for_them_and_come_back_with_it() -> None:
+    undo = Undo(100, reach=10)
+    for chunk in range(10):
+        assert undo.due(chunk)
+        undo.add(chunk, _Copy(10))
+    undo.limit(30)
+    assert [mark.chunk for mark in undo._marks] == [7, 8, 9]
+    undo.limit(10)
+    undo.add(10, _Copy(10))
+    assert not undo.due(11)  # a single copy is no way back
+    undo.limit(100)
+    assert undo.due(12)
+
+
+def test_a_parked_film_holds_nothing(stage: Stage) -> None:
+    session, watcher = stage.open(), Watcher(stage.clock)
+    session.attach(watcher)
+    stage.play(3)
+    assert session.screen.recorder.kept_frames > 16
+    session.detach(watcher)
+    stage.play(5.5)
+    assert session.state == "parked"
+    assert session.screen.recorder.kept_frames == 0
+    assert not session.film._undo._marks
 
 
 def test_what_was_kept_too_long_is_not_taken_up(stage: Stage, tmp_path: Path) -> None:
@@ -108,25 +265,41 @@ def test_a_name_that_is_not_ours_opens_a_new_film(stage: Stage, name: str) -> No
 
 
 def test_the_margin_grows_when_a_chunk_is_late_and_shrinks_when_all_is_calm() -> None:
-    pace = Pace(most=0.4)
-    pace.took(0.2, 0.0, 0.0)
+    pace = Pace(0.8)
+    pace.took(0.2, 0.0, 0.0, 0.0)
     assert pace.lead(switching=False) == pytest.approx(0.2 + SLACK)
-    pace.underrun(0.2, 1.0)
+    pace.took(0.2, 0.0, 0.2, 1.0)
     grown = pace.margin
     assert grown > SLACK
-    pace.took(0.2, 0.0, 1.0 + CALM - 1)
+    pace.took(0.2, 0.0, 0.0, 1.0 + CALM - 1)
     assert pace.margin == grown
-    pace.took(0.2, 0.0, 1.0 + CALM + 1)
+    pace.took(0.2, 0.0, 0.0, 1.0 + CALM + 1)
     assert SLACK <= pace.margin < grown
     for second in range(20):
-        pace.underrun(5.0, second)
+        pace.took(0.2, 0.0, 5.0, 100.0 + second)
     assert pace.margin == 0.4
+    assert pace.underruns == 21
+
+
+def test_a_machine_is_slow_when_films_wait_for_it_and_not_when_one_chunk_was_late() -> None:
+    pace = Pace(0.8)
+    for chunk in range(8):
+        pace.took(0.2, 0.0, 1.0 if chunk == 4 else 0.0, 0.8 * chunk)
+    assert not pace.slow
+    assert pace.rate == pytest.approx(4)
+    for chunk in range(8):  # its own chunks are quick, but others' come in between
+        pace.took(0.2, 0.0, 0.8, 10 + 1.6 * chunk)
+    assert pace.slow
+    assert pace.rate == pytest.approx(0.5)
+    for chunk in range(8):
+        pace.took(0.2, 0.0, 0.0, 30 + 0.8 * chunk)
+    assert not pace.slow
 
 
 def test_a_prompt_is_expected_to_take_as_long_as_the_last_ones_did() -> None:
-    pace = Pace(most=0.4)
-    pace.took(0.5, 0.3, 0.0)
-    pace.took(0.2, 0.0, 1.0)
+    pace = Pace(0.8)
+    pace.took(0.5, 0.3, 0.0, 0.0)
+    pace.took(0.2, 0.0, 0.0, 1.0)
     assert pace.lead(switching=True) - pace.lead(switching=False) == pytest.approx(0.3)
 
 

@@ -7,13 +7,33 @@ import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from app.course import in_words, respelled
+from app.encode import Receipt
+from app.retake import retake
 from app.session import Session
-from app.wire import Accepted, Do, Done, Metrics, Problem, QueueEdit, QueueItem, Saved, SessionStart, Set, Stop, Track
-from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, Watcher, say
+from app.wire import (
+    Accepted,
+    Applied,
+    Do,
+    Done,
+    Metrics,
+    Problem,
+    QueueEdit,
+    QueueItem,
+    Saved,
+    SessionStart,
+    Set,
+    Stop,
+    Track,
+)
+from pipelines.types import Transition
+from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
 PERIOD = 1 / FPS
 
@@ -118,6 +138,21 @@ def test_nothing_is_made_while_no_viewer_draws(stage: Stage) -> None:
     stage.play(2)
     assert stage.model.made > made
     assert min(after - before for before, after in pairwise(watcher.times)) > PERIOD - 0.006  # no burst after the pause
+
+
+def test_what_a_hidden_page_asks_for_is_kept_on_the_disk_and_makes_no_chunk(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    watcher.credit = 0
+    stage.play(3)
+    made = stage.model.made
+    for number in range(3):
+        session.submit(say(f"p{number}", f"a grey wolf {number}"), watcher)
+        stage.play(2)
+    assert stage.model.made == made
+    assert session._autosave._writing is not None
+    session._autosave._writing.result()
+    assert "a grey wolf 2" in (session.folder / "parked.json").read_text()
 
 
 def test_a_stall_is_not_played_back_faster(stage: Stage) -> None:
@@ -320,6 +355,238 @@ def test_a_receipt_waits_until_the_driver_can_be_sent_the_frame(stage: Stage) ->
     stage.play(0.2)
     assert watcher.applied("wolf") is not None
     assert not other.of(Accepted)
+
+
+def waiting(stage: Stage, watcher: Watcher, session: Session, prompt: str = "a blue bird") -> None:
+    session.submit(QueueEdit(items=[QueueItem(id="next", prompt=prompt, hold=60.0)]), watcher)
+    session.submit(say("first", "a red fox", "keep", hold=60.0), watcher)
+    stage.play(2)
+
+
+def auditioned(watcher: Watcher, session: Session) -> list[Saved]:
+    session.screen.recorder._saver.submit(lambda: None).result()
+    return [event for event in watcher.of(Saved) if event.kind == "audition"]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_an_audition_shows_the_chunk_that_the_queued_prompt_would_begin_with_and_leaves_the_film_alone(
+    stage: Stage, tmp_path: Path, paused: bool
+) -> None:
+    watcher, session = watched(stage)
+    waiting(stage, watcher, session)
+    if paused:
+        session.submit(Do(action="pause"), watcher)
+    asked, underruns = stage.clock.now, session.pace.underruns
+    session.submit(Do(action="audition", id="next"), watcher)
+    while session.auditions.wait:
+        stage.play(0.05)
+    assert stage.clock.now - asked < 2
+    log = (session.folder / "session.jsonl").read_text()
+    assert "a blue bird" not in log
+    session.submit(Do(action="resume"), watcher)
+    stage.play(2)
+    assert session.pace.underruns == underruns
+    (saved,) = auditioned(watcher, session)
+    assert saved.id == "next"
+    import av
+
+    with av.open(str(session.folder / saved.name)) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 12
+    session.submit(Do(action="audition"), watcher)  # the first of the queue; the file before it gives way
+    stage.play(2)
+    assert len(auditioned(watcher, session)) == 2
+    assert len([*session.folder.glob("audition-*.mp4")]) == 1
+    with Stage(tmp_path / "plain") as plain:
+        other, undisturbed = watched(plain)
+        waiting(plain, other, undisturbed)
+        plain.play(4)
+        shown = {frame.frame: frame.payload for frame in other.frames}
+        assert len(shown) > 60
+        assert all(shown.get(frame.frame, frame.payload) == frame.payload for frame in watcher.frames)
+
+
+def test_the_chunk_of_an_audition_is_the_one_that_is_made_when_the_prompt_comes(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    waiting(stage, watcher, session)
+    session.submit(Do(action="pause"), watcher)
+    seen = session.film.preview("a blue bird")
+    session.submit(say("now", "a blue bird"), watcher)
+    session.submit(Do(action="resume"), watcher)
+    while watcher.applied("now") is None:
+        stage.play(0.05)
+    log = [json.loads(line) for line in (session.folder / "session.jsonl").read_text().splitlines()]
+    applied = watcher.applied("now")
+    assert applied is not None
+    made = next(line for line in log if line["event"] == "chunk" and line["chunk"] == applied.chunk)
+    assert (made["sha256"], seen.index) == (seen.sha256, applied.chunk)
+
+
+def test_an_audition_is_refused_where_there_is_no_time_or_nothing_to_show(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(Do(action="audition"), watcher)
+    waiting(stage, watcher, session, "xyzzy")
+    session.submit(Do(action="audition", id="other"), watcher)
+    session.submit(Do(action="audition"), watcher)
+    stage.play(2)
+    stage.model.chunk_seconds = 0.5  # of 0.75
+    stage.play(30)
+    session.submit(Do(action="audition"), watcher)
+    told = [problem for problem in watcher.of(Problem) if problem.code == "audition"]
+    assert ["queue" in problem.message for problem in told] == [True, True, False, False]
+    assert "xyzzy" in told[2].message
+    assert "Pause it" in told[3].message
+    assert not auditioned(watcher, session)
+
+
+def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    waiting(stage, watcher, session)
+    session.submit(Do(action="audition"), watcher)
+    session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a green frog", hold=60.0)]), watcher)
+    stage.play(2)
+    assert not session.auditions.wait
+    assert not auditioned(watcher, session)
+
+
+def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(stage: Stage, tmp_path: Path) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    session.submit(Set(refresh_on_drift=0.001), watcher)  # random weights drift at once
+    while not any(span.kind == "refresh" for track in watcher.of(Track) for span in track.spans):
+        stage.play(0.5)
+        assert stage.clock.now < 1060
+    refresh = next(span for span in watcher.of(Track)[-1].spans if span.kind == "refresh")
+    assert [span.kind for span in watcher.of(Track)[-1].spans] == ["now", "refresh"]
+    assert refresh.prompt == "a red fox runs"
+    stage.play(2)
+    assert {frame.epoch for frame in watcher.frames} == {0}  # nothing was cut off
+    gaps = [after - before for before, after in pairwise(watcher.times)]
+    assert max(gaps) < 2 * PERIOD
+    log = session.folder / "session.jsonl"
+    steered = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "controls"]
+    assert [line["transition"][0] for line in steered] == ["recache"] * len(steered)
+    assert len(steered) >= 2
+    opener = TinyModel(Clock())
+    console = Console(file=io.StringIO())
+    assert retake(log, tmp_path / "again.mp4", check=True, overwrite=False, console=console, opener=opener) == 0
+
+
+def test_a_refresh_neither_ends_a_hold_nor_a_blend_and_gives_way_to_a_prompt(stage: Stage) -> None:
+    course = stage.open().course
+    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    course.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
+    assert course.turn(4).moment.transition == Transition("soft", 3)
+    due = course.queued_start(0)
+    course.refresh(6)
+    assert not course.waits
+    course.refresh(7)
+    turn = course.turn(7)
+    assert in_words(turn.moment.prompt) == "a grey wolf"
+    assert turn.moment.transition == Transition()
+    assert course.queued_start(0) == due
+    course.refresh(8)
+    course.say("a green frog", Transition(), None, Receipt("frog", 0.0))
+    turn = course.turn(8)
+    assert (turn.moment.prompt, [receipt.id for receipt in turn.receipts]) == ("a green frog", ["frog"])
+
+
+def test_the_track_shows_how_far_a_soft_transition_goes(stage: Stage) -> None:
+    course = stage.open().course
+    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    course.turn(4)
+    start = stage.engine._shared.model.rhythm.start_frame
+    assert [(span.kind, span.begin, span.end) for span in course.spans()] == [
+        ("past", 0, start(4)),
+        ("transition", start(4), start(7)),
+        ("now", start(7), None),
+    ]
+    course.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
+    course.turn(6)
+    assert [(span.kind, span.begin, span.end) for span in course.spans()][1:] == [
+        ("transition", start(4), start(6)),  # it did not come to its end
+        ("now", start(6), None),
+    ]
+
+
+def test_saying_a_mix_again_and_again_keeps_its_weights_in_bounds() -> None:
+    prompt: Any = (("a red fox", 0.7), ("a grey wolf", 0.3))
+    for _ in range(2000):
+        before, prompt = prompt, respelled(prompt)
+        assert prompt != before
+    assert 0.1 < sum(weight for _, weight in prompt) < 10
+
+
+def test_a_receipt_says_where_its_time_went(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    session.submit(say("wolf", "a grey wolf"), watcher)
+    stage.play(1.5)
+    applied = watcher.applied("wolf")
+    assert applied is not None
+    assert [*applied.parts] == ["wait", "recache", "denoise", "remember", "decode", "rest", "pacing", "encode"]
+    assert sum(applied.parts.values()) == pytest.approx(applied.ms, abs=1)
+    assert applied.parts["wait"] >= 0
+    assert applied.parts["pacing"] >= 0
+
+
+def test_a_machine_that_is_too_slow_says_so_once_and_does_not_fall_behind(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    stage.model.chunk_seconds = 1.5
+    stage.play(30)
+    (told,) = [problem for problem in watcher.of(Problem) if problem.code == "slow"]
+    assert (told.message, told.action) == (
+        "This machine makes 8 of the film's 16 frames a second.",
+        "Take fewer steps.",
+    )
+    assert watcher.of(Metrics)[-1].rate == pytest.approx(0.5, abs=0.05)
+    times: list[float] = []
+    for number in range(4):
+        session.submit(say(f"p{number}", f"a grey wolf {number}"), watcher)
+        stage.play(5.1)
+        applied = watcher.applied(f"p{number}")
+        assert applied is not None
+        times.append(applied.ms)
+    assert max(times) < 1000 * (2 * 1.5 + 0.15)  # the chunk under way, and its own
+    stage.model.chunk_seconds = 0.1
+    stage.play(10)
+    assert not session.pace.slow
+    stage.model.chunk_seconds = 1.5
+    stage.play(15)
+    assert len([problem for problem in watcher.of(Problem) if problem.code == "slow"]) == 2
+
+
+def test_with_a_fast_model_a_prompt_is_seen_within_a_chunk_and_150_ms(stage: Stage) -> None:
+    stage.model.chunk_seconds = 0.12
+    watcher, session = watched(stage)
+    stage.play(2)
+    seen: list[Applied] = []
+    for number in range(12):
+        stage.play(1.5 + 0.067 * number)
+        session.submit(say(f"p{number}", f"a grey wolf {number}"), watcher)
+        stage.play(1.5)
+        applied = watcher.applied(f"p{number}")
+        assert applied is not None
+        seen.append(applied)
+    assert max(applied.ms for applied in seen) < 1000 * (0.75 + 0.15)
+    assert max(applied.parts["pacing"] for applied in seen) < 100  # it is finished when it is needed, not before
+    assert session.pace.underruns == 0
+
+
+def test_words_that_the_model_does_not_know_come_with_the_receipt(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.submit(say("typo", [("a rde fox", 1.0), ("a wolf", 1.0)]), watcher)
+    assert watcher.of(Accepted)[0].unknown == {"rde": ["red"]}
+
+
+def test_hello_tells_the_settings_in_force(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.submit(Set(steps=2, guidance_scale=3.0, refresh_on_drift=1.5), watcher)
+    settings = session.hello(watcher).settings
+    assert settings is not None
+    assert (settings.steps, settings.sink, settings.guidance_scale) == (2, 3, 3.0)
+    assert (settings.refresh_on_drift, settings.jpeg_quality) == (1.5, 90)
 
 
 def test_the_clock_of_these_tests_moves() -> None:

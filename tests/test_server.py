@@ -16,8 +16,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from app import rooms, visit
 from app.access import Access, host_names, read_secret
+from app.frame_header import unpack_frame
 from app.server import make_app
-from app.wire import MAX_MESSAGE, unpack_frame
+from app.wire import MAX_MESSAGE
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
 from tests.test_wire import mutated
 

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 from urllib.request import urlopen
 
 import pytest
@@ -20,11 +23,14 @@ from websockets.sync.client import connect
 
 from app import cli_web
 from app.cli import main
+from app.engine import LiveEngine
 from app.errors import UsageMistake
+from app.frame_header import unpack_frame
 from app.server import make_app
 from app.serving import find_place
-from app.wire import MAX_MESSAGE, unpack_frame
+from app.wire import MAX_MESSAGE
 from tests.live_doubles import SECRET, PaintedEngine, served, until
+from tests.live_tiny import Clock, TinyModel
 
 ROOT = Path(__file__).resolve().parent.parent
 SOCKET = "/v1/realtime/video"
@@ -160,6 +166,46 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     assert "pip install 'rivulet[web]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "environment", "given"),
+    [
+        ([], {}, {"keep_seconds": 3600.0, "undo_memory": 2**30, "threads": 3}),
+        (
+            ["--keep_sessions", "60", "--undo_memory", "5000000", "--threads", "2"],
+            {},
+            {"keep_seconds": 60.0, "undo_memory": 5_000_000, "threads": 2},
+        ),
+        (["--undo-memory", "0"], {"OMP_NUM_THREADS": "2"}, {"undo_memory": 0, "threads": None}),
+    ],
+)
+def test_what_flags_say_reaches_the_engine_and_a_core_is_left_for_frames_and_browser(
+    flags: list[str],
+    environment: dict[str, str],
+    given: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("app.live_model.usable_cores", lambda: 4)
+    taken: dict[str, object] = {}
+
+    def engine(request: Any, **settings: object) -> None:
+        taken.update(settings, threads=request.threads)
+        raise UsageMistake("That is enough.")
+
+    monkeypatch.setattr("app.engine.LiveEngine", engine)
+    assert main(["web", "--no_open", "--port", "0", "--folder", str(tmp_path), *flags]) == 2
+    assert {name: taken[name] for name in given} == given
+
+
+@pytest.mark.parametrize("flags", [["--keep_sessions", "-1"], ["--undo_memory", "-1"], ["--undo_memory", "1G"]])
+def test_lengths_and_sizes_that_cannot_be_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["web", *flags]) == 2
+    assert flags[0] in capsys.readouterr().err
+
+
 def test_the_next_free_port_is_taken() -> None:
     first = find_place("127.0.0.1", 0)
     second = find_place("127.0.0.1", first.port)
@@ -213,3 +259,122 @@ def test_a_signal_ends_it_cleanly_while_somebody_watches(tmp_path: Path, number:
         out, err = process.communicate(timeout=15)
     assert (process.returncode, err) == (code, "")
     assert "Stopped" in out
+
+
+# ------------------------------------------------------------------ films of a real engine
+
+
+@contextmanager
+def tiny_server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The server of tests/live_process.py, and its address; killed at the end."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.live_process", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+class Visitor:
+    """A page: draws every frame that it is sent, unless it is hidden."""
+
+    def __init__(self, address: str, query: str = "") -> None:
+        self.opening = connect(f"ws://{address}{SOCKET}{query}", open_timeout=60, max_size=None)
+        self.hidden = False
+        self.frames: list[int] = []
+        self.seqs: list[int] = []
+        self.told: list[dict[str, Any]] = []
+
+    def watch(self, until: Callable[[], object], seconds: float = 30.0) -> None:
+        """Take what comes until something holds."""
+        end = time.monotonic() + seconds
+        while not until():
+            assert time.monotonic() < end, "it did not happen in time"
+            try:
+                message = self.link.recv(timeout=0.1)
+            except TimeoutError:
+                continue
+            if isinstance(message, str):
+                self.told.append(json.loads(message))
+                continue
+            header, _ = unpack_frame(message)
+            self.frames.append(header.frame)
+            self.seqs.append(header.seq)
+            if not self.hidden:
+                self.link.send(json.dumps({"type": "ack", "seq": header.seq}))
+
+    def say(self, prompt: str) -> None:
+        """Send a prompt and wait for its first frame."""
+        self.link.send(json.dumps({"type": "session.prompt_update", "id": "p", "prompt": prompt, "hold": 600.0}))
+        self.watch(lambda: any(told["type"].endswith(".applied") for told in self.told))
+
+    def __enter__(self) -> Self:
+        self.link = self.opening.__enter__()
+        self.hello = json.loads(self.link.recv(timeout=60))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.opening.__exit__(None, None, None)
+
+
+def chunks_of(address: str) -> float:
+    """How many chunks the server has made."""
+    with urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        return float(re.findall(r"^rivulet_chunks (\S+)$", answer.read().decode(), re.MULTILINE)[0])
+
+
+def chunks_settle(address: str, within: float) -> None:
+    """Chunks stop coming `within` seconds, and none comes in the next two."""
+    end, made = time.monotonic() + within, chunks_of(address)
+    last = time.monotonic()
+    while time.monotonic() < max(end, last + 2.0):
+        time.sleep(0.1)
+        if (now := chunks_of(address)) != made:
+            assert time.monotonic() < end, "films are still being made"
+            made, last = now, time.monotonic()
+
+
+def test_a_film_survives_its_server_being_killed(tmp_path: Path) -> None:
+    with tiny_server(tmp_path) as (process, address), Visitor(address) as page:
+        page.watch(lambda: len(page.frames) > 16)
+        page.say("a grey wolf")
+        parked = tmp_path / page.hello["session"] / "parked.json"
+        page.watch(lambda: parked.exists() and "a grey wolf" in parked.read_text())
+        page.watch(lambda: page.frames[-1] > page.frames[0] + 32)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        query = f"?session={page.hello['session']}&token={page.hello['token']}"
+        shown, seq = page.frames[-1], page.seqs[-1]
+    with tiny_server(tmp_path) as (process, address), Visitor(address, query) as again:
+        assert again.hello["session"] == page.hello["session"]
+        again.watch(lambda: len(again.frames) > 8)
+        assert -8 * 16 < again.frames[0] - shown <= 32
+        assert again.seqs[0] > seq
+        with Visitor(address, query) as third:
+            assert third.hello["prompt"] == "a grey wolf"
+            assert third.hello["role"] == "viewer"
+
+
+def test_no_film_is_made_five_seconds_after_the_last_tab_was_hidden_or_closed(tmp_path: Path) -> None:
+    model = TinyModel(Clock())
+    model.chunk_seconds = 0.0
+    request: Any = SimpleNamespace()
+    engine = LiveEngine(request, folder=tmp_path, prompt="a red fox runs", seed=5, opener=model)
+    engine.start()
+    try:
+        with served(make_app(engine, secret=SECRET, page=False)) as address, Visitor(address) as page:
+            page.watch(lambda: chunks_of(address) > 3)
+            page.hidden = True
+            chunks_settle(address, 5.0)
+            page.hidden = False
+            page.link.send(json.dumps({"type": "ack", "seq": page.seqs[-1] + 10}))
+            stopped = chunks_of(address)
+            page.watch(lambda: chunks_of(address) > stopped)
+            page.link.close()
+            chunks_settle(address, 5.0)
+    finally:
+        engine.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +14,17 @@ from rich.console import Console
 
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
 from app.joining import read_metadata
+from app.live_model import LiveOpener
 from app.retake import retake
 from app.session import Session
 from app.take import read_take
-from app.wire import Do
+from app.wire import Do, Set
+from pipelines.engine import Engine
+from pipelines.presets import Preset
+from pipelines.streaming import Stream
+from tests import live_tiny
 from tests.live_tiny import Clock, Stage, TinyModel, Watcher, say
+from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream
 
 
 @pytest.fixture
@@ -25,42 +33,76 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield stage
 
 
-@pytest.fixture
-def jam(stage: Stage) -> tuple[Session, Watcher]:
+class SteppedModel(TinyModel):
+    """Makes another film with another number of steps."""
+
+    def _build(self, preset: Preset, seed: int) -> Stream:
+        return tiny_stream(_networks(len(preset.schedule.denoising_step_list)), seed=seed)
+
+
+@cache
+def _networks(steps: int) -> Engine:
+    levels = tuple(1000.0 - 900.0 * step / steps for step in range(steps))
+    return tiny_engine(autoencoder=tiny_autoencoder(), levels=levels)
+
+
+@pytest.fixture(scope="module")
+def jam(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Watcher]:
     """A take with every kind of change in it, ended."""
-    session, watcher = stage.open(), Watcher(stage.clock)
-    session.attach(watcher)
-    stage.play(1.2)
-    session.submit(say("a", "a grey wolf"), watcher)
-    stage.play(1.2)
-    session.submit(say("b", "a blue bird", "cut"), watcher)
-    stage.play(1.5)
-    session.submit(Do(action="rewind", seconds=1.2), watcher)
-    stage.play(1)
-    session.submit(say("c", [("a blue bird", 1.0), ("a wolf", 0.5)], "soft", 1), watcher)
-    stage.play(2.5)
-    session.end("enough")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_tiny, "TinyModel", SteppedModel)
+        with Stage(tmp_path_factory.mktemp("jam")) as stage:
+            session, watcher = stage.open(), Watcher(stage.clock)
+            session.attach(watcher)
+            stage.play(1)
+            session.submit(Do(action="reset", seed=9), watcher)
+            stage.play(1)
+            session.submit(say("a", "a grey wolf"), watcher)
+            stage.play(1.3)
+            session.submit(say("b", "a blue bird", "cut"), watcher)
+            session.submit(Set(steps=2, guidance_scale=3.0), watcher)
+            stage.play(2.5)
+            session.submit(Do(action="rewind", seconds=1), watcher)
+            stage.play(1)
+            session.submit(say("c", [("a blue bird", 1.0), ("a wolf", 0.5)], "soft", 1), watcher)
+            session.submit(Set(steps=1), watcher)
+            stage.play(2)
+            session.submit(say("d", "a red fox runs", "keep"), watcher)
+            stage.play(1.5)
+            session.end("enough")
     return session, watcher
 
 
-def again(session: Session, output: Path, *, check: bool = True) -> tuple[int, str]:
+def again(
+    session: Session, output: Path, *, log: Path | None = None, opener: LiveOpener | None = None
+) -> tuple[int, str]:
     out = StringIO()
     code = retake(
-        session.folder / "session.jsonl",
+        log or session.folder / "session.jsonl",
         output,
-        check=check,
+        check=True,
         overwrite=True,
         console=Console(file=out, width=200),
-        opener=TinyModel(Clock()),
+        opener=opener or TinyModel(Clock()),
     )
     return code, out.getvalue()
 
 
 def test_the_film_comes_out_of_its_log_bit_for_bit(jam: tuple[Session, Watcher], tmp_path: Path) -> None:
-    code, said = again(jam[0], tmp_path / "take.mp4")
-    assert code == EXIT_OK
+    take = read_take(jam[0].folder / "session.jsonl")
+    assert {chunk.moment.transition.kind for chunk in take.chunks} == {"recache", "cut", "soft", "keep"}
+    assert {chunk.moment.knobs for chunk in take.chunks} >= {(), (("num_inference_steps", 1),)}
+    assert {chunk.moment.seed for chunk in take.chunks} == {9}, "the film before the reset is gone"
+    code, said = again(jam[0], tmp_path / "take.mp4", opener=SteppedModel(Clock()))
     assert "bit for bit the same" in said
-    assert read_metadata(tmp_path / "take.mp4")["title"]
+    assert code == EXIT_OK
+    told = json.loads(read_metadata(tmp_path / "take.mp4")["rivulet"])
+    assert (told["status"], told["seed"]) == ("live", 9)
+
+
+def test_a_replay_that_forgets_the_steps_is_another_film(jam: tuple[Session, Watcher], tmp_path: Path) -> None:
+    code, said = again(jam[0], tmp_path / "take.mp4")
+    assert (code, "Not the same film" in said) == (EXIT_FAILURE, True)
 
 
 def test_the_log_holds_the_frames_that_were_on_screen_last(jam: tuple[Session, Watcher]) -> None:
@@ -79,11 +121,12 @@ def test_the_log_holds_the_frames_that_were_on_screen_last(jam: tuple[Session, W
 def test_another_film_is_told_from_the_same_one_with_its_first_chunk(
     jam: tuple[Session, Watcher], tmp_path: Path
 ) -> None:
-    log = jam[0].folder / "session.jsonl"
+    log = tmp_path / "session.jsonl"
+    log.write_bytes((jam[0].folder / "session.jsonl").read_bytes())
     take = read_take(log)
     log.write_text(log.read_text().replace('"a blue bird"', '"a blue cow"'))
     changed = next(chunk for chunk in take.chunks if "bird" in str(chunk.moment.prompt))
-    code, said = again(jam[0], tmp_path / "take.mp4")
+    code, said = again(jam[0], tmp_path / "take.mp4", log=log, opener=SteppedModel(Clock()))
     assert code == EXIT_FAILURE
     assert f"first chunk that differs is {changed.index} " in said
 

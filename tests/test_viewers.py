@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from app import viewers
+from app.frame_header import unpack_frame
 from app.viewers import Gone, PictureViewer, SocketViewer
-from app.wire import Accepted, Done, Metrics, unpack_frame
+from app.wire import Accepted, Done, Metrics
 from tests.live_doubles import Frame
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from app import wire
-from app.wire import FrameHeader, WireError, pack_frame, read_message, unpack_frame
+from app.frame_header import HEADER_BYTES, FrameHeader, pack_frame, unpack_frame
+from app.wire import WireError, read_message
 
 GOOD: list[dict[str, Any]] = [
     {"type": "session.start", "prompt": "a red ball", "seed": 7},
@@ -126,7 +127,7 @@ def test_ten_thousand_mutated_messages_are_read_or_refused_and_none_takes_long()
 @settings(max_examples=200, deadline=None)
 def test_a_frame_comes_out_as_it_went_in(header: FrameHeader, payload: bytes) -> None:
     message = pack_frame(header, payload)
-    assert len(message) == wire.HEADER_BYTES + len(payload) == 32 + len(payload)
+    assert len(message) == HEADER_BYTES + len(payload) == 32 + len(payload)
     assert unpack_frame(message) == (header, payload)
 
 

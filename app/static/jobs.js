@@ -1,16 +1,45 @@
-// The Long render tab: render jobs of /v1/videos, which anybody may also use without this page.
+// The Long render tab: a script becomes a render job of /v1/videos, which anybody may also use without this page.
 
 const POLL = 1500; // ms between looks at the jobs while the tab is open
+const PAUSE = 350; // ms without a key before the script is looked at
+
+// Flags of `rivulet render` as fields: [name, label, what it costs or gives, limits].
+const SETTINGS = [
+  ["num_inference_steps", "Steps", "More steps: finer and slower", { min: 1, max: 64, step: 1 }],
+  ["guidance_scale", "Guidance", "How closely the words are followed; above 1 every step costs two passes", { min: 0, max: 30, step: "any" }],
+  ["local_attn_size", "Window", "Latent frames that are remembered: more is steadier and slower", { min: 1, max: 240, step: 1 }],
+  ["sink_size", "Sink", "First frames that are never forgotten: they hold the look", { min: 0, max: 240, step: 1 }],
+];
+const QUALITY = [
+  ["size", "Size", "Width x height, for example 96x96; the model's own where it is empty", null],
+  ["scale", "Enlarge", "Every pixel becomes so many squared, for viewing", { min: 0, max: 16, step: 1 }],
+];
+
+function settingField([name, label, means, limits]) {
+  const input = make("input", { type: limits ? "number" : "text", placeholder: "preset's", title: means, ...limits });
+  input.name = name;
+  return make("label", { title: means }, `${label} `, input);
+}
+
+function settingValues(root, names) {
+  const filled = names.map(([name]) => root.querySelector(`[name="${name}"]`)).filter((input) => input.value !== "");
+  return Object.fromEntries(filled.map((input) => [input.name, input.valueAsNumber]));
+}
+
+function fillChoice(select, rows, chosen) {
+  select.replaceChildren(...rows.map(([value, textContent, title = ""]) => make("option", { value, textContent, title })));
+  select.value = chosen;
+}
 
 async function api(path, body, method = body ? "POST" : "GET") {
-  const answer = await fetch(pageUrl(`v1/videos${path}`), {
-    method,
-    headers: body ? { "Content-Type": "application/json" } : {},
-    body: body && JSON.stringify(body),
-  }).catch(() => null);
+  return ask(`v1/videos${path}`, { method, headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
+}
+
+async function ask(path, options = {}) {
+  const answer = await fetch(pageUrl(path), options).catch(() => null);
   if (!answer) throw new Error("The server does not answer. Start it again, then repeat this.");
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error?.message ?? told.detail ?? `The server refused this (${answer.status}).`);
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(told.error?.message ?? (typeof told.detail === "string" ? told.detail : `The server refused this (${answer.status}). Reload the page.`));
   return told;
 }
 
@@ -20,68 +49,215 @@ function span(seconds) {
   return h ? `${h} h ${m} min` : m ? `${m} min ${s} s` : `${s} s`;
 }
 
-const EXAMPLE = (scenes) =>
-  `version: 1\nshots:\n${scenes
-    .slice(0, 3)
-    .map(([, text], i) => `  - at: ${8 * i}s\n    prompt: ${JSON.stringify(text)}\n${i ? "    transition: {kind: soft, chunks: 2}\n" : ""}`)
-    .join("")}end: 24s\n`;
+function bytesText(count) {
+  const [unit, name] = [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]].find(([size]) => count >= size) ?? [1, "bytes"];
+  return `${(count / unit).toFixed(unit === 1 ? 0 : 1)} ${name}`;
+}
+
+// What a pasted text is, of the notations that the server reads.
+function guessKind(text) {
+  const start = text.trimStart();
+  if (/^\s*(version|shots|defaults)\s*:/m.test(text)) return "yaml";
+  if (!/^[[{]/.test(start)) return "txt";
+  try {
+    return JSON.parse(start).shots ? "yaml" : "prompts" in JSON.parse(start) ? "jsonl" : "json";
+  } catch {
+    return "jsonl"; // several objects, one a line
+  }
+}
+
+class Banner {
+  constructor(node) {
+    [this.node, this.text, this.button] = [node, ...node.children];
+  }
+
+  say(message, action = "Close", act = () => {}) {
+    this.node.hidden = !message;
+    if (!message) return;
+    this.text.textContent = message;
+    this.button.textContent = action;
+    this.button.onclick = () => {
+      this.node.hidden = true;
+      act();
+    };
+  }
+}
 
 class JobsTab {
   constructor(root) {
     this.root = root;
     for (const node of root.querySelectorAll("[data-icon]")) setIcon(node, node.dataset.icon);
-    [this.form, this.list, this.banner] = [root.querySelector("form"), root.querySelector(".rv-job-list"), root.querySelector(".rv-banner")];
-    this.form.script.value = EXAMPLE(facts.scenes);
+    this.form = root.querySelector("form");
+    this.banner = new Banner(root.querySelector(".rv-banner"));
+    this.strip = new ChunkStrip();
+    this.place("strip").append(this.strip.node);
+    this.place("settings").append(...[...SETTINGS, ...QUALITY].map(settingField));
+    this.table = new ShotTable(root.querySelector(".rv-shots"), () => this.changed());
+    fillChoice(this.form.preset, facts.presets, facts.preset);
+    fillChoice(this.form.model, facts.models, facts.model);
+    this.jobs = new JobList(root, this.banner, (job) => this.fill(job.request, `${job.name} is in the form again.`));
     this.form.onsubmit = (event) => {
       event.preventDefault();
       this.try(() => api("", this.request()));
     };
-    root.querySelector('[data-act="check"]').onclick = () => this.try(() => this.check());
-    root.querySelector('[data-act="take"]').onclick = () => this.take();
-    setInterval(() => this.root.offsetParent && !document.hidden && this.look(), POLL);
-    this.look();
+    this.form.addEventListener("input", (event) => !this.table.list.contains(event.target) && this.changed());
+    this.form.script.onpaste = () => setTimeout(() => (this.form.script_kind.value = guessKind(this.form.script.value)));
+    for (const radio of this.form.mode) radio.onchange = () => this.turn(radio.value);
+    this.button("check").onclick = () => this.try(() => this.check());
+    this.button("take").onclick = () => this.try(() => this.take());
+    this.button("add").onclick = () => this.table.add();
+    this.button("dice").onclick = () => (this.form.seed.value = Math.floor(Math.random() * 2 ** 31));
+    this.recall();
+    this.plan();
+  }
+
+  place(name) {
+    return this.root.querySelector(`[data-place="${name}"]`);
+  }
+
+  button(name) {
+    return this.root.querySelector(`[data-act="${name}"]`);
+  }
+
+  get mode() {
+    return this.form.mode.value;
   }
 
   async try(act) {
-    this.banner.hidden = true;
+    this.banner.say(null);
     try {
       await act();
     } catch (error) {
-      this.banner.textContent = error.message;
-      this.banner.hidden = false;
+      this.banner.say(error.message);
     }
-    this.look();
+    this.jobs.look();
   }
 
-  request() {
-    const { script, script_kind, seconds, seed, name } = this.form;
-    const asked = { script: script.value, script_kind: script_kind.value, preset: facts.preset, model: facts.model };
-    if (seconds.value) asked.seconds = seconds.valueAsNumber;
+  request(mode = this.mode) {
+    const { script, script_kind, seconds, seed, name, preset, model, size, untrained } = this.form;
+    const table = mode === "shots";
+    const asked = { script: table ? shotsScript(this.table.shots) : script.value, script_kind: table ? "yaml" : script_kind.value, preset: preset.value, model: model.value };
+    asked.settings = settingValues(this.form, [...SETTINGS, QUALITY[1]]);
+    if (untrained.checked) asked.settings.untrained = true;
+    if (!table && seconds.value) asked.seconds = seconds.valueAsNumber;
     if (seed.value) asked.seed = seed.valueAsNumber;
+    if (size.value.trim()) asked.size = size.value.trim();
     if (name.value.trim()) asked.name = name.value.trim();
     return asked;
   }
 
-  // The take as it was: every prompt of the track from the moment it began, then what is queued.
-  take() {
-    const spans = (live.spans || []).filter((one) => one.kind !== "transition");
-    const shots = spans.length ? spans : [{ prompt: promptText(live.prompt), begin: 0 }];
-    const { fps } = live.hello;
-    const lines = shots.map(({ prompt, begin }, i) => `  - at: ${i ? begin : 0}f\n    prompt: ${JSON.stringify(prompt)}\n`);
-    const end = Math.max(live.screen.last?.frame ?? 0, (shots.at(-1).end ?? shots.at(-1).begin + 8 * fps));
-    this.form.script.value = `version: 1\nshots:\n${lines.join("")}end: ${Math.round(end)}f\n`;
-    this.form.script_kind.value = "yaml";
-    this.form.seed.value = live.hello.seed;
+  // Everything that was asked back into the form, to be changed and asked again.
+  async fill(request, said = "") {
+    const { script, script_kind, seconds, seed, name, preset, model, size, untrained } = this.form;
+    const prompts = typeof request.prompt === "string" ? [request.prompt] : request.prompt;
+    script.value = request.script ?? prompts.join("\n");
+    script_kind.value = request.script ? request.script_kind : "txt";
+    [seconds.value, seed.value, name.value, size.value] = [request.seconds ?? "", request.seed ?? "", request.name ?? "", request.size ?? ""];
+    if (request.preset) preset.value = request.preset;
+    if (request.model) model.value = request.model;
+    const settings = request.settings ?? {};
+    for (const [key] of [...SETTINGS, QUALITY[1]]) this.form[key].value = settings[key] ?? "";
+    untrained.checked = settings.untrained === true;
+    this.form.mode.value = "shots";
+    await this.turn("shots", script.value);
+    if (said) this.banner.say(said);
+    this.form.scrollIntoView({ block: "nearest" });
+  }
+
+  // The other way of writing the same script.
+  async turn(mode, text = this.form.script.value) {
+    this.banner.say(null);
+    if (mode === "script") {
+      Object.assign(this.form.script, { value: shotsScript(this.table.shots) });
+      this.form.script_kind.value = "yaml";
+      this.form.seconds.value = "";
+    } else {
+      try {
+        const shots = shotsOf(await api("/plan", { ...this.request("script"), script: text }));
+        if (!shots) throw new Error("This script mixes prompts, or changes settings within the film: it can be edited as a script.");
+        this.table.shots = shots;
+      } catch (error) {
+        this.form.mode.value = "script";
+        this.banner.say(error.message);
+      }
+    }
+    this.changed();
+  }
+
+  changed() {
+    for (const part of this.root.querySelectorAll("[data-mode]")) part.hidden = part.dataset.mode !== this.mode;
+    this.root.querySelector(".rv-check-table").replaceChildren();
+    memory.keep({ draft: { ...this.request(), mode: this.mode, shots: this.table.shots } });
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.plan(), PAUSE);
+  }
+
+  recall() {
+    const { draft } = memory.all();
+    const shots = facts.scenes.slice(0, 3).map(([, prompt]) => ({ prompt, seconds: 8, kind: "soft", chunks: 2 }));
+    this.table.shots = draft?.shots ?? shots;
+    if (!draft) return;
+    const { script, script_kind, seed, seconds, name, preset, model, size, untrained } = this.form;
+    Object.assign(script, { value: draft.script });
+    [script_kind.value, seed.value, seconds.value, name.value, size.value] = [draft.script_kind, draft.seed ?? "", draft.seconds ?? "", draft.name ?? "", draft.size ?? ""];
+    [preset.value, model.value, untrained.checked] = [draft.preset, draft.model, draft.settings.untrained === true];
+    for (const [key] of [...SETTINGS, QUALITY[1]]) this.form[key].value = draft.settings[key] ?? "";
+    this.form.mode.value = draft.mode;
+    for (const part of this.root.querySelectorAll("[data-mode]")) part.hidden = part.dataset.mode !== draft.mode;
+  }
+
+  // Where the shots come to stand: no model is needed for that, so it is said while one types.
+  async plan() {
+    const asked = (this.asked = this.request());
+    this.place("system").textContent = facts.presets.find(([name]) => name === asked.preset)?.[2] ?? "";
+    const words = this.place("words");
+    let plan = null;
+    let wrong = null;
+    try {
+      plan = await api("/plan", asked);
+    } catch (error) {
+      const line = Number(error.message.match(/^script\.\w+, line (\d+)/)?.[1]);
+      const message = error.message.replace(/^script\.\w+, line \d+(, [\w.[\]]+)?: /, "");
+      wrong = { message: `${message[0].toUpperCase()}${message.slice(1)}`, line, row: this.mode === "shots" && line ? line - 1 - SCRIPT_HEAD.length : -1 };
+    }
+    if (asked !== this.asked) return; // something was changed meanwhile
+    this.table.say(plan, wrong);
+    this.strip.node.hidden = !plan;
+    words.dataset.bad = !plan;
+    if (plan) {
+      const { shots, totals, blends, fps, notes } = plan;
+      this.strip.show({ chunks: totals.chunks, shots: shots.map(({ actual, prompt }) => ({ chunk: actual.chunk, prompt: promptText(prompt) })), blends: blends.map(({ chunk }) => chunk), fps });
+      words.textContent = [`${shots.length} shot${shots.length === 1 ? "" : "s"}, ${totals.seconds.toFixed(1)} s, ${totals.frames} frames, ${totals.chunks} chunks. A prompt changes where a chunk begins.`, ...notes].join(" ");
+    } else {
+      const row = this.table.list.children[wrong.row];
+      words.textContent = row ? `Shot ${wrong.row + 1} needs a change before this can be filmed.` : wrong.line ? `Line ${wrong.line}: ${wrong.message}` : wrong.message;
+      if (!row && wrong.line && this.mode === "script") words.append(" ", make("button", { type: "button", className: "rv-link", textContent: "Show the line", onclick: () => this.show(wrong.line) }));
+    }
+  }
+
+  show(line) {
+    const { script } = this.form;
+    const lines = script.value.split("\n");
+    const from = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0);
+    script.focus();
+    script.setSelectionRange(from, from + lines[line - 1].length);
+  }
+
+  // The take as the server has written it down.
+  async take() {
+    const { session, token } = live.link.invited ?? memory.all();
+    const { request, seconds, notes } = await ask(`v1/sessions/${session}/take?${new URLSearchParams({ token })}`);
+    await this.fill(request, [`The live film so far, ${seconds.toFixed(1)} s. Change what you like and render it.`, ...notes].join(" "));
   }
 
   async check() {
-    const [button, table] = [this.root.querySelector('[data-act="check"]'), this.root.querySelector(".rv-check-table")];
+    const [button, place] = [this.button("check"), this.root.querySelector(".rv-check-table")];
     button.disabled = true;
-    table.textContent = "Measuring a few chunks of it on this machine …";
+    place.replaceChildren(make("p", { className: "rv-hint rv-busy", textContent: "Filming a few chunks to see what it takes …" }));
     try {
       this.showCheck(await api("/check", this.request()));
     } catch (error) {
-      table.textContent = "";
+      place.replaceChildren();
       throw error;
     } finally {
       button.disabled = false;
@@ -89,80 +265,25 @@ class JobsTab {
   }
 
   showCheck({ shots, totals, estimate, notes }) {
-    const table = make("table", {}, make("tr", {}, ...["shot", "asked", "begins", "chunks", "how", "prompt"].map((name) => make("th", { textContent: name, scope: "col" }))));
-    for (const { shot, prompt, requested, actual, chunks, transition } of shots) {
+    const head = make("tr", {}, ...["", "prompt", "asked", "begins", "chunks", "how"].map((name) => make("th", { textContent: name, scope: "col" })));
+    const rows = shots.map(({ shot, prompt, requested, actual, chunks, transition }) => {
       const how = shot === 1 ? "" : transition.kind + (transition.chunks ? ` ${transition.chunks}` : "");
-      const cells = [shot, `${requested.second.toFixed(2)} s`, `${actual.second.toFixed(2)} s`, chunks, how, promptText(prompt)];
-      table.append(make("tr", {}, ...cells.map((text) => make("td", { textContent: text }))));
-    }
-    const words = [`${totals.frames} frames, ${totals.seconds.toFixed(1)} s, ${totals.chunks} chunks.`];
-    if (estimate) words.push(`About ${span(estimate.seconds)} to render, ${(estimate.film_bytes / 1e6).toFixed(1)} MB (${estimate.basis}).`);
-    this.root.querySelector(".rv-check-table").replaceChildren(table, make("p", { className: "rv-hint", textContent: [...words, ...notes].join(" ") }));
-  }
-
-  async look() {
-    const { data } = await api("").catch(() => ({ data: null }));
-    if (!data) return;
-    this.root.querySelector("[data-empty]").hidden = data.length > 0;
-    const lines = new Map([...this.list.children].map((line) => [line.dataset.id, line]));
-    for (const [id, line] of lines) if (!data.some((job) => job.id === id)) line.remove();
-    data.forEach((job, i) => {
-      const line = lines.get(job.id) || this.line(job);
-      if (this.list.children[i] !== line) this.list.insertBefore(line, this.list.children[i] || null);
-      this.fill(line, job);
+      const number = make("td", {}, make("b", { className: "rv-number", textContent: shot }));
+      const row = make("tr", {}, number, ...[promptText(prompt), `${requested.second.toFixed(2)} s`, `${actual.second.toFixed(2)} s`, chunks, how].map((text) => make("td", { textContent: text })));
+      row.style.setProperty("--h", shotHue(shot - 1));
+      return row;
     });
-  }
-
-  line(job) {
-    const act = (name, icon, label, call) => {
-      const button = make("button", { type: "button", ariaLabel: `${label}: ${job.name}`, title: label, onclick: () => this.try(call) });
-      button.dataset.name = name;
-      setIcon(button, icon);
-      return button;
-    };
-    const turn = (name) => () => api(`/${job.id}/${name}`, {});
-    const move = (by) => () => api(`/${job.id}/move`, { to: Math.max(0, this.place(job.id) + by) });
-    const line = make(
-      "li",
-      { className: "rv-card" },
-      make("strong"),
-      make("div", { className: "rv-picture" }),
-      make("progress", { max: 100, ariaLabel: `Progress of ${job.name}` }),
-      make("p", { className: "rv-hint" }),
-      make("div", { className: "rv-bar" }, act("pause", "pause", "Pause", turn("pause")), act("resume", "play", "Go on", turn("resume")), act("cancel", "stop", "Cancel", turn("cancel")), act("earlier", "up", "Earlier", move(-1)), act("later", "down", "Later", move(1)), act("delete", "close", "Delete", () => api(`/${job.id}`, null, "DELETE"))),
+    const figures = [["length", `${totals.seconds.toFixed(1)} s`], ["frames", totals.frames], ["chunks", totals.chunks], ["to render", span(estimate.seconds)], ["film", bytesText(estimate.film_bytes)], ["disk meanwhile", bytesText(estimate.disk_bytes)], ["memory", bytesText(estimate.memory_bytes)]];
+    const said = Object.entries(estimate.unknown).map(([word, near]) => unknownWord(word, near));
+    this.root.querySelector(".rv-check-table").replaceChildren(
+      make("dl", { className: "rv-metrics" }, ...figures.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })))),
+      make("div", { className: "rv-scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))),
+      make("p", { className: "rv-hint", textContent: [...said, ...notes, `${estimate.basis[0].toUpperCase()}${estimate.basis.slice(1)}.`].join(" ") }),
     );
-    line.dataset.id = job.id;
-    return line;
-  }
-
-  place(id) {
-    return Number(this.list.querySelector(`[data-id="${id}"]`).dataset.position);
-  }
-
-  fill(line, job) {
-    const [name, picture, progress, words] = line.children;
-    line.dataset.position = job.position ?? 0;
-    name.textContent = job.name;
-    progress.value = job.progress;
-    const said = [job.status.replace("_", " "), `${job.frames_done} of ${job.frames} frames`];
-    if (job.status === "in_progress" && job.eta_seconds !== null) said.push(`${span(job.eta_seconds)} left`);
-    if (job.fps) said.push(`${job.fps.toFixed(1)} fps`);
-    if (job.drift !== null && job.drift !== undefined) said.push(`drift ${job.drift.toFixed(2)}`);
-    words.textContent = job.error ? job.error.message : `${said.join(" · ")} · seed ${job.seed}`;
-    const may = { pause: ["queued", "in_progress"], resume: ["paused", "failed", "cancelled"], cancel: ["queued", "in_progress", "paused"], earlier: ["queued"], later: ["queued"], delete: ["completed", "failed", "cancelled"] };
-    for (const button of line.querySelectorAll("button")) button.hidden = !may[button.dataset.name].includes(job.status);
-    const film = `v1/videos/${job.id}/content`;
-    if (job.status === "completed" && !picture.querySelector("video")) {
-      picture.replaceChildren(make("video", { src: pageUrl(film), controls: true, loop: true, preload: "metadata" }), make("a", { href: pageUrl(film), download: `${job.id}.mp4`, textContent: "Download" }));
-    } else if (job.status !== "completed" && job.frames_done && line.dataset.seen !== String(job.frames_done)) {
-      line.dataset.seen = job.frames_done;
-      const image = picture.querySelector("img") || picture.appendChild(make("img", { alt: `Newest frame of ${job.name}` }));
-      image.src = `${pageUrl(film)}?variant=thumbnail&frame=${job.frames_done}`;
-    }
   }
 }
 
 window.rivuletJobs = (element) => {
   element.innerHTML = facts.jobs_html;
-  new JobsTab(element.firstElementChild);
+  live.renders = new JobsTab(element.firstElementChild);
 };

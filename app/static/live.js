@@ -13,16 +13,18 @@ class Live {
       onDrawn: (frame) => this.drawn(frame),
     });
     this.receipts = new Receipts(this.$("receipts"), this.screen, (ms) => this.figures.set("prompt", `${ms} ms`));
-    this.queue = new Queue(this.$("queue"), this.$("queue-hint"), (message) => this.send(message));
-    this.track = new TrackStrip(this.$("track"));
+    this.queue = new Queue(this.$("queue"), this.$("queue-hint"), (message) => this.send(message), (item) => this.put(item.prompt, false, item.transition));
+    this.track = new TrackStrip(this.$("track"), (begin) => this.act("rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) }));
     this.figures = new Figures(this.$("metrics"));
     this.link = new Link({
       onFrame: (frame) => this.screen.offer(frame),
       onEvent: (event) => this[`on_${event.type.replaceAll(".", "_")}`]?.(event),
       onState: (state, wait) => this.linkState(state, wait),
     });
+    this.advice = new Advice(this);
     this.wire();
     this.restore();
+    this.restorer = new Restorer(this);
     this.link.open();
     setInterval(() => this.tick(), 500);
   }
@@ -62,7 +64,7 @@ class Live {
     for (const radio of this.root.querySelectorAll('[name="rv-kind"]')) radio.onchange = () => this.transitionChanged();
     this.slider("chunks", (n) => `${n} chunks, ${((n * this.hello.chunk_frames) / this.hello.fps).toFixed(1)} s`, () => this.transitionChanged());
     this.slider("weight", (n) => `${n} %`, () => $("mixing").dataset.live === "on" && this.mix());
-    this.slider("steps", String, (steps) => this.set({ steps }));
+    this.slider("steps", String, (steps) => this.set({ steps }), (steps) => this.advice.trade(steps));
     this.slider("jpeg", String, (jpeg_quality) => this.set({ jpeg_quality }));
     this.slider("window", String, (window) => this.set({ window }));
     this.slider("sink", String, (sink) => this.set({ sink }));
@@ -71,6 +73,8 @@ class Live {
       button.onclick = () => {
         $(button.dataset.copy).select();
         navigator.clipboard?.writeText($(button.dataset.copy).value);
+        setIcon(button, "check");
+        setTimeout(() => setIcon(button, "copy"), 1500);
       };
     }
     $("builtin").hidden = !facts.builtin || localStorage.getItem("rivulet.builtin") === "seen";
@@ -87,9 +91,12 @@ class Live {
     });
   }
 
-  slider(name, text, act) {
+  slider(name, text, act, also = () => {}) {
     const input = this.$(name);
-    const show = () => (input.parentElement.querySelector("output").textContent = text(input.valueAsNumber));
+    const show = () => {
+      input.parentElement.querySelector("output").textContent = text(input.valueAsNumber);
+      also(input.valueAsNumber);
+    };
     input.oninput = show;
     input.onchange = () => act(input.valueAsNumber);
     show();
@@ -99,17 +106,25 @@ class Live {
     const { kind = "recache", chunks = 4, locked = true, set = {} } = memory.all();
     const radio = this.root.querySelector(`[name="rv-kind"][value="${kind}"]`) || this.root.querySelector('[name="rv-kind"]');
     radio.checked = true;
-    const values = { chunks, steps: set.steps ?? facts.steps, jpeg: set.jpeg_quality ?? facts.jpeg_quality, window: set.window ?? facts.window, sink: set.sink ?? facts.sink };
-    for (const [name, value] of Object.entries(values)) {
+    this.$("chunks").value = chunks;
+    this.$("chunks").oninput();
+    const { steps, window, sink, jpeg_quality } = facts;
+    this.showSettings({ steps, window, sink, jpeg_quality, ...set });
+    this.lock(locked);
+    this.transitionChanged();
+  }
+
+  showSettings({ steps, window, sink, jpeg_quality: jpeg, refresh_on_drift: refresh }) {
+    for (const [name, value] of Object.entries({ steps, window, sink, jpeg })) {
+      if (value === undefined) continue;
       const { parentElement: label, max } = this.$(name);
       label.hidden = value === null; // this preset has no such memory
       this.$(name).max = Math.max(max, value);
       this.$(name).value = value;
       this.$(name).oninput();
     }
-    this.$("refresh").checked = set.refresh_on_drift > 0;
-    this.lock(locked);
-    this.transitionChanged();
+    if (steps) this.steps = steps;
+    this.$("refresh").checked = refresh > 0;
   }
 
   transition() {
@@ -154,7 +169,9 @@ class Live {
   }
 
   set(change) {
-    if (this.send({ type: "session.set", ...change })) memory.keep({ set: { ...memory.all().set, ...change } });
+    if (!this.send({ type: "session.set", ...change })) return;
+    memory.keep({ set: { ...memory.all().set, ...change } });
+    this.showSettings({ refresh_on_drift: Number(this.$("refresh").checked), ...change });
   }
 
   say(queue) {
@@ -163,11 +180,12 @@ class Live {
     if (this.put(text, queue)) this.$("prompt").select();
   }
 
-  put(prompt, queue = false) {
-    const id = `p${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
-    const message = { type: "session.prompt_update", id, prompt, transition: this.transition(), queue };
+  put(prompt, queue = false, transition = this.transition()) {
+    const id = newId();
+    const message = { type: "session.prompt_update", id, prompt, transition, queue };
     if (queue) message.hold = 8;
     if (!this.send(message)) return false;
+    this.$("unknown").hidden = true;
     this.receipts.sent(id, prompt);
     if (queue) this.receipts.queued(id);
     else memory.keep({ prompt });
@@ -195,6 +213,10 @@ class Live {
     return /^[aeiou]/.test(words) && facts.words ? `an ${words}` : facts.words ? `a ${words}` : words;
   }
 
+  showSeed(seed) {
+    this.$("seed").value = seed;
+  }
+
   record(on) {
     this.recording = on;
     this.act(on ? "record" : "record_stop");
@@ -212,10 +234,12 @@ class Live {
     const before = memory.all();
     if (event.role === "driver" && !this.link.invited) {
       memory.keep({ session: event.session, token: event.token });
-      if (before.set && Object.keys(before.set).length) this.link.send({ type: "session.set", ...before.set });
+      const known = before.session === event.session && event.settings; // the server has kept them
+      if (!known && before.set && Object.keys(before.set).length) this.link.send({ type: "session.set", ...before.set });
       if (before.session && before.session !== event.session && before.prompt) this.put(before.prompt);
     }
-    this.$("seed").value = event.seed;
+    if (event.settings) this.showSettings(event.settings);
+    this.showSeed(event.seed);
     const { session, token, view_token: view } = event;
     for (const [name, path, key] of [["mjpeg", "live.mjpg", view], ["watch", ".", view], ["share", ".", token]]) {
       this.$(name).value = key && Object.assign(pageUrl(path), { search: new URLSearchParams({ session, token: key }) });
@@ -245,7 +269,8 @@ class Live {
   }
 
   on_session_prompt_update_accepted(event) {
-    this.receipts.accepted(event);
+    const prompt = this.receipts.accepted(event);
+    if (prompt && Object.keys(event.unknown ?? {}).length) this.advice.hint(prompt, event.unknown);
   }
 
   on_session_prompt_update_applied(event) {
@@ -256,27 +281,35 @@ class Live {
     this.queue.show(items);
   }
 
-  on_session_saved({ kind, name, url }) {
-    const names = { snapshot: "Picture", recording: "Recording", last: "Last seconds", audition: "Audition", log: "Log" };
+  on_session_saved({ kind, name, url, id }) {
+    if (kind === "audition") {
+      this.queue.audition(id, pageUrl(url));
+      return;
+    }
+    const names = { snapshot: "Picture", recording: "Recording", last: "Last seconds", log: "Log" };
     const link = make("a", { href: pageUrl(url), download: name, textContent: name });
     this.$("saved").prepend(make("li", {}, make("span", { textContent: names[kind] }), link));
-    this.$("saved").closest("details").open = true;
+    while (this.$("saved").children.length > 6) this.$("saved").lastChild.remove();
   }
 
   on_track({ spans }) {
     // A setting that changed begins a span of its own; what is shown there is one prompt all the same.
-    this.spans = spans.reduce((all, span) => {
+    const prompts = spans.filter(({ kind }) => kind !== "refresh");
+    this.track.marks = spans.filter(({ kind }) => kind === "refresh");
+    this.spans = prompts.reduce((all, span) => {
       const last = all.at(-1);
       const same = last && last.prompt === span.prompt && ![last.kind, span.kind].some((kind) => kind === "transition" || kind === "queued");
       return same ? [...all.slice(0, -1), { ...span, begin: last.begin }] : [...all, span];
     }, []);
-    const now = spans.find((span) => span.kind === "now" || span.kind === "transition");
+    const now = spans.findLast(({ kind }) => kind === "now") ?? spans.findLast(({ kind }) => kind === "transition");
     if (now) this.showPrompt(now.prompt);
   }
 
   on_metrics(event) {
     this.metrics = event;
     this.showState(event.state);
+    this.advice.pacing(event);
+    if (document.activeElement !== this.$("steps")) this.advice.trade(this.$("steps").valueAsNumber);
     this.figures.set("chunk", event.chunk_ms === null ? "–" : `${Math.round(event.chunk_ms)} / ${Math.round((1000 * this.hello.chunk_frames) / this.hello.fps)} ms`, event.chunk_ms > (1000 * this.hello.chunk_frames) / this.hello.fps);
     this.figures.drift(event.drift, facts.drift_limit);
     this.figures.set("memory", event.memory ? `${(event.memory / 2 ** 30).toFixed(2)} GiB` : "–");
@@ -287,6 +320,12 @@ class Live {
     if (code === "token") return; // followed by the end of the session
     if (code === "busy") {
       this.waiting(`${message} ${action}`);
+      return;
+    }
+    if (code === "slow") return; // the lasting state is shown by `pacing`
+    if (code === "audition") {
+      this.queue.audition(null, null);
+      this.problem({ message, action: this.state === "playing" ? "Pause" : "Close", act: () => this.state === "playing" && this.act("pause") });
       return;
     }
     this.receipts.refused("refused");
@@ -379,6 +418,7 @@ class Live {
     const banner = this.$("problem");
     banner.hidden = !told;
     if (!told) return;
+    banner.dataset.good = Boolean(told.good);
     const [text, button] = banner.children;
     text.textContent = told.message;
     button.textContent = told.action || "Close";

@@ -21,6 +21,7 @@ const ICONS = {
   lock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 7 0v3",
   unlock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 6.8-1.2",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  check: "M5 13l4 4L19 7",
   eye: "M2 12s4-7 10-7 10 7 10 7-4 7-10 7-10-7-10-7zM12 9.5a2.5 2.5 0 1 0 .01 0z",
 };
 
@@ -42,6 +43,10 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
+function newId() {
+  return `p${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
+}
+
 function promptText(prompt) {
   if (typeof prompt === "string") return prompt;
   return prompt.map(([text, weight]) => `${weight.toFixed(2)} ${text}`).join(" + ");
@@ -60,7 +65,7 @@ class Receipts {
     line.dataset.state = "sent";
     this.list.prepend(line);
     while (this.list.children.length > 3) this.list.lastChild.remove();
-    this.open.set(id, { line, state, at: performance.now() });
+    this.open.set(id, { line, state, prompt, at: performance.now() });
     while (this.open.size > 50) this.open.delete(this.open.keys().next().value);
   }
 
@@ -71,15 +76,19 @@ class Receipts {
     receipt.state.textContent = text;
   }
 
+  // Returns the prompt, as long as its receipt is open.
   accepted({ id, chunk }) {
     const receipt = this.open.get(id);
     if (receipt?.frame === undefined) this.say(id, "accepted", `${receipt?.queued ? "queued for" : "accepted at"} chunk ${chunk}`);
+    return receipt?.prompt;
   }
 
-  applied({ id, frame }) {
+  applied({ id, frame, chunk, parts = {} }) {
     const receipt = this.open.get(id);
     if (!receipt) return;
     receipt.frame = frame;
+    const took = Object.entries(parts).map(([name, ms]) => `${name} ${Math.round(ms)} ms`);
+    receipt.state.title = [`It begins with chunk ${chunk}.`, took.join(", ")].join(" ");
     const drawn = this.screen.when(frame, receipt.at);
     if (drawn !== undefined) this.shown(id, drawn);
   }
@@ -117,8 +126,8 @@ class Receipts {
 
 // What waits; every line may be edited, moved and removed while the film plays.
 class Queue {
-  constructor(list, hint, send) {
-    Object.assign(this, { list, hint, send, items: [] });
+  constructor(list, hint, send, say) {
+    Object.assign(this, { list, hint, send, say, items: [] });
   }
 
   show(items) {
@@ -130,9 +139,11 @@ class Queue {
     wanted.forEach((line, i) => this.list.children[i] !== line && this.list.insertBefore(line, this.list.children[i]));
     items.forEach((item, i) => {
       const [words, hold] = wanted[i].querySelectorAll("input");
+      const how = wanted[i].querySelector("select");
       const text = promptText(item.prompt);
       if (document.activeElement !== words) words.value = text;
       if (document.activeElement !== hold) hold.value = item.hold ?? "";
+      if (document.activeElement !== how) how.value = item.transition.kind;
       words.readOnly = typeof item.prompt !== "string"; // a mix is changed by queueing another
       wanted[i].querySelector('[data-icon="up"]').disabled = i === 0;
       wanted[i].querySelector('[data-icon="down"]').disabled = i === items.length - 1;
@@ -141,16 +152,17 @@ class Queue {
 
   line({ id }) {
     const words = make("input", { type: "text", maxLength: 1000, ariaLabel: "Queued prompt" });
+    const how = make("select", { ariaLabel: "Transition", title: "How it takes over" }, ...TRANSITIONS.map(([value, textContent]) => make("option", { value, textContent })));
     const hold = make("input", { type: "number", min: "0.1", max: "86400", step: "any", placeholder: "hold", title: "How many seconds it stays; empty: until the next prompt", ariaLabel: "Hold in seconds" });
     const change = () => {
       const item = this.items.find((one) => one.id === id);
       const text = words.value.trim();
       if (!item || !text) return;
       const seconds = hold.value === "" || !hold.checkValidity() ? null : Number(hold.value);
-      this.edit(this.items.map((one) => (one.id === id ? { ...one, prompt: words.readOnly ? one.prompt : text, hold: seconds } : one)));
+      const transition = how.value === item.transition.kind ? item.transition : { kind: how.value, chunks: how.value === "soft" ? 4 : 0 };
+      this.edit(this.items.map((one) => (one.id === id ? { ...one, prompt: words.readOnly ? one.prompt : text, hold: seconds, transition } : one)));
     };
-    words.onchange = change;
-    hold.onchange = change;
+    for (const control of [words, hold, how]) control.onchange = change;
     const button = (name, label, act) => {
       const node = make("button", { type: "button", className: "rv-icon-only", ariaLabel: label, title: label, onclick: act });
       node.dataset.icon = name;
@@ -163,9 +175,39 @@ class Queue {
       items.splice(from + by, 0, ...items.splice(from, 1));
       this.edit(items);
     };
-    const line = make("li", {}, words, make("label", {}, hold, "s"), make("div", {}, button("up", "Earlier", move(-1)), button("down", "Later", move(1)), button("close", "Remove", () => this.edit(this.items.filter((one) => one.id !== id)))));
+    const listen = () => {
+      line.dataset.waits = "yes";
+      this.send({ type: "session.do", action: "audition", id });
+    };
+    const buttons = make("div", {}, button("eye", "Audition", listen), button("up", "Earlier", move(-1)), button("down", "Later", move(1)), button("close", "Remove", () => this.remove(id)));
+    buttons.firstChild.title = "Audition: what the next chunk would look like, without changing the film";
+    const line = make("li", {}, words, make("div", {}, make("label", {}, hold, "s"), how), buttons);
     line.dataset.id = id;
     return line;
+  }
+
+  remove(id) {
+    this.edit(this.items.filter((one) => one.id !== id));
+  }
+
+  // A look at what an item would become; without a film nothing waits for one any more.
+  audition(id, url) {
+    for (const line of this.list.children) {
+      delete line.dataset.waits;
+      line.querySelector("figure")?.remove();
+      if (!url || line.dataset.id !== id) continue;
+      const video = make("video", { src: url, muted: true, loop: true, autoplay: true, playsInline: true, ariaLabel: "Audition" });
+      const take = make("button", { type: "button", textContent: "Show it now", onclick: () => this.take(id) });
+      const leave = make("button", { type: "button", textContent: "Leave it queued", onclick: () => figure.remove() });
+      const figure = make("figure", {}, video, make("div", {}, take, leave));
+      line.append(figure);
+    }
+  }
+
+  take(id) {
+    const item = this.items.find((one) => one.id === id);
+    this.remove(id);
+    if (item) this.say(item);
   }
 
   edit(items) {
@@ -182,8 +224,8 @@ function hue(text) {
 
 // The last minute, the running transition and the queue to come, to scale.
 class TrackStrip {
-  constructor(list) {
-    Object.assign(this, { list, spans: [] });
+  constructor(list, goBack) {
+    Object.assign(this, { list, goBack, spans: [], marks: [] });
   }
 
   show(spans, queue, fps, frame) {
@@ -195,6 +237,9 @@ class TrackStrip {
     });
     const waiting = queue.map(({ prompt, hold }) => ({ kind: "queued", prompt: promptText(prompt), length: (hold ?? 8) * fps }));
     const place = [...shown.filter(({ length }) => length > 0), ...waiting];
+    const total = place.reduce((sum, { length }) => sum + length, 0);
+    const marks = this.marks.filter(({ begin }) => begin > since).map(({ begin }) => ({ kind: "refresh", prompt: "", begin: (100 * (begin - since)) / total, length: 0 }));
+    place.push(...marks);
     const key = JSON.stringify(place);
     if (key === this.key) return;
     this.key = key;
@@ -203,10 +248,16 @@ class TrackStrip {
       const node = this.list.children[i] || this.list.appendChild(make("li"));
       node.dataset.kind = span.kind === "queued" ? "next" : span.kind;
       node.style.flex = `${span.length} 1 0`;
+      node.style.left = span.kind === "refresh" ? `${span.begin}%` : "";
       node.style.setProperty("--h", hue(span.prompt));
       const words = span.kind === "transition" ? "" : span.prompt;
-      if (node.textContent !== words) node.textContent = words;
-      node.title = `${{ past: "was", now: "now", transition: "transition to", queued: "next" }[span.kind]}: ${span.prompt} (${(span.length / fps).toFixed(1)} s)`;
+      const tag = span.kind === "past" ? "BUTTON" : "SPAN";
+      if (node.firstChild?.tagName !== tag) node.replaceChildren(make(tag, { type: "button" }));
+      const inner = node.firstChild;
+      if (inner.textContent !== words) inner.textContent = words;
+      if (span.kind === "past") inner.onclick = () => this.goBack(span.begin);
+      node.title = `${{ past: "was", now: "now", transition: "transition to", queued: "next" }[span.kind]}: ${span.prompt} (${(span.length / fps).toFixed(1)} s)${span.kind === "past" ? ". Click: back to where it began, and branch off" : ""}`;
+      if (span.kind === "refresh") node.title = "The memory was refreshed because the film had drifted";
     });
   }
 }
@@ -263,4 +314,8 @@ class Figures {
     const points = this.past.map((one, i) => (one === null ? "" : `${i},${(16 - (14 * one) / top).toFixed(1)}`)).join(" ");
     cell.insertAdjacentHTML("beforeend", `<svg viewBox="0 0 120 16" preserveAspectRatio="none" aria-hidden="true"><polyline fill="none" stroke="currentColor" stroke-width="1.5" vector-effect="non-scaling-stroke" points="${points}"/></svg>`);
   }
+}
+
+function unknownWord(word, near) {
+  return near.length ? `The model does not know “${word}”; it knows ${near.join(", ")}.` : `The model does not know “${word}”.`;
 }

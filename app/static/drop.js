@@ -1,0 +1,70 @@
+// A film or a log of Rivulet that is dropped on the page, or chosen, brings back what made it.
+
+const DROP_BYTES = 16 * 2 ** 20; // our films have their index at the front
+
+class Restorer {
+  constructor(live) {
+    this.live = live;
+    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back." }));
+    live.root.append(this.over);
+    const files = (event) => event.dataTransfer?.types.includes("Files");
+    const show = (on) => (event) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      this.over.hidden = !on;
+    };
+    addEventListener("dragenter", show(true));
+    addEventListener("dragover", show(true));
+    addEventListener("dragleave", (event) => event.relatedTarget || show(false)(event));
+    addEventListener("drop", (event) => {
+      show(false)(event);
+      if (files(event) && event.dataTransfer.files.length) this.take(event.dataTransfer.files[0]);
+    });
+    const chosen = live.$("open");
+    chosen.onchange = () => {
+      if (chosen.files.length) this.take(chosen.files[0]);
+      chosen.value = "";
+    };
+  }
+
+  async take(file) {
+    const { live } = this;
+    const renders = live.renders?.root.offsetParent ? live.renders : null;
+    const say = (message) => (renders ? renders.banner.say(message) : live.problem({ message }));
+    try {
+      const told = await ask("v1/restore", { method: "POST", body: file.slice(0, DROP_BYTES) });
+      const { shots, request, seconds, notes } = told;
+      const what = `${file.name}: ${shots.length} prompt${shots.length === 1 ? "" : "s"}, ${seconds.toFixed(1)} s, seed ${request.seed}.`;
+      if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
+      else this.play(told, what);
+    } catch (error) {
+      say(error.message);
+    }
+  }
+
+  // The same prompts at the same moments with the same seed, from the film's beginning on.
+  play({ shots, request, notes }, what) {
+    const { live } = this;
+    if (!live.driver) {
+      live.problem({ message: "Only who drives this film can bring another one back. Ask for the controls first." });
+      return;
+    }
+    const { num_inference_steps: steps, local_attn_size: window, sink_size: sink, guidance_scale } = request.settings;
+    const settings = Object.entries({ steps, window, sink, guidance_scale }).filter(([, value]) => value !== undefined && value !== null);
+    if (settings.length) live.set(Object.fromEntries(settings));
+    const hold = (i) => (shots[i + 1] ? Math.max(0.1, Number((shots[i + 1].at - shots[i].at).toFixed(3))) : null);
+    const [{ prompt }, ...others] = shots;
+    live.send({ type: "session.start", prompt, seed: request.seed });
+    if (others.length) live.send({ type: "session.prompt_update", id: newId(), prompt, transition: { kind: "keep", chunks: 0 }, hold: hold(0) });
+    live.send({ type: "session.queue", items: others.slice(0, 32).map((shot, i) => ({ id: newId(), prompt: shot.prompt, transition: shot.transition, hold: hold(i + 1) })) });
+    live.showSeed(request.seed);
+    const { preset } = live.hello;
+    const other = request.preset && request.preset !== preset ? [`It was made with ${request.preset}; here ${preset} plays it.`] : [];
+    const many = shots.length > 33 ? ["Its first 33 prompts are here; Long render takes all."] : [];
+    const render = async () => {
+      [...document.querySelectorAll('[role="tab"]')].find(({ textContent }) => textContent.trim() === "Long render")?.click();
+      await live.renders?.fill(request, what);
+    };
+    live.problem({ message: [what, "It plays again from its beginning.", ...other, ...many, ...notes].join(" "), action: live.renders ? "Render it instead" : "", act: live.renders && render, good: true });
+  }
+}

@@ -1,0 +1,38 @@
+"""What a film of a live take carries, so that dropping it on the page brings the take back."""
+
+import logging
+from pathlib import Path
+
+from app.course import in_words
+from app.errors import UsageMistake
+from app.origin import record_of_take
+from app.sidecar import carried
+from app.take import Take, read_take
+
+_log = logging.getLogger(__name__)
+
+
+def tags_of(take: Take, source: str) -> dict[str, str]:
+    """Metadata of a film of this take.
+
+    Raises:
+        UsageMistake: the take is damaged.
+    """
+    record = record_of_take(take, source)
+    return {
+        "title": in_words(take.chunks[-1].moment.prompt),
+        "comment": f"Rivulet live, preset {record.config.preset}, seed {record.seed}",
+        "rivulet": carried(record),
+    }
+
+
+def film_tags(log: Path) -> dict[str, str]:
+    """Metadata of a film that is saved while it plays: of all that its log holds so far.
+
+    A recording is worth more than what it carries, so one whose log cannot be read carries nothing.
+    """
+    try:
+        return tags_of(read_take(log), str(log))
+    except (UsageMistake, ValueError, OSError) as error:
+        _log.warning("a film was saved without its settings: %s", error)
+        return {}
