@@ -132,7 +132,7 @@ def test_the_preset_answers_for_its_knobs_and_the_card_for_the_picture() -> None
     own = knob_values(PRESETS["embedded"])
     data = resolved.settings.model_dump(mode="json")
     assert {name: data[name] for name in own} == own
-    assert (data["model"], data["height"], data["width"], data["fps"]) == ("embedded", 96, 96, "16")
+    assert (data["model"], data["height"], data["width"], data["fps"]) == ("embedded", 192, 192, "16")
     assert resolved.given == frozenset()
     assert resolved.preset == PRESETS["embedded"]
     other = resolve([given_by_overrides(["preset=self-forcing"])])
@@ -174,13 +174,13 @@ def test_what_one_answer_replaces_goes_with_it() -> None:
         "f.yaml",
     )
     assert resolve([file]).settings.transition_chunks == 9
-    flags = {"script": "s.yaml", "num_frames": 9, "transition": "cut", "num_inference_steps": 4}
+    flags = {"script": "s.yaml", "num_frames": 9, "transition": "cut", "num_inference_steps": 5}
     resolved = resolve([given_by_flags(flags), file])
     held = resolved.settings
     assert (held.script, held.prompt) == ("s.yaml", ())
     assert (held.num_frames, held.duration) == (9, None)
     assert (held.transition, held.transition_chunks) == ("cut", None)
-    assert held.denoising_step_list == (1000, 750, 500, 250)
+    assert held.denoising_step_list == (1000, 800, 600, 400, 200)
     assert resolved.origin["denoising_step_list"] == "flag"
 
 

@@ -54,7 +54,7 @@ def test_a_frame_of_memory_and_a_recache_have_their_known_size() -> None:
 
 def test_the_formula_says_what_was_counted() -> None:
     assert formula(steady(PRESETS["longlive"])) == "(4 + 1 clean) × (3 q, 12 k)"
-    assert formula(steady(PRESETS["embedded"])) == "(16 + 1 clean) × (3 q, 12 k)"  # 8 steps, guided
+    assert formula(steady(PRESETS["embedded"])) == "(4 + 1 clean) × (3 q, 12 k)"
     assert formula(steady(PRESETS["rolling-forcing"])) == "1 × (15 q, 21 k) + 1 clean × (3 q, 21 k)"
     cycle = ((Forward("denoise", 3, 16),), (Forward("denoise", 3, 19),))
     assert formula(Steady(3, 7, cycle, (), 21)) == "1 × (3 q, 16 k) | 1 × (3 q, 19 k)"

@@ -51,7 +51,7 @@ def test_a_film_is_asked_for_as_the_settings_say(here: Path) -> None:
     engine = request.engine
     assert engine.preset.cache.sink == 2  # type: ignore[attr-defined]  # a SinkWindow
     assert (engine.model, engine.threads, engine.models_dir, engine.offline) == ("embedded", 1, Path("weights"), True)
-    assert (engine.height, engine.width) == (32, 96)
+    assert (engine.height, engine.width) == (32, 192)
     assert engine.accepted_licences == {"longlive-lora"}
 
 
@@ -185,7 +185,7 @@ def test_a_dry_run_prints_where_settings_come_from_and_films_nothing(
     printed = capsys.readouterr().out
     assert "sink_size = 2  (flag)" in printed
     assert "local_attn_size = 12  (preset embedded)" in printed
-    assert "height = 96  (model card)" in printed
+    assert "height = 192  (model card)" in printed
     assert film(resolved, RunFlags(dry_run=True, as_json=True)) == 0
     assert capsys.readouterr().out == ""
     assert (asked, dry) == ([], [Path("out.mp4")] * 2)

@@ -85,7 +85,7 @@ def is_(jobs: Jobs, job: Job, status: str) -> Callable[[], bool]:
 
 def test_a_job_becomes_a_film_with_its_seed_and_its_prompts(jobs: Jobs) -> None:
     job = jobs.create(ask(["a red ball", "a blue star"], seed=11))
-    assert (job.status, job.frames, job.shots, job.size) == ("queued", 24, 2, "96x96")
+    assert (job.status, job.frames, job.shots, job.size) == ("queued", 24, 2, "192x192")
     until(is_(jobs, job, "completed"))
     done = jobs.get(job.id)
     assert (done.progress, done.frames_done, done.chunk, done.error) == (100.0, 24, done.chunks, None)

@@ -197,9 +197,9 @@ def test_presets_state_the_numbers_of_their_papers() -> None:
     assert PRESETS["self-forcing"].cache == SinkWindow(window=21, sink=0)
     embedded = make_policies(PRESETS["embedded"]).plan
     assert isinstance(embedded, Serial)
-    assert len(embedded.levels) == 8
+    assert len(embedded.levels) == 4
     assert embedded.step == "euler"
-    assert embedded.levels[4] == pytest.approx(750.0)  # 3 * 0.5 / (1 + 2 * 0.5)
+    assert embedded.levels[2] == pytest.approx(750.0)  # 3 * 0.5 / (1 + 2 * 0.5)
 
 
 def test_a_step_list_is_taken_as_it_stands_without_warp() -> None:

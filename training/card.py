@@ -72,11 +72,11 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
-- Four and a half hours of two processor cores are little: scenes and colours follow the prompt, but outlines are soft,
-  a shape may change on its way, and of 60 held-out prompts one shape in six and one motion in four were not the one
-  asked for (`rivulet bench quality`; figures in docs/log.md).
-- What a prompt leaves open may change on the way: in 12 seconds of "a ball" the scene stayed in three films of three,
-  the colour in one, and the drift meter says so. Name the colour.
+- Eight hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
+  and a shape may change on its way. Of the shapes the first six are right in about two films of three; flower, cross
+  and diamond, which came last, mostly look like something rounder (`rivulet bench quality`; docs/log.md).
+- A second object, patterns, weather and night were seen in the last hour and a half of training only.
+- What a prompt leaves open may change on the way, and the drift meter says so. Name the colour.
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
 - Other picture sizes than the one above were never trained.

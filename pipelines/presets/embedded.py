@@ -9,13 +9,11 @@ from pipelines.presets.longlive import LONGLIVE_INFINITY
 EMBEDDED = replace(
     LONGLIVE_INFINITY,
     name="embedded",
-    title="the small painted world: sink 3, window 12, re-cache, 8 guided Euler steps",
+    title="the small painted world: sink 3, window 12, re-cache, 4 Euler steps",
     model="embedded",
     paper="this repository",
     licence="Apache-2.0",
-    schedule=Schedule(
-        denoising_step_list=(1000, 875, 750, 625, 500, 375, 250, 125), shift=3.0, step="euler", guidance_scale=2.5
-    ),
+    schedule=Schedule(denoising_step_list=(1000, 750, 500, 250), shift=3.0, step="euler"),
     switch=Recache(window=12, sink=3, keep_sink=False),
     fixes=(),
     traces=(),

@@ -80,7 +80,7 @@ def spaced_steps(schedule: Schedule, count: int) -> tuple[float, ...]:
     """`count` steps in place of those of `schedule`, spread evenly before the shift bends them.
 
     A sampler that follows the flow (`euler`, `unipc`) divides the way from pure noise to the picture into equal parts:
-    step i of n stands at 1000 * (n - i) / n, as the 8 steps of the embedded preset do. A few-step student (`renoise`)
+    step i of n stands at 1000 * (n - i) / n, as the 4 steps of the embedded preset do. A few-step student (`renoise`)
     was distilled at the levels it lists and is asked for none outside their range: its steps go evenly from the first
     to the last of them, and a single step is the first. Where steps are looked up in the shifted table (`warp`) they
     are rounded to its entries.
