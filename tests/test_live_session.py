@@ -149,7 +149,9 @@ def test_what_a_hidden_page_asks_for_is_kept_on_the_disk_and_makes_no_chunk(stag
     for number in range(3):
         session.submit(say(f"p{number}", f"a grey wolf {number}"), watcher)
         stage.play(2)
-    for _ in range(2):  # the disk may have been busy with an earlier prompt: the stage's clock runs, the disk's does not
+    for _ in range(
+        2
+    ):  # the disk may have been busy with an earlier prompt: the stage's clock runs, the disk's does not
         assert session._autosave._writing is not None
         session._autosave._writing.result()
         session._autosave._took = 0.0
