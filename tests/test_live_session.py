@@ -156,6 +156,7 @@ def test_what_a_hidden_page_asks_for_is_kept_on_the_disk_and_makes_no_chunk(stag
         session._autosave._writing.result()
         session._autosave._took = 0.0
         stage.play(2)
+    assert session._autosave._writing is not None
     session._autosave._writing.result()
     assert stage.model.made == made
     assert "a grey wolf 2" in (session.folder / "parked.json").read_text()
