@@ -187,6 +187,7 @@ def _table(schedule: FlowMatchSchedule, steps: int) -> tuple[Tensor, Tensor]:
         base = torch.linspace(schedule.sigma_max, schedule.sigma_min, points, dtype=torch.float32, device="cpu")
         base = base[:steps]
         sigmas = schedule.shift * base / (1 + (schedule.shift - 1) * base)
+        sigmas = sigmas.clamp(max=1.0)  # shifts such as 2.18 round to above 1, which is no noise level
         return sigmas, sigmas * schedule.num_train_timesteps
 
 
