@@ -63,7 +63,9 @@ def ended(process: psutil.Process) -> bool:
         process.wait(timeout=0)
         return True
     with suppress(psutil.Error):
-        return process.status() == psutil.STATUS_ZOMBIE  # another's child, which nobody waits for
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return False
+        process.wait(timeout=0)  # ours that died just now is still to be reaped; another's child nobody waits for
     return True
 
 
