@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from app.aliases import ALIASES, GROUPS, primary
-from app.errors import UsageMistake, printable, shorten
+from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.json_tree import parse_json
 from app.lengths import Length, parse_length
 from app.nodes import Node, read_text
@@ -165,7 +165,7 @@ def given_by_file(path: Path) -> Layer:
     Raises:
         UsageMistake: names file and line of what is wrong.
     """
-    return parse_config(read_text(path), printable(shorten(str(path), 80)))
+    return parse_config(read_text(path), printable(shorten_path(path)))
 
 
 def parse_config(text: str, file: str) -> Layer:

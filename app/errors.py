@@ -72,6 +72,12 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(1, width - 2)].rstrip() + " …"
 
 
+def shorten_path(path: object, width: int = 80) -> str:
+    """Cut a path to `width` characters and keep its end: the file's own name says most, and its ending what it is."""
+    text = str(path)
+    return text if len(text) <= width else "… " + text[len(text) - max(1, width - 2) :].lstrip()
+
+
 def _explain_os_error(error: OSError) -> tuple[str, int]:
     if disk_full(error):
         return "The disk is full. Free some space and run the command again.", EXIT_FAILURE

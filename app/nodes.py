@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from app.errors import UsageMistake, printable, shorten
+from app.errors import UsageMistake, printable, shorten, shorten_path
 
 LARGEST_FILE = 1_000_000
 """Bytes. An hour-long script of a prompt a second holds about 700 kB; past this it is the wrong file."""
@@ -138,7 +138,7 @@ def read_text(path: Path) -> str:
     Raises:
         UsageMistake: there is none, it is no ordinary file, larger than LARGEST_FILE, not UTF-8, or holds NUL bytes.
     """
-    shown = shorten(one_line(str(path)), 80)
+    shown = shorten_path(one_line(str(path)))
     if "\0" in str(path):
         raise UsageMistake(f"The name {shown} holds a NUL byte. Give an ordinary file name.")
     try:

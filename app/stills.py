@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from app.errors import UsageMistake, shorten
+from app.errors import UsageMistake, shorten_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ def sink_kind(path: Path) -> Kind:
         return "png"
     ending = path.suffix.lower()
     kind = _ENDINGS.get(ending)
-    shown = shorten(str(path), 80)
+    shown = shorten_path(path)
     if kind is None:
         near = get_close_matches(ending, _ENDINGS, n=1, cutoff=0.5) if ending else []
         stem = path.stem or "out"

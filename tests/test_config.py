@@ -202,6 +202,16 @@ def read(name: str, text: str, folder: Path) -> Layer:
     return given_by_file(folder / name)
 
 
+def test_a_file_far_down_is_read_and_called_by_its_own_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with a name" / ("much " * 20).strip()
+    folder.mkdir(parents=True)
+    (folder / "film.toml").write_text("seed = 7\n", encoding="utf-8")
+    (folder / "wrong.toml").write_text("sede = 7\n", encoding="utf-8")
+    assert given_by_file(folder / "film.toml")["seed"].value == 7
+    with pytest.raises(UsageMistake, match=r"^… .*much much/wrong\.toml, line 1"):
+        given_by_file(folder / "wrong.toml")
+
+
 def test_the_three_notations_say_the_same(tmp_path: Path) -> None:
     dumps = [resolve([read(name, text, tmp_path)]).settings.model_dump(mode="json") for name, text in NOTATIONS.items()]
     assert dumps[0] == dumps[1] == dumps[2]
