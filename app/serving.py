@@ -9,7 +9,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -135,14 +135,23 @@ def server_config(
 ) -> "uvicorn.Config":
     """Return uvicorn's configuration: bounded messages, no compression of JPEGs, no log of addresses with tokens."""
     import uvicorn
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from websockets.exceptions import InvalidState
 
     from app.wire import MAX_MESSAGE
+
+    class Socket(WebSocketsSansIOProtocol):
+        def shutdown(self) -> None:
+            with suppress(InvalidState):  # uvicorn closes again what its visitor is closing at this very moment
+                super().shutdown()
+            self.transport.close()
 
     return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws=Socket,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=FAREWELL_SECONDS,

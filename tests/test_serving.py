@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any, Self
 from urllib.request import urlopen
 
 import pytest
+from uvicorn.server import ServerState
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -27,7 +29,7 @@ from app.engine import LiveEngine
 from app.errors import UsageMistake
 from app.frame_header import unpack_frame
 from app.server import make_app
-from app.serving import find_place
+from app.serving import find_place, server_config
 from app.wire import MAX_MESSAGE
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.live_tiny import Clock, TinyModel
@@ -64,6 +66,42 @@ def test_frames_come_over_a_real_socket_uncompressed_and_at_the_rate_of_the_film
             assert payload.startswith(b"\xff\xd8")
             link.send(json.dumps({"type": "ack", "seq": header.seq}))
         assert 0.7 < time.monotonic() - begun < 3
+
+
+def test_a_server_may_end_while_a_visitor_closes() -> None:
+    class Line(asyncio.Transport):
+        def write(self, data: bytes | bytearray | memoryview) -> None: ...
+        def close(self) -> None:
+            closed.append(True)
+
+        def is_closing(self) -> bool:
+            return bool(closed)
+
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return None if name != "peername" else ("127.0.0.1", 1)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    async def talk() -> None:
+        config = server_config(application)  # type: ignore[arg-type]  # any application will do
+        config.load()
+        assert isinstance(config.ws_protocol_class, type)
+        socket_here: Any = config.ws_protocol_class(config=config, server_state=ServerState(), app_state={})
+        socket_here.connection_made(Line())
+        asks = ["GET / HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+        socket_here.data_received("\r\n".join([*asks, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""]).encode())
+        async with asyncio.timeout(10):
+            while not socket_here.handshake_complete:
+                await asyncio.sleep(0)
+        socket_here.data_received(bytes([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]))  # a masked close frame, code 1000
+        socket_here.shutdown()
+
+    closed: list[bool] = []
+    asyncio.run(talk())
+    assert closed
 
 
 def test_a_message_beyond_the_limit_closes_the_socket(server: str) -> None:
