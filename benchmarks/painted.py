@@ -115,15 +115,16 @@ def switch_error(scorer: Scorer, size: int, seed: int, what: str, wait: int = 12
 
 
 def measure_autoencoder(studio: Studio, *, count: int) -> dict[str, Any]:
-    """How well held-out clips survive the autoencoder: PSNR, and the scorer's view of what comes out."""
+    """How well held-out clips survive the autoencoder: PSNR of all, and the scorer's view of plain and of rich ones."""
     autoencoder = studio.loaded.components.autoencoder
     if not isinstance(autoencoder, AutoencoderTAEHV):
         raise UsageMistake("Only the embedded model's own kind of autoencoder is measured. Leave --model out.")
     weight = next(autoencoder.parameters())
-    progress = Progress(studio.report, "reconstruction", count, "clips")
+    rich = max(1, round(RICH * count))
+    progress = Progress(studio.report, "reconstruction", count + rich, "clips")
     errors: list[float] = []
     judged: list[Judgement] = []
-    for spec in clips(count, simple=False):
+    for spec in (*clips(count, simple=True), *clips(rich, simple=False)):
         truth = render([spec], FRAMES, size=studio.size[0]).to(weight)
         with torch.inference_mode():
             made = autoencoder.decode(autoencoder.encode(truth, pad="start"))
@@ -135,5 +136,6 @@ def measure_autoencoder(studio: Studio, *, count: int) -> dict[str, Any]:
         "clips": count,
         "psnr_db": -10 * math.log10(float(np.mean(errors))),
         "worst_tenth_db": float(np.quantile(each, 0.1)),
-        **tally(judged),
+        **tally(judged[:count]),
+        "rich": {"clips": rich, **tally(judged[count:]), "conditions": conditions(judged[count:])},
     }

@@ -104,6 +104,7 @@ def _reconstruction(part: Mapping[str, Any]) -> list[Figure]:
     return [
         Figure("reconstruction", "autoencoder", f"{found:.1f} dB", f">= {PSNR:g} dB", found >= PSNR),
         Figure("reconstruction", "all four behind the autoencoder", percent(part["all"])),
+        Figure("reconstruction", "all four behind it, rich clips", percent(part["rich"]["all"])),
     ]
 
 

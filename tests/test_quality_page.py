@@ -58,7 +58,7 @@ def results() -> dict[str, Any]:
             "frozen_called_frozen": share(9, 9),
             "switch_error": {what: {"median": 0.0, "p90": 0.1} for what in ("looks", "motion")},
         },
-        "reconstruction": {"psnr_db": 33.0, **shares()},
+        "reconstruction": {"psnr_db": 33.0, **shares(), "rich": shares(7)},
         "adherence": {
             **shares(),
             "prompts": 10,
