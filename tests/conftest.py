@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # huggingface_hub reads it once, at its import, which comes later: a test that asks the hub fails.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # files run side by side: a second thread each would only be in the way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("rivulet", deadline=None, derandomize=True, database=None)
 settings.load_profile("rivulet")
 
@@ -46,3 +49,15 @@ def stock_wan(tiny_wan_config: dict[str, Any]) -> WanTransformer3DModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return WanTransformer3DModel(**tiny_wan_config).eval()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training recipe at the size of tests.small_recipe."""
+    from tests.small_recipe import SMALL_AE, SMALL_DIT, SMALL_TEXT
+    from training import autoencoder, dit
+
+    monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
+    monkeypatch.setattr(dit, "READ_BLOCK", 0)
+    monkeypatch.setattr(dit, "TEXT", SMALL_TEXT)
+    monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)

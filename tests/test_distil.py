@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,41 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
+from tests.small_recipe import SMALL_AE
 from training import autoencoder, data, dit, windows
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
 from training.sample import Redraw, sigmas
 from training.windows import Batch
-
-SMALL_AE: dict[str, Any] = {
-    "latent_channels": 8,
-    "patch_size": 4,
-    "encoder_patch_size": 2,
-    "encoder_widths": (4, 4, 4),
-    "decoder_widths": (8, 8, 8),
-    "encoder_blocks": (1, 1),
-    "decoder_blocks": (1, 1),
-    "time_downscale": (2, 2),
-    "time_upscale": (2, 2),
-    "upsample": "shuffle",
-}
-SMALL_DIT = {
-    **dit.TRANSFORMER,
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "num_layers": 2,
-    "ffn_dim": 32,
-    "freq_dim": 16,
-    "text_dim": 16,
-}
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
-    monkeypatch.setattr(dit, "READ_BLOCK", 0)
-    monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
-    monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
 
 
 class Swirl(nn.Module):

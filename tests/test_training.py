@@ -13,45 +13,17 @@ import torch
 
 from models.attention import CausalAttnProcessor
 from models.taehv import AutoencoderTAEHV
+from tests.small_recipe import SMALL_AE
 from training import autoencoder, data, dit, windows, world
 from training.captions import vocabulary
 from training.muon import Muon, orthogonalize
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
-
-SMALL_AE = {
-    "latent_channels": 8,
-    "patch_size": 2,
-    "encoder_widths": (4, 4, 4),
-    "decoder_widths": (4, 4, 4),
-    "encoder_blocks": (1, 1),
-    "decoder_blocks": (1, 1),
-    "time_downscale": (2, 2),
-    "time_upscale": (2, 2),
-    "upsample": "shuffle",
-}
-SMALL_DIT = {
-    **dit.TRANSFORMER,
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "num_layers": 2,
-    "ffn_dim": 32,
-    "freq_dim": 16,
-    "text_dim": 16,
-}
 
 
 @pytest.fixture
 def films() -> list[data.Film]:
     rng = np.random.default_rng(0)
     return [data.draw_film(rng, switching=bool(i % 2)) for i in range(40)]
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dit, "TRANSFORMER", SMALL_DIT)
-    monkeypatch.setattr(dit, "READ_BLOCK", 0)
-    monkeypatch.setattr(dit, "TEXT", {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2})
-    monkeypatch.setattr(autoencoder, "CONFIG", SMALL_AE)
 
 
 # ---------------------------------------------------------------- optimiser, clock, files

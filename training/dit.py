@@ -250,7 +250,7 @@ def train_dit(
     with ThreadPoolExecutor(workers) as pool:
         while not clock.done:
             rng = step_seed(seed, clock.step, name)
-            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if start_from else clock.progress, levels)
+            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if levels else clock.progress, levels)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)

@@ -26,7 +26,8 @@ LEFT_OPEN = 0.08
 SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
 """Shift of the sampler's noise levels, and those that plans of a joint window use."""
 FOCUS = 4.0
-EARLY = 0.25
+EARLY = 0.4
+"""Share of a run that is mostly pictures and beginnings: new words are learned there or not at all."""
 BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
 
@@ -193,13 +194,13 @@ def draw_batch(
 ) -> Batch:
     """Draw one step's batch.
 
-    *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the object
-    sets off, at a 24th and an eighth of the price of a window: most of a run's first quarter, half of the rest. (A
-    window's later chunks see in their history how it moves, and need no word for it.) The other steps are *windows*.
-    Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which is what serial
-    plans do. A third is denoised together under rising noise (`joint`), for rolling windows and moving buffers. The
-    rest is diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk, often behind a clean
-    beginning, for plans whose history is still noisy.
+    *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the
+    object sets off, at a 24th and an eighth of the price of a window: most of a run's first part (`EARLY`), half of
+    the rest. (A window's later chunks see in their history how it moves, and need no word for it.) The other steps
+    are *windows*. Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which
+    is what serial plans do. A third is denoised together under rising noise (`joint`), for rolling windows and
+    moving buffers. The rest is diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk,
+    often behind a clean beginning, for plans whose history is still noisy.
 
     Args:
         rng: the only source of chance.

@@ -1,0 +1,30 @@
+"""A recipe of the embedded model's own shape that trains in a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training import dit
+
+SMALL_AE: dict[str, Any] = {
+    "latent_channels": 8,
+    "patch_size": 4,
+    "encoder_patch_size": 2,
+    "encoder_widths": (4, 4, 4),
+    "decoder_widths": (8, 8, 8),
+    "encoder_blocks": (1, 1),
+    "decoder_blocks": (1, 1),
+    "time_downscale": (2, 2),
+    "time_upscale": (2, 2),
+    "upsample": "shuffle",
+}
+SMALL_DIT: dict[str, Any] = {
+    **dit.TRANSFORMER,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_layers": 2,
+    "ffn_dim": 32,
+    "freq_dim": 16,
+    "text_dim": 16,
+}
+SMALL_TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2}
