@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from app.guesses import Guesses
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -119,6 +121,7 @@ class Gate:
         self.app = app
         self.access = access
         self.root_path = root_path
+        self.guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -146,7 +149,14 @@ class Gate:
         acts = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
         if acts and origin is not None and not self.access.trusts(origin, host, headers.get("x-forwarded-host", "")):
             return 403, "Another site's page asks. Open Rivulet's own page, or start it with --allow_host NAME."
-        if not self.access.knows(headers.get("authorization", ""), headers.get("cookie", "")):
+        given, cookie = headers.get("authorization", ""), headers.get("cookie", "")
+        guesser = "" if scope.get("client") is None else scope["client"][0]
+        if given and self.access.login is not None and not self.access.knows("", cookie):
+            if wait := self.guesses.wait(guesser):
+                return 429, f"Too many wrong passwords came from your address. Try again in {wait:.0f} s."
+            if not self.access.knows(given, ""):
+                self.guesses.wrong(guesser)
+        if not self.access.knows(given, cookie):
             return 401, "A user and a password are needed."
         if f"{scope['path']}/".removeprefix(self.root_path).startswith(CLOSED):
             return 404, "Rivulet does not use this. Its own routes are in /openapi.json."

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 from app import rooms, visit
 from app.access import Access, host_names, read_secret
 from app.frame_header import unpack_frame
+from app.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
 from app.server import make_app
 from app.wire import MAX_MESSAGE
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
@@ -320,6 +321,40 @@ def test_a_password_is_asked_for_on_every_route_and_the_socket(engine: PaintedEn
         basic = base64.b64encode(b"ann:b:c").decode()
         client.cookies.clear()
         assert not refused(client, authorization=f"Basic {basic}")
+
+
+def test_who_guesses_passwords_has_to_wait_and_who_is_in_does_not(engine: PaintedEngine) -> None:
+    with client_of(engine, login="ann:secret") as client:
+        cookie = client.get("/healthz", auth=("ann", "secret")).headers["set-cookie"].split(";")[0]
+        client.cookies.clear()
+        for number in range(ALLOWED):
+            assert client.get("/healthz").status_code == 401, "a request without a password is no guess"
+            assert client.get("/healthz", auth=("ann", f"guess {number}")).status_code == 401
+        for password in ("guess", "secret"):
+            answer = client.get("/healthz", auth=("ann", password))
+            assert answer.status_code == 429
+            assert "Try again in" in answer.text
+        assert refused(client, authorization=f"Basic {base64.b64encode(b'ann:secret').decode()}")
+        assert client.get("/healthz", headers={"cookie": cookie}).status_code == 200
+        assert not refused(client, cookie=cookie)
+
+
+def test_guesses_are_forgotten_after_their_time_and_addresses_do_not_pile_up() -> None:
+    now = [0.0]
+    guesses = Guesses(lambda: now[0])
+    for second in range(ALLOWED):
+        assert guesses.wait("a") == 0
+        now[0] = float(second)
+        guesses.wrong("a")
+    assert guesses.wait("a") == SECONDS - now[0]
+    assert guesses.wait("b") == 0
+    now[0] = SECONDS + 0.5
+    assert guesses.wait("a") == 0, "the first is a minute old, so one more may be tried"
+    guesses.wrong("a")
+    assert guesses.wait("a") > 0
+    for number in range(2 * ADDRESSES):
+        guesses.wrong(f"10.0.{number // 256}.{number % 256}")
+    assert len(guesses._wrong) == ADDRESSES
 
 
 def test_a_flood_of_messages_ends_the_socket(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
