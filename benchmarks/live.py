@@ -1,4 +1,4 @@
-"""The live server as a viewer meets it: a process of its own, the model that ships, and the socket; no browser.
+"""The live server as a viewer meets it: a process of its own, the model that ships, the socket, and a browser.
 
 How long until there is a picture, how long until a new prompt is on it and where that time goes, whether watchers cost
 encodes, what a slow link sees after minutes, and whether the server stays as it was and stops when nobody watches.
@@ -19,6 +19,7 @@ from typing import Any
 import rich.table
 
 from app.frame_header import FrameHeader
+from benchmarks import live_browser
 from benchmarks.live_client import Client, Link, Server
 
 PROMPTS = (
@@ -41,8 +42,9 @@ PART_NAMES = {
     "pacing": "until its moment",
     "socket": "socket, both ways",
 }
-PARTS = ("prompts", "viewers", "minutes", "slow", "leaving")
-"""What can be measured: prompts' times; 1 and 20 viewers; the server over minutes; slow links over as many; its end."""
+PARTS = ("browser", "prompts", "viewers", "minutes", "slow", "leaving")
+"""What can be measured: the page in a browser; prompts' times; 1 and 20 viewers; the server over minutes; slow links
+over as many; its end."""
 
 
 SLOW = (Link("40 ms each way, 4 Mbit/s", 0.04, 4e6), Link("200 ms each way, 0.3 Mbit/s", 0.2, 0.3e6))
@@ -70,16 +72,25 @@ def measure(
         report: told what was found.
 
     Returns:
-        "start", "prompts", "viewers", "links", "memory", "leaving": the figures of each part; "checks", "passed".
+        "start", "browser", "prompts", "viewers", "links", "memory", "leaving": the figures of each part; "checks",
+        "passed".
     """
     words = ["--preset", preset, *(["--model", model] if model else [])]
     words += [] if threads is None else ["--threads", str(threads)]
+    page: dict[str, Any] | None = None
     with tempfile.TemporaryDirectory() as folder:
+        if "browser" in parts:
+            live_browser.require()
+            page = live_browser.measure(Path(folder) / "page", words)
+            report(f"browser: {page}")
         server = Server(Path(folder), words)
         try:
             result = asyncio.run(_watch(server, minutes, parts, random.Random(seed), report))
         finally:
             server.end()
+    if page is not None:
+        result["browser"] = page
+        result["checks"] |= _browser_checks(page, result["session"]["fps"])
     result["passed"] = all(result["checks"].values())
     return {"benchmark": "live", "preset": preset, "minutes": minutes, **result}
 
@@ -112,6 +123,14 @@ async def _watch(
         found["leaving"] = await _leaving(server)
     found["checks"] = dict(_checks(found, 1000 * chunk_frames / fps))
     return found
+
+
+def _browser_checks(page: dict[str, Any], fps: float) -> dict[str, bool]:
+    return {
+        "a page just opened shows a picture in 5 s": page["first_drawn_cold_s"] < live_browser.COLD,
+        "a further page shows one within a second": page["first_drawn_warm_s"] < live_browser.WARM,
+        "the film plays at its rate in a browser": page["drawn_fps"] >= live_browser.RATE * fps,
+    }
 
 
 def _checks(found: dict[str, Any], chunk_ms: float) -> Iterator[tuple[str, bool]]:
@@ -341,6 +360,9 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "a further film, to hello, first frame", f"{start['warm_hello_s']} s, {start['warm_first_frame_s']} s"
     length = session["chunk_frames"] / session["fps"]
     yield "a chunk: its length, the time it takes", f"{length:g} s, {result['chunk_s']:.2f} s"
+    if page := result.get("browser"):
+        yield "page opened to its first picture", f"{page['first_drawn_cold_s']} s, warm {page['first_drawn_warm_s']} s"
+        yield "frames drawn a second in a browser", f"{page['drawn_fps']} of {session['fps']:g}"
     if prompts := result.get("prompts"):
         for key, name in (("accepted", "accepted"), ("applied", "applied"), ("seen", "its first frame here")):
             spread = prompts[f"{key}_ms"]

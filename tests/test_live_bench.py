@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.errors import UsageMistake
 from app.frame_header import FrameHeader, pack_frame
-from benchmarks.live import _ages, _checks, _reached, _spread, _weighed, table
+from benchmarks import live_browser
+from benchmarks.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
 from benchmarks.live_client import LOCAL, Client, Link
 
 FPS, CHUNK = 16.0, 12
@@ -128,3 +130,21 @@ def test_a_slow_link_delays_what_it_carries_and_its_acknowledgements(link: Link,
     assert server.most_ahead == 3
     assert client.frames[-1][0] - begun >= least  # ten frames of 50 ms each
     assert least or client.frames[-1][0] - begun < 0.5
+
+
+def test_a_page_that_opens_late_or_stutters_does_not_pass() -> None:
+    page = {"first_drawn_cold_s": 2.0, "first_drawn_warm_s": 0.4, "drawn_fps": 15.9}
+    assert all(_browser_checks(page, FPS).values())
+    for name, value in (("first_drawn_cold_s", 5.1), ("first_drawn_warm_s", 1.2), ("drawn_fps", 14.0)):
+        assert list(_browser_checks(page | {name: value}, FPS).values()).count(False) == 1
+
+
+def test_the_browser_part_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_browser.shutil, "which", lambda name: None)
+    with pytest.raises(UsageMistake, match="apt-get install chromium"):
+        live_browser.require()
+    monkeypatch.setattr(live_browser.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert live_browser.require() == "/usr/bin/chromium"
+    monkeypatch.setattr(live_browser, "find_spec", lambda name: None)
+    with pytest.raises(UsageMistake, match="pip install playwright"):
+        live_browser.require()
