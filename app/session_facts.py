@@ -54,6 +54,7 @@ def metrics_of(session: Session, now: float) -> Metrics:
         t=max(0, screen.frame) / session.fps,
         viewers=len(screen.viewers),
         state=session.state,
+        recording=screen.recorder.recording,
     )
 
 

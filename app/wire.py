@@ -267,6 +267,7 @@ class Metrics(FromServer):
     viewers: int = 0
     position: int = 0
     state: State = "playing"
+    recording: bool = False
 
 
 class QueueState(FromServer):

@@ -527,6 +527,7 @@ def test_settings_reach_the_film_and_a_reload_goes_on_with_film_and_settings(pag
     slide(page, "sink", 1)
     slide(page, "window", 9)
     until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) < 24")  # another memory begins empty
+    page.get_by_role("button", name="Record", exact=True).click()
     page.evaluate(
         "sessionStorage.setItem('rivulet.session', JSON.stringify({...JSON.parse("
         "sessionStorage.getItem('rivulet.session')), set: {}}))"
@@ -538,6 +539,9 @@ def test_settings_reach_the_film_and_a_reload_goes_on_with_film_and_settings(pag
     for name, value in (("steps", "2"), ("jpeg", "50"), ("sink", "1"), ("window", "9")):
         assert page.locator(f"#rv-{name}").input_value() == value, name
     assert page.locator("#rv-refresh").is_checked()
+    page.get_by_role("button", name="Recording", exact=True).click()  # it went on all the while
+    page.get_by_role("button", name="Record", exact=True).wait_for()
+    until(page, "document.querySelectorAll('#rv-saved li').length === 1")
 
 
 @pytest.mark.browser

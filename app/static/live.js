@@ -218,8 +218,13 @@ class Live {
   }
 
   record(on) {
-    this.recording = on;
     this.act(on ? "record" : "record_stop");
+    this.recordAsked = performance.now();
+    this.showRecording(on);
+  }
+
+  showRecording(on) {
+    this.recording = on;
     this.$("record").setAttribute("aria-pressed", on);
     this.$("record").querySelector("span").textContent = on ? "Recording" : "Record";
   }
@@ -308,6 +313,7 @@ class Live {
   on_metrics(event) {
     this.metrics = event;
     this.showState(event.state);
+    if (!(performance.now() - this.recordAsked < 1000)) this.showRecording(event.recording); // what was on its way may be older
     this.advice.pacing(event);
     if (document.activeElement !== this.$("steps")) this.advice.trade(this.$("steps").valueAsNumber);
     this.figures.set("chunk", event.chunk_ms === null ? "–" : `${Math.round(event.chunk_ms)} / ${Math.round((1000 * this.hello.chunk_frames) / this.hello.fps)} ms`, event.chunk_ms > (1000 * this.hello.chunk_frames) / this.hello.fps);
