@@ -5,6 +5,7 @@ opens before Gradio has drawn anything, because a click that goes through Gradio
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,12 @@ STYLES = ("live.css", "tabs.css")
 JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/static/live.js marks it)."""
+ASSETS = "/assets/"
+LOOPBACK = ("127.0.0.1", "::1")
+FORWARDED = {b"x-forwarded-for", b"forwarded", b"via"}
+"""What a proxy says of itself, more or less."""
+_MODULE = re.compile(rb'<script type="module" crossorigin (src="\./assets/index-[\w-]+\.js")></script>')
+"""Gradio's own script, which app/static/start.js begins; a page without it loads as Gradio wrote it."""
 _FONTS = ("system-ui", "sans-serif")
 
 
@@ -101,6 +108,7 @@ def mount_page(app: "FastAPI", engine: "Engine", jobs: object | None = None, *, 
     from gradio.themes import Base
 
     app.add_middleware(EarlyScript, script=page_script(facts))
+    app.add_middleware(Assets)
     return mount_gradio_app(
         app,
         page,
@@ -149,7 +157,8 @@ class EarlyScript:
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body"):
-                page = bytes(body).replace(b"</head>", self.script, 1)
+                page = _MODULE.sub(rb'<script id="rv-gradio" type="text/later" \1></script>', bytes(body), count=1)
+                page = page.replace(b"</head>", self.script, 1)
                 headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
                 headers.append((b"content-length", str(len(page)).encode()))
                 headers.append((b"content-security-policy", page_policy(page)))
@@ -157,6 +166,33 @@ class EarlyScript:
                 await send({"type": "http.response.body", "body": page})
 
         await self.app(scope, receive, collect)
+
+
+class Assets:
+    """Gradio's forty scripts and styles: kept by the browser, and not compressed for one on this machine.
+
+    Their names carry a hash of what is in them, yet Gradio lets the browser ask again for each; and compressing them
+    on every request keeps a new film's first picture waiting for a third of a second.
+    """
+
+    def __init__(self, app: AsgiApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(ASSETS):
+            await self.app(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        client = scope.get("client")
+        if client is not None and client[0] in LOOPBACK and not names & FORWARDED:
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+
+        async def kept(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                message["headers"] = [*message["headers"], (b"cache-control", b"max-age=31536000, immutable")]
+            await send(message)
+
+        await self.app(scope, receive, kept)
 
 
 @cache

@@ -29,6 +29,8 @@ CanvasRenderingContext2D.prototype.drawImage = function (...given) {
   window.drawn.push(performance.now() / 1000);
 };
 """
+GRACE = 7.0
+"""Seconds until a page that was closed costs nothing any more."""
 COLD, WARM, RATE = 5.0, 1.0, 0.95
 """Bounds: seconds to the first picture on a server that has just started, and on one that plays; of the film's rate."""
 
@@ -48,7 +50,7 @@ def require() -> str:
 
 
 def measure(folder: Path, words: list[str], *, seconds: float = 20.0, visits: int = 3) -> dict[str, Any]:
-    """Open the page as soon as a server is ready, let it play, and open it again while it does.
+    """Open the page as soon as a server is ready, let it play, close it, and open it anew, one at a time.
 
     Args:
         folder: for what the server keeps.
@@ -78,11 +80,14 @@ def measure(folder: Path, words: list[str], *, seconds: float = 20.0, visits: in
         before, begun = page.evaluate("[window.drawn.length, performance.now() / 1000]")
         time.sleep(seconds)
         after, ended = page.evaluate("[window.drawn.length, performance.now() / 1000]")
+        page.context.close()
+        time.sleep(GRACE)
         warm: list[float] = []
         for _ in range(visits):
             other = visit()
             warm.append(other.evaluate("window.drawn[0]"))
             other.context.close()
+            time.sleep(GRACE)
         return {
             "ready_s": round(server.ready - server.begun, 2),
             "first_drawn_cold_s": round(cold, 2),

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from app.errors import UsageMistake
 from app.opening import EngineRequest
-from app.page import STATIC, build_page, page_facts, page_script
+from app.page import STATIC, Assets, EarlyScript, build_page, page_facts, page_script
 from app.scenes import EMBEDDED, WORDS
 from pipelines.presets import get_preset
 
@@ -804,6 +805,29 @@ def test_the_page_asks_no_other_server_for_anything() -> None:
 def test_no_text_of_the_facts_can_end_the_script() -> None:
     facts = page_facts(EngineRequest(preset=get_preset("embedded"))) | {"model": "</script><b>"}
     assert "</script" not in page_script(facts)
+
+
+def test_gradios_scripts_wait_for_the_first_picture_are_kept_and_not_compressed_for_this_machine() -> None:
+    asked: list[str | None] = []
+
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(dict(scope["headers"]).get(b"accept-encoding", b"").decode() or None)
+        body = b'<head><script type="module" crossorigin src="./assets/index-A_b-1.js"></script></head>'
+        await send(
+            {"type": "http.response.start", "status": 200 if scope["path"] != "/assets/no" else 404, "headers": []}
+        )
+        await send({"type": "http.response.body", "body": body if scope["path"] == "/" else b"1"})
+
+    app: Any = Assets(EarlyScript(gradio, script="ours()"))
+    here, there = TestClient(app, client=("127.0.0.1", 5)), TestClient(app, client=("192.168.1.9", 5))
+    page = here.get("/").text
+    assert '<script id="rv-gradio" type="text/later" src="./assets/index-A_b-1.js"></script>' in page
+    assert "<script>ours()</script></head>" in page
+    assert here.get("/assets/a.js").headers["cache-control"] == "max-age=31536000, immutable"
+    assert "cache-control" not in here.get("/assets/no").headers, "what is missing today may be there tomorrow"
+    there.get("/assets/a.js")
+    here.get("/assets/a.js", headers={"x-forwarded-for": "192.168.1.9"})
+    assert [given is None for given in asked] == [True, True, True, False, False]
 
 
 def test_without_gradio_the_page_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -108,6 +109,8 @@ def see_every_tab(page: Any) -> None:
 
 
 def test_nothing_that_the_page_needs_is_blocked(page: Any, film: tuple[str, Painted]) -> None:
+    with urlopen(film[0]) as answer:
+        assert b'<script id="rv-gradio" type="text/later"' in answer.read(), "Gradio writes its script differently now"
     see_every_tab(page)
     assert page.evaluate("blocked") == []
     assert [answer for answer in page.answers if answer[0] >= 400] == []

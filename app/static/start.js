@@ -1,4 +1,6 @@
 // The film begins before Gradio has drawn its tabs: the section stands in the body until its place is there.
+// Gradio's forty scripts keep both cores of a small machine busy for half a second: they wait for the first picture.
+const PATIENCE = 1000;
 let live;
 function begin() {
   if (live) return;
@@ -10,6 +12,20 @@ function begin() {
   document.body.append(early);
   live = new Live(early.firstElementChild);
   live.$("prompt").focus();
+  const { screen } = live;
+  const { onDrawn } = screen;
+  const late = setTimeout(beginGradio, PATIENCE);
+  screen.onDrawn = (last) => {
+    screen.onDrawn = onDrawn;
+    clearTimeout(late);
+    beginGradio();
+    onDrawn(last);
+  };
+}
+
+function beginGradio() {
+  const later = document.getElementById("rv-gradio");
+  if (later) later.replaceWith(make("script", { type: "module", crossOrigin: "", src: later.src }));
 }
 
 window.rivuletLive = (element) => {
