@@ -34,6 +34,8 @@ PAINT_MS = 150.0
 LEAVING_SECONDS, AGE_GROWTH, MEMORY_GROWTH, PROMPT_GROWTH = 5.0, 0.15, 0.05, 0.25
 """Bounds of `passed`: of the time until generation stops and of how much older frames grow, in seconds, and of the
 growth of resident memory and of a prompt's time."""
+UNDO_BYTES = 2**28
+"""Of the server's memory for rewinding: full before growth is judged, where the usual GiB takes longer to fill."""
 PART_NAMES = {
     "wait": "until its chunk begins",
     "recache": "re-cache",
@@ -77,6 +79,7 @@ def measure(
     """
     words = ["--preset", preset, *(["--model", model] if model else [])]
     words += [] if threads is None else ["--threads", str(threads)]
+    words += ["--undo_memory", str(UNDO_BYTES)]
     page: dict[str, Any] | None = None
     with tempfile.TemporaryDirectory() as folder:
         if "browser" in parts:

@@ -26,26 +26,26 @@ TOKENS = RELEASED_SIZE[0] // 16 * (RELEASED_SIZE[1] // 16)
 LATENT_FPS = RELEASED_FPS / 4
 
 LOOKS: dict[str, str] = {
-    "embedded": "the model's own weaknesses show under every preset that keeps its plan: the heart that should stand "
-    "still is gone after three seconds, the ring begins half outside, the square loses its corners.",
-    "self-forcing": "nothing is replayed and 21 frames are seen: red stays in the blue star for seconds, and square "
-    "and triangle leave the picture.",
-    "longlive": "the square is a smear at first, the triangle gets lost; absolute positions are all that tells it from "
-    "longlive-infinity.",
+    "embedded": "the model's own weaknesses show under every preset that keeps its plan: the ball over the sea turns "
+    "square, the square on the meadow is round, the ring begins half outside and ends with a cactus in it.",
+    "self-forcing": "nothing is replayed and 21 frames are seen: the star is a smear for its first second.",
+    "longlive": "the night stays in the meadow's sky, and the sunset in the city's, long after the switch: absolute "
+    "positions, which were not in training, are all that tells it from longlive-infinity, and its drift is ten times "
+    "larger.",
     "longlive-2": "does not follow a new prompt: the heart stays and turns green, the pink object appears in the "
     "desert. Nothing is replayed, and chunks of eight were not in training.",
-    "rolling-forcing": "five chunks denoised together were not in training: objects come out torn, and after a switch "
-    "they stay fragments.",
-    "streamdit": "the same, and right after a switch both scenes are in one picture.",
-    "streamdiffusion-v2": "follows every switch; the ring falls apart.",
-    "deep-forcing-sink": "new objects are a blur for a second or more; ten frames of the old prompt stay in memory.",
+    "rolling-forcing": "sharp before the switch, the ring better than under any other preset; for two seconds after it "
+    "both scenes are in one picture, because five chunks that were begun under the old prompt are still in flight.",
+    "streamdit": "the same.",
+    "streamdiffusion-v2": "follows every switch within a second, through a blur; the ring falls apart.",
+    "deep-forcing-sink": "the star is a smear for its first second; ten frames of the old prompt stay in memory.",
 }
 """What a person saw in docs/presets.png, where a preset looks wrong."""
 
 TIMED = (
-    "Times of the committed run are of two cores that other work was using, more or less of them from row to row: fps "
-    "cannot be compared between rows, the shares can. Under streamdiffusion-v2 a chunk is 4 pictures and not 12, so "
-    "the same engine time is a larger share: measured as a plain difference of shares it is 6 points over longlive."
+    "The committed run had two cores and nothing beside it, one thread. Under streamdiffusion-v2 a chunk is 4 pictures "
+    "and not 12, so the same engine time is a larger share: measured as a plain difference of shares it is 4.8 points "
+    "over longlive."
 )
 """What a reader has to know of the run in benchmarks/results/presets.json; write it anew with every run."""
 
