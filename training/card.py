@@ -19,7 +19,9 @@ A small causal video diffusion transformer that ships with Rivulet, so that a fi
 painted world and nothing else. Version {version}, licence {licence}; trained from scratch by this repository's own
 recipe on pictures it draws itself, so no outside data or weights are in it.
 
-## What it knows
+## What its world holds
+
+What of this it paints, and what it does not yet, the figures below say, and docs/quality.md kind by kind.
 
 | | |
 |---|---|
