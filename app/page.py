@@ -43,9 +43,6 @@ JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/static/live.js marks it)."""
 ASSETS = "/assets/"
-LOOPBACK = ("127.0.0.1", "::1")
-FORWARDED = {b"x-forwarded-for", b"forwarded", b"via"}
-"""What a proxy says of itself, more or less."""
 _MODULE = re.compile(rb'<script type="module" crossorigin (src="\./assets/index-[\w-]+\.js")></script>')
 """Gradio's own script, which app/static/start.js begins; a page without it loads as Gradio wrote it."""
 _FONTS = ("system-ui", "sans-serif")
@@ -169,11 +166,7 @@ class EarlyScript:
 
 
 class Assets:
-    """Gradio's forty scripts and styles: kept by the browser, and not compressed for one on this machine.
-
-    Their names carry a hash of what is in them, yet Gradio lets the browser ask again for each; and compressing them
-    on every request keeps a new film's first picture waiting for a third of a second.
-    """
+    """Lets the browser keep Gradio's forty scripts and styles: their names carry a hash of what is in them."""
 
     def __init__(self, app: AsgiApp) -> None:
         self.app = app
@@ -182,10 +175,6 @@ class Assets:
         if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(ASSETS):
             await self.app(scope, receive, send)
             return
-        names = {name for name, _ in scope["headers"]}
-        client = scope.get("client")
-        if client is not None and client[0] in LOOPBACK and not names & FORWARDED:
-            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
 
         async def kept(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
