@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from training import dit
+import torch
+
+from models.taehv import AutoencoderTAEHV
+from training import data, dit, world
 
 SMALL_AE: dict[str, Any] = {
     "latent_channels": 8,
@@ -28,3 +32,13 @@ SMALL_DIT: dict[str, Any] = {
     "text_dim": 16,
 }
 SMALL_TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2}
+
+
+def fake_data(out: Path) -> None:
+    """A few films, beginnings and pictures, as a random autoencoder sees them."""
+    torch.manual_seed(0)
+    model = AutoencoderTAEHV(**SMALL_AE).eval()
+    for frames, folder in data.FOLDERS.items():
+        (out / folder).mkdir(parents=True)
+        films = len(world.SHAPES) if frames == data.PICTURE else 2
+        data.make_shard(out / folder / "00000.safetensors", model, seed=0, number=0, films=films, frames=frames)

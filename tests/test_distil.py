@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
-from tests.small_recipe import SMALL_AE
+from tests.small_recipe import SMALL_AE, fake_data
 from training import autoencoder, data, dit, windows
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
@@ -76,28 +76,23 @@ def test_batches_for_distilling_hold_the_samplers_levels_only_where_they_can() -
         torch.zeros(len(films), data.FRAMES, 8, 8, dtype=torch.uint8),
         torch.zeros(len(films), data.FRAMES, 4),
     )
+    alike = data.draw_alike(rng)
+    pictures = data.Shelf(torch.randn(9, 1, 8, 4, 4), alike, torch.zeros(9, 1, 8, 8), torch.zeros(9, 1, 4))
     levels = sigmas(4)[:-1]
     kinds = set()
     for step in range(40):
-        batch = windows.draw_batch(np.random.default_rng(step), shelf, shelf, 2, 1.0, levels.tolist())
+        batch = windows.draw_batch(np.random.default_rng(step), shelf, shelf, pictures, 2, 1.0, levels.tolist())
         away = (batch.sigma[..., None] - levels).abs().amin(-1)
         assert batch.ladder == (float(away.max()) < 1e-6)
         assert batch.ladder == (not batch.joint and (batch.forced or batch.latents.shape[1] <= windows.SINK))
         kinds.add(batch.ladder)
+        assert not (batch.own and batch.ladder) or (batch.history_noise == levels[-1]).all()
         assert batch.rows(slice(0, 1)).ladder == batch.to("cpu").ladder == batch.ladder
     assert kinds == {True, False}
 
 
-def _fake_data(out: Path) -> None:
-    torch.manual_seed(0)
-    model = AutoencoderTAEHV(**SMALL_AE).eval()
-    for name, frames in (("data", data.FRAMES), ("beginnings", data.FIRST)):
-        (out / name).mkdir(parents=True)
-        data.make_shard(out / name / "00000.safetensors", model, seed=0, number=0, films=2, frames=frames)
-
-
 def test_a_student_begins_as_its_teacher_and_is_kept_beside_it(tmp_path: Path, small: None) -> None:
-    _fake_data(tmp_path)
+    fake_data(tmp_path)
     dit.train_dit(tmp_path, steps=2, log_every=1, batch_size=1)
     teacher = dit.load_denoiser(tmp_path).state_dict()
     student = train_distil(tmp_path, steps=2, log_every=1, batch_size=1).state_dict()

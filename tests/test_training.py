@@ -13,7 +13,7 @@ import torch
 
 from models.attention import CausalAttnProcessor
 from models.taehv import AutoencoderTAEHV
-from tests.small_recipe import SMALL_AE
+from tests.small_recipe import fake_data
 from training import autoencoder, data, dit, windows, world
 from training.captions import vocabulary
 from training.muon import Muon, orthogonalize
@@ -221,19 +221,51 @@ def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
     assert seen["counted"] > 500
 
 
-def _shelves(films: list[data.Film]) -> tuple[data.Shelf, data.Shelf]:
-    """Films and beginnings with latents of noise."""
+def _shelves(films: list[data.Film]) -> tuple[data.Shelf, data.Shelf, data.Shelf]:
+    """Films, beginnings and pictures with latents of noise."""
+    rng = np.random.default_rng(3)
     short = [data.Film(film.first, frames=data.FIRST) for film in films]
-    noise = [torch.randn(len(films), frames, 8, 2, 2) for frames in (data.FRAMES, data.FIRST)]
-    pairs = zip(noise, (films, short), strict=True)
-    return tuple(data.Shelf(z, f, data.outlines(f, 4), data.courses(f)) for z, f in pairs)  # type: ignore[return-value]
+    alike = [film for _ in range(12) for film in data.draw_alike(rng)]
+    shelves = [(torch.randn(len(f), f[0].frames, 8, 2, 2), f) for f in (films, short, alike)]
+    return tuple(data.Shelf(z, f, data.outlines(f, 4), data.courses(f)) for z, f in shelves)  # type: ignore[return-value]
+
+
+def test_pictures_alike_differ_in_nothing_but_the_shape_and_none_is_held_out() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        alike = data.draw_alike(rng)
+        assert [film.first.shape for film in alike] == list(world.SHAPES)
+        assert len({replace(film.first, shape="ball") for film in alike}) == 1
+        assert not any(world.is_held_out(f.first.color, f.first.shape, f.first.motion, f.first.scene) for f in alike)
+
+
+def test_noise_may_lie_over_another_shape_than_the_one_that_is_asked_for(films: list[data.Film]) -> None:
+    shelf, beginnings, pictures = _shelves(films)
+    row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
+    swaps = seen = 0
+    for step in range(60):
+        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, progress=0.0)
+        if batch.latents.shape[1] > 1:
+            assert batch.under is None
+            continue
+        assert batch.under is not None
+        for clean, under, sigma, prompt in zip(batch.latents, batch.under, batch.sigma, batch.prompts, strict=True):
+            asked, shown = row[tuple(clean.flatten().tolist())], row[tuple(under.flatten().tolist())]
+            assert asked // 9 == shown // 9  # the same scene
+            assert asked == shown or (prompt and float(sigma) > windows.OTHER_NOISE)
+            swaps, seen = swaps + (asked != shown), seen + 1
+    assert 0.2 < swaps / seen < 0.5
+    ladder = [1.0, 0.9, 0.75, 0.5]
+    for step in range(30):
+        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, 0.0, ladder)
+        assert batch.under is None or torch.equal(batch.under, batch.latents)
 
 
 def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
-    shelf, beginnings = _shelves(films)
-    kinds = set()
+    shelves = _shelves(films)
+    kinds, own = set(), set()
     for step in range(80):
-        batch, again = (windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, 4) for _ in range(2))
+        batch, again = (windows.draw_batch(step_seed(0, step, "x"), *shelves, 4) for _ in range(2))
         assert torch.equal(batch.sigma, again.sigma)
         assert batch.prompts == again.prompts
         frames = batch.latents.shape[1]
@@ -243,6 +275,11 @@ def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.F
         assert batch.sigma.max() <= 1
         assert not batch.weight[batch.sigma == 0].any()
         assert float(batch.focus.mean()) == pytest.approx(1.0, abs=1e-5)
+        own.add(batch.own)
+        assert not batch.own or batch.forced
+        low, high = windows.OWN_NOISE if batch.own else (0.0, 0.12)
+        assert low <= batch.history_noise.min() <= batch.history_noise.max() <= high
+        assert batch.rows(slice(1, 2)).own == batch.to("cpu").own == batch.own
         if batch.joint:
             history = frames - batch.joint
             assert not batch.sigma[:, :history].any()
@@ -253,6 +290,8 @@ def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.F
             part = batch.sigma[:, start : start + batch.chunk]
             assert torch.equal(part, part[:, :1].expand_as(part))
     assert kinds == {(1, False), (3, False), (12, True), (12, False), "joint"}
+    assert 0 in own
+    assert len(own) > 1
 
 
 def test_a_full_rolling_window_holds_the_published_levels_and_a_short_one_the_noisiest_of_them() -> None:
@@ -282,10 +321,8 @@ def test_joint_windows_count_what_is_noisy_and_shows_the_prompt(films: list[data
 
 
 def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
-    shelf, beginnings = _shelves(films)
-    prompts = [
-        p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), shelf, beginnings, 16).prompts
-    ]
+    shelves = _shelves(films)
+    prompts = [p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), *shelves, 16).prompts]
     assert 0.04 < np.mean([prompt == "" for prompt in prompts]) < 0.2
     assert max(len(prompt.split()) for prompt in prompts) <= 32
     assert len(set(prompts)) > 100
@@ -308,23 +345,52 @@ def test_written_out_attention_equals_the_models_own(small: None) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
+def _windows(clean: torch.Tensor, weight: torch.Tensor, **more: Any) -> windows.Batch:
+    """Windows [B, F, 8, h, w] at half noise."""
+    rows, frames, _, height, width = clean.shape
+    return windows.Batch(
+        clean,
+        torch.full((rows, frames), 0.5),
+        torch.zeros(rows, frames),
+        weight,
+        torch.ones(rows, frames, height, width),
+        torch.zeros(rows, frames, 2 * height, 2 * width),
+        torch.zeros(rows, frames, 4),
+        [""] * rows,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("ladder", [False, True])
+def test_history_of_the_models_own_is_painted_behind_what_it_painted_before(small: None, ladder: bool) -> None:
+    model = dit.Denoiser(vocabulary())
+    clean = torch.randn(1, 6, 8, 4, 4)
+    weight = torch.tensor([[0.0, 1, 1, 1, 1, 1]])
+    calls = []
+
+    def flow(batch: windows.Batch, noisy: torch.Tensor, sigma: torch.Tensor, history: torch.Tensor, *_: Any) -> Any:
+        """Sees the truth, and adds to it the error of the frame before and one more."""
+        calls.append(torch.is_grad_enabled())
+        error = torch.roll(history - clean, 1, dims=1) + 1.0
+        return (noisy - (clean + error)) / sigma[..., None, None, None]
+
+    model.flow = flow  # type: ignore[method-assign]
+    for rounds in (1, 2, 3):
+        batch = _windows(clean, weight, chunk=1, forced=True, own=rounds, ladder=ladder)
+        batch = replace(batch, history_noise=torch.full((1, 6), 0.4))
+        painted = model._own_history(batch, 0.6 * clean + 0.4 * torch.randn_like(clean), torch.zeros(1, 1))
+        errors = (painted - clean)[0].mean(dim=(1, 2, 3))
+        expected = torch.tensor([0.0, *(min(rounds, place) for place in range(1, 6))])  # what does not count is true
+        torch.testing.assert_close(errors, expected, rtol=0, atol=1e-5)
+    assert calls == [False] * (6 if ladder else 12)
+
+
 def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: None) -> None:
     model = dit.Denoiser(vocabulary())
     nothing = torch.zeros(())
     model._reading_loss = lambda batch: (nothing, nothing)  # type: ignore[method-assign]  # it has a test of its own
     clean, noise = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4)
-    weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
-    batch = windows.Batch(
-        clean,
-        torch.full((2, 3), 0.5),
-        torch.zeros(2, 3),
-        weight,
-        torch.ones(2, 3, 4, 4),
-        torch.zeros(2, 3, 8, 8),
-        torch.zeros(2, 3, 4),
-        ["", ""],
-        3,
-    )
+    batch = _windows(clean, torch.tensor([[1.0, 1, 1], [0, 0, 0]]), chunk=3)
     tokens = model.text_encoder.tokenize(batch.prompts)
     flows = {"true": noise - clean, "wrong": noise}
     for name, flow in flows.items():
@@ -332,6 +398,12 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
         loss, error = model.loss(batch, noise, noise, tokens)
         assert error.shape == (2, 3)
         assert float(loss) == pytest.approx(0.0 if name == "true" else float(3 * clean[0].square().mean()), rel=1e-5)
+    under = torch.randn_like(
+        clean
+    )  # from half noise over something else, the way to the film is half over in half the time
+    model.transformer.forward_train = lambda *_, **__: noise + under - 2 * clean  # type: ignore[method-assign]
+    loss, _ = model.loss(replace(batch, under=under), noise, noise, tokens)
+    assert float(loss) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: None) -> None:
@@ -364,19 +436,11 @@ def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: N
     assert losses(torch.nn.functional.pad(flipped, (0, width - 16)))[0] > 1
 
 
-def _fake_data(out: Path) -> None:
-    torch.manual_seed(0)
-    model = AutoencoderTAEHV(**SMALL_AE).eval()
-    for name, frames in (("data", data.FRAMES), ("beginnings", data.FIRST)):
-        (out / name).mkdir(parents=True)
-        data.make_shard(out / name / "00000.safetensors", model, seed=0, number=0, films=2, frames=frames)
-
-
 def test_a_killed_transformer_run_goes_on_as_if_it_had_not_been(tmp_path: Path, small: None) -> None:
     weights = []
     for name, stops in (("whole", (4,)), ("killed", (2, 4))):
         out = tmp_path / name
-        _fake_data(out)
+        fake_data(out)
         for stop in stops:
             # The learning rate depends on the planned length, so the first sitting is cut short, not shortened.
             clock_steps, save_every = 4, 2
@@ -405,10 +469,10 @@ def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small:
     shipped = dit.Denoiser(vocabulary())
     shipped.transformer.save_pretrained(tmp_path / "model" / "transformer")
     shipped.text_encoder.save_pretrained(tmp_path / "model" / "text_encoder")
-    _fake_data(tmp_path / "run")
+    fake_data(tmp_path / "run")
     settings = {"steps": 1, "log_every": 1, "batch_size": 1}
     started = dit.train_dit(tmp_path / "run", start_from=tmp_path / "model", **settings)
-    _fake_data(tmp_path / "fresh")
+    fake_data(tmp_path / "fresh")
     fresh = dit.train_dit(tmp_path / "fresh", **settings)
     key = "transformer.blocks.0.ffn.net.2.weight"
     wanted = shipped.state_dict()[key]

@@ -14,16 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import rich
 import torch
 
 from models.taehv import AutoencoderTAEHV
-from training import autoencoder, data, dit, export, scorer, scorer_training
+from training import ablation, autoencoder, data, dit, export, scorer, scorer_training
 from training.distil import GUIDANCE, STEPS, train_distil
 from training.dit import Denoiser, load_denoiser
 from training.export import newest
 from training.sample import Redraw, sample, save_grid
 
-STAGES = ("autoencoder", "data", "dit", "distil", "decoder", "scorer", "export", "all")
+STAGES = ("autoencoder", "data", "dit", "distil", "decoder", "scorer", "export")
+ABLATION_STEPS = 300
 MINUTES = {"autoencoder": 14.0, "dit": 253.0, "distil": 30.0, "decoder": 30.0}
 """What the shipped weights were given on two CPU cores."""
 SHARDS = 48
@@ -41,19 +43,22 @@ LOOK = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or the check of all of them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", choices=STAGES, nargs="?", help="what to make")
+    parser.add_argument("stage", choices=(*STAGES, "all", "ablation"), nargs="?", help="what to make; all: the stages")
     parser.add_argument("--out", type=Path, default=Path("outputs/training"), help="scratch folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="length of the run; repeats exactly")
     length.add_argument("--minutes", type=float, help="length of the run by the clock (what shipped: see MINUTES)")
-    parser.add_argument("--shards", type=int, default=SHARDS, help=f"of {data.SHARD} films each (%(default)s)")
+    parser.add_argument(
+        "--shards", type=int, default=SHARDS, help=f"of {data.SHARDS[data.FRAMES]} films each (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=dit.WORKERS, help="threads of the dit stage (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--target", type=Path, default=SHIPPED, help="where export writes (%(default)s)")
     parser.add_argument(
-        "--start_from", type=Path, help="go on from this model folder's weights (dit) and autoencoder (data)"
+        "--start_from", type=Path, help="go on from this model's or run's weights (dit) and autoencoder (data)"
     )
+    parser.add_argument("--rate", type=float, default=1.0, help="of learning, over the usual one (dit); less to go on")
     parser.add_argument("--check", action="store_true", help="run every stage small and compare with bands.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -61,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             return check(Path(folder))
     if options.stage is None:
-        parser.error(f"say a stage ({', '.join(STAGES)}) or --check")
-    for stage in STAGES[:-1] if options.stage == "all" else (options.stage,):
+        parser.error(f"say a stage ({', '.join(STAGES)}, all, ablation) or --check")
+    for stage in STAGES if options.stage == "all" else (options.stage,):
         run(stage, options)
     return 0
 
@@ -86,8 +91,15 @@ def run(stage: str, options: argparse.Namespace) -> None:
     elif stage == "data":
         if options.start_from is not None and not (options.out / "autoencoder").exists():
             shutil.copytree(options.start_from / "autoencoder", options.out / "autoencoder")
-        for frames, films in ((data.FRAMES, data.SHARD), (data.FIRST, data.FIRST_SHARD)):
+        for frames, films in data.SHARDS.items():
             data.make_data(options.out, seed=options.seed, shards=options.shards, films=films, frames=frames)
+    elif stage == "ablation":
+        ablation.make_held_out(options.out, options.seed)
+        steps = options.steps or ABLATION_STEPS
+        found = ablation.ablate(
+            options.out, steps=steps, seed=options.seed, device=options.device, workers=options.workers
+        )
+        rich.print(ablation.table(found))
     elif stage in ("dit", "distil"):
         model = AutoencoderTAEHV.from_pretrained(options.out / "autoencoder").eval()
 
@@ -107,7 +119,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
             "look": look,
         }
         if stage == "dit":
-            dit.train_dit(options.out, **shared, start_from=options.start_from)
+            dit.train_dit(options.out, **shared, start_from=options.start_from, rate=options.rate)
         else:
             train_distil(options.out, **shared)
         torch.set_num_threads(threads)
@@ -139,6 +151,7 @@ def small_recipe(folder: Path) -> dict[str, float]:
     autoencoder.train_autoencoder(folder, seed=0, steps=40, log_every=1)
     data.make_data(folder, seed=0, shards=2, films=8)
     data.make_data(folder, seed=0, shards=2, films=16, frames=data.FIRST)
+    data.make_data(folder, seed=0, shards=2, films=18, frames=data.PICTURE)
     dit.train_dit(folder, seed=0, steps=40, log_every=1, batch_size=4)
     train_distil(folder, seed=0, steps=12, log_every=1, batch_size=4)
     redraw = Redraw(load_denoiser(folder, "distil"))

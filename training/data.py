@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from training import world
 from training.run import step_seed
 from training.shapes import DISTANCE
 
-FRAMES, FIRST = 21, 3
-"""Latent frames of a film in the training set (81 pixel frames, 5 seconds) and of a beginning (9 pixel frames)."""
-SHARD, FIRST_SHARD = 96, 864
+FRAMES, FIRST, PICTURE = 21, 3, 1
+"""Latent frames of a film in the training set (81 pixel frames, 5 seconds), of a beginning (9) and of a picture (1)."""
+FOLDERS = {FRAMES: "data", FIRST: "beginnings", PICTURE: "pictures"}
+SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864}
+"""How many of them a shard holds."""
+PLAIN_PICTURES = 0.6
+"""Share of pictures of one plain object in clear weather."""
 SWITCH_SHARE = 0.5
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
@@ -56,6 +60,26 @@ def draw_film(rng: np.random.Generator, *, switching: bool, frames: int = FRAMES
             return Film(drawn.first, drawn.second, latent, drawn.fade, frames)
 
 
+def draw_alike(rng: np.random.Generator) -> list[Film]:
+    """Draw pictures of one object and scene that differ in nothing but the object's shape: one of every shape.
+
+    None of them is held out, so that any of them may stand in for another.
+    """
+    while True:
+        spec = replace(world.sample_spec(rng, simple=bool(rng.random() < PLAIN_PICTURES)), companion=None)
+        if not any(world.is_held_out(spec.color, shape, spec.motion, spec.scene) for shape in world.SHAPES):
+            return [Film(replace(spec, shape=shape), frames=PICTURE) for shape in world.SHAPES]
+
+
+def _draw_films(rng: np.random.Generator, films: int, frames: int) -> list[Film]:
+    if frames == PICTURE:
+        return [film for _ in range(films // len(world.SHAPES)) for film in draw_alike(rng)]
+    return [
+        draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
+        for _ in range(films)
+    ]
+
+
 def render_film(film: Film, size: int = world.SIZE) -> Tensor:
     """Pixels [T, 3, size, size] in 0..1 of a film."""
     frames = film.pixel_frames
@@ -66,21 +90,22 @@ def render_film(film: Film, size: int = world.SIZE) -> Tensor:
 
 
 def make_shard(
-    path: Path, autoencoder: AutoencoderTAEHV, seed: int, number: int, films: int = SHARD, frames: int = FRAMES
+    path: Path, autoencoder: AutoencoderTAEHV, seed: int, number: int, films: int = SHARDS[FRAMES], frames: int = FRAMES
 ) -> None:
     """Render and encode one shard: `path` (fp16 latents, normalised) and its labels in a .json beside it."""
-    rng = step_seed(seed, number, "films" if frames == FRAMES else "beginnings")
-    labels, latents = [], []
+    rng = step_seed(seed, number, "films" if frames == FRAMES else FOLDERS[frames])
+    latents: list[Tensor] = []
     size = world.SIZE // autoencoder.encoder_shrink  # painted as the encoder looks at it: five times faster
-    for _ in range(films):
-        film = draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
+    drawn = _draw_films(rng, films, frames)
+    together = len(world.SHAPES) if frames == PICTURE else 1  # pictures one by one would mostly be overhead
+    for start in range(0, len(drawn), together):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the autoencoder was trained; twice as fast
-            pixels = render_film(film, size)[None]
-            latents.append(autoencoder.encode(pixels, pad="start", shrunk=True)[0].half())
-        labels.append(asdict(film))
+            pixels = torch.stack([render_film(film, size) for film in drawn[start : start + together]])
+            latents.append(autoencoder.encode(pixels, pad="start", shrunk=True).half())
+    labels = [asdict(film) for film in drawn]
     path.with_suffix(".json").write_text(json.dumps(labels), encoding="utf-8")
     part = path.with_suffix(".part")
-    save_file({"latents": torch.stack(latents)}, part)
+    save_file({"latents": torch.cat(latents)}, part)
     part.replace(path)  # a shard counts as made once its latents are there
 
 
@@ -98,7 +123,7 @@ def make_data(
     *,
     seed: int = 0,
     shards: int = 96,
-    films: int = SHARD,
+    films: int = SHARDS[FRAMES],
     frames: int = FRAMES,
     workers: int = 2,
     autoencoder: Path | None = None,
@@ -106,10 +131,11 @@ def make_data(
     """Make `shards` shards of `films` films with the frozen autoencoder of out/autoencoder.
 
     Films go to out/data. Beginnings (`frames` = FIRST) go to out/beginnings: they cost a ninth of a film, and what a
-    picture shows is learned from many different pictures. Each worker is a process with one thread: rendering and
+    picture shows is learned from many different pictures. Pictures (`frames` = PICTURE) go to out/pictures, every
+    scene with each of the shapes. Each worker is a process with one thread: rendering and
     small convolutions gain little from more threads.
     """
-    folder = out / ("data" if frames == FRAMES else "beginnings")
+    folder = out / FOLDERS[frames]
     folder.mkdir(parents=True, exist_ok=True)
     model = str(autoencoder or out / "autoencoder")
     context = multiprocessing.get_context("spawn")
@@ -153,9 +179,13 @@ class Shelf:
     outlines: Tensor
     courses: Tensor
 
+    def numbers(self, switches: Sequence[bool]) -> np.ndarray:
+        """Of the films that keep their prompt (False), that change it (True), or of both."""
+        return np.array([number for number, film in enumerate(self.films) if (film.switch is not None) in switches])
+
 
 def load_shelf(folder: Path) -> Shelf:
-    """All films of out/data or out/beginnings made so far."""
+    """All films of one of the FOLDERS made so far."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"No shards in {folder}; run `python -m training data` first.")

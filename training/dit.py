@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
-from training.data import load_shelf
+from training.data import FOLDERS, load_shelf
+from training.mix import USUAL, Mix
 from training.muon import Muon
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
 from training.windows import Batch, draw_batch
@@ -48,8 +50,6 @@ PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of
 BATCH, WORKERS = 6, 2
 READ_BLOCK, FINE = 2, 4
 """After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
-OUTLINE_SHARE, COURSE_SHARE = 0.3, 0.2
-"""How much these answers count in the loss."""
 UNKNOWN_SHARE = 0.01
 """Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
 
@@ -67,8 +67,9 @@ class Denoiser(nn.Module):
     They are not exported.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], mix: Mix = USUAL) -> None:
         super().__init__()
+        self.mix = mix
         self.transformer = CausalWanTransformer3DModel(**TRANSFORMER)
         self.text_encoder = TextEncoder.from_words(words, **TEXT)
         for block in self.transformer.blocks:
@@ -106,6 +107,24 @@ class Denoiser(nn.Module):
                 joint=batch.joint,
             ).float()
 
+    @torch.no_grad()
+    def _own_history(self, batch: Batch, noised: Tensor, tokens: Tensor) -> Tensor:
+        """History as the model itself paints it out of the noised film, so that it learns to go on from that.
+
+        All chunks are painted at once, each behind the history of the round before, so that errors add up over as
+        many chunks as there are rounds. Painted out of the noised film they stay near the truth, which is still what
+        is to be learned (as error recycling, Li et al. 2025, arXiv 2510.09212). What does not count keeps the truth:
+        it has another prompt.
+        """
+        counts, history = batch.weight[..., None, None, None] > 0, batch.latents
+        for _ in range(batch.own):
+            painted = noised
+            for level, following in pairwise((1.0, 0.0) if batch.ladder else (1.0, 0.5, 0.0)):
+                flow = self.flow(batch, painted, level * batch.history_noise, history, tokens)
+                painted = painted + (following - level) * batch.history_noise[..., None, None, None] * flow
+            history = torch.where(counts, painted, batch.latents)
+        return history
+
     def loss(
         self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor, teach: Teach | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -121,12 +140,18 @@ class Denoiser(nn.Module):
         clean, sigma = batch.latents, batch.sigma[..., None, None, None]
         small = batch.history_noise[..., None, None, None]
         history = (1.0 - small) * clean + small * shake
-        noisy = torch.where(sigma > 0, (1.0 - sigma) * clean + sigma * noise, history)
-        target = noise - clean if teach is None else teach(batch, noisy, history, tokens)
+        if batch.own:
+            history = self._own_history(batch, history, tokens)
+        under = clean if batch.under is None else batch.under
+        noisy = torch.where(sigma > 0, (1.0 - sigma) * under + sigma * noise, history)
+        if teach is not None:
+            target = teach(batch, noisy, history, tokens)
+        else:  # the way to the clean film, from wherever the noisy one is
+            target = noise - clean if batch.under is None else (noisy - clean) / sigma
         square = (self.flow(batch, noisy, batch.sigma, history, tokens) - target).square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
         outline, course = self._reading_loss(batch)
-        loss = (focused * batch.weight).sum() + OUTLINE_SHARE * outline + COURSE_SHARE * course
+        loss = (focused * batch.weight).sum() + self.mix.outline * outline + self.mix.course * course
         return loss, square.detach().mean(dim=(2, 3))
 
 
@@ -196,11 +221,12 @@ def train_dit(
     rate: float = 1.0,
     levels: Sequence[float] | None = None,
     teacher: Teach | None = None,
+    mix: Mix = USUAL,
 ) -> Denoiser:
     """Train, or go on after a kill, and return the averaged model.
 
     Args:
-        out: folder with data/ and beginnings/; gets `name`.pt (checkpoint with optimisers) and `name`.jsonl (curve).
+        out: folder with the FOLDERS; gets `name`.pt (checkpoint with optimisers) and `name`.jsonl (curve).
         seed: of weights, windows and noise.
         steps: length of the run, or
         minutes: its wall-clock bound.
@@ -211,17 +237,18 @@ def train_dit(
         workers: threads that share a step's batch; give each one thread of torch (OMP_NUM_THREADS=1).
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
-        start_from: a model, or its folder, to take the weights of, where `out` has no checkpoint yet.
+        start_from: a model, its folder or another run's to take the weights of, where `out` has no checkpoint yet.
         name: of the run.
         rate: times the usual learning rates.
         levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
         teacher: says what to predict instead of the films' own flow.
+        mix: what the steps are made of.
     """
     # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     torch.manual_seed(seed)
-    films, beginnings = load_shelf(out / "data"), load_shelf(out / "beginnings")
-    model = Denoiser(vocabulary()).to(device)
+    films, beginnings, pictures = (load_shelf(out / folder) for folder in FOLDERS.values())
+    model = Denoiser(vocabulary(), mix).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
     clock = Clock(steps=steps, minutes=minutes)
@@ -241,6 +268,7 @@ def train_dit(
     curve.add(
         films=len(films.films),
         beginnings=len(beginnings.films),
+        pictures=len(pictures.films),
         parameters=sum(p.numel() for p in model.parameters()),
         resumed_at=clock.step,
     )
@@ -250,7 +278,8 @@ def train_dit(
     with ThreadPoolExecutor(workers) as pool:
         while not clock.done:
             rng = step_seed(seed, clock.step, name)
-            batch = draw_batch(rng, films, beginnings, batch_size, 1.0 if levels else clock.progress, levels)
+            progress = 1.0 if levels else clock.progress
+            batch = draw_batch(rng, films, beginnings, pictures, batch_size, progress, levels, mix)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
@@ -288,6 +317,8 @@ def train_dit(
 
 def _start(model: Denoiser, source: Path | Denoiser) -> None:
     """Take over a model's weights, or shipped ones; words they do not know begin as they are initialised."""
+    if isinstance(source, Path) and (source / "dit.pt").exists():
+        source = load_denoiser(source)
     if isinstance(source, Denoiser):
         model.load_state_dict(source.state_dict())
         return

@@ -21,8 +21,9 @@ from training import world
 from training.card import readme
 from training.distil import GUIDANCE, STEPS
 from training.dit import TRANSFORMER, Denoiser, load_denoiser
+from training.mix import USUAL
 from training.run import load_checkpoint, step_seed
-from training.windows import DROPPED, SHIFT, SINK, WINDOW
+from training.windows import SHIFT, SINK, WINDOW
 
 VERSION = "2.0"
 
@@ -79,12 +80,11 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "training": {
             "seed": 0,
-            "dropped_prompts": DROPPED,
+            "dropped_prompts": USUAL.dropped,
             "autoencoder_steps": curves["autoencoder"][-1]["step"],
             "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
             "autoencoder_held_out_psnr_db": round(held_out[-1], 2) if held_out else None,
-            "films": next((line["films"] for line in curves["dit"] if "films" in line), None),
-            "beginnings": next((line["beginnings"] for line in curves["dit"] if "beginnings" in line), None),
+            **{kind: _newest(curves["dit"], kind) for kind in ("films", "beginnings", "pictures")},
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),
@@ -135,6 +135,11 @@ def _length(curve: list[dict[str, Any]]) -> list[tuple[str, float]]:
     seconds = [line["seconds"] for line in curve if "seconds" in line]
     steps = [line["step"] for line in curve if "step" in line]
     return [("steps", steps[-1]), ("minutes", round(seconds[-1] / 60, 1))]
+
+
+def _newest(curve: list[dict[str, Any]], name: str) -> Any:
+    """A figure as the newest line that has it says it."""
+    return next((line[name] for line in reversed(curve) if name in line), None)
 
 
 def _last_mean(curve: list[dict[str, Any]], name: str, lines: int) -> float | None:

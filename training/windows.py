@@ -6,8 +6,9 @@ at slot positions 0, 1, 2 ... and with one prompt for the whole memory, as after
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +17,21 @@ from torch import Tensor
 
 from training.captions import caption
 from training.data import FRAMES, Film, Shelf
+from training.mix import USUAL, Mix
+from training.world import SHAPES
 
 WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
-DROPPED = 0.1
-"""Share of prompts left out, so that the model also knows "no prompt" (classifier-free guidance, arXiv 2207.12598)."""
 LEFT_OPEN = 0.08
 """Share of prompts that do not say the colour, and of those that do not say the scene."""
 SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
 """Shift of the sampler's noise levels, and those that plans of a joint window use."""
-FOCUS = 4.0
-EARLY = 0.4
-"""Share of a run that is mostly pictures and beginnings: new words are learned there or not at all."""
 BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
+OTHER_NOISE = 0.5
+"""With more noise than this a picture may be painted over another shape than the one asked for."""
+OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
+"""How often over at most the model paints its own history, and from which noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Batch:
     Attributes:
         latents: clean, [B, F, C, h, w].
         sigma: noise level of each frame, [B, F]; 0 = clean history.
-        history_noise: how much history is shaken while declared clean, [B, F].
+        history_noise: how much history is shaken while declared clean, [B, F]; with `own`, what it is painted from.
         weight: which frames count in the loss, [B, F].
         focus: weight of each place in a frame, [B, F, h, w], 1 on average.
         outline: how much of the time a place belongs to the object, [B, F, 2h, 2w], 0..1.
@@ -59,6 +61,8 @@ class Batch:
         forced: whether noisy chunks see clean history (teacher forcing) or each other.
         joint: so many last frames see each other across chunks.
         ladder: whether every noisy frame is at one of the levels that were given, the sampler's own.
+        own: so many times over the model paints the history itself, each time behind what it had painted before.
+        under: what the noise is laid over where that is not what is asked for, as the latents; None: the latents.
     """
 
     latents: Tensor
@@ -73,21 +77,20 @@ class Batch:
     forced: bool = False
     joint: int = 0
     ladder: bool = False
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Everything that has a row for each example, in the order of the fields."""
-        return self.latents, self.sigma, self.history_noise, self.weight, self.focus, self.outline, self.course
+    own: int = 0
+    under: Tensor | None = None
 
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
-        tensors = (tensor[rows] for tensor in self.tensors)
-        return Batch(*tensors, self.prompts[rows], self.chunk, self.forced, self.joint, self.ladder)
+        return replace(self, prompts=self.prompts[rows], **self._tensors(lambda tensor: tensor[rows]))
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
-        tensors = (tensor.to(device) for tensor in self.tensors)
-        return Batch(*tensors, self.prompts, self.chunk, self.forced, self.joint, self.ladder)
+        return replace(self, **self._tensors(lambda tensor: tensor.to(device)))
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _owner(film: Film, frame: int) -> int:
@@ -95,7 +98,9 @@ def _owner(film: Film, frame: int) -> int:
     return int(film.switch is not None and frame >= film.switch)
 
 
-def draw_window(rng: np.random.Generator, number: int, film: Film, chunk: int) -> Window:
+def draw_window(
+    rng: np.random.Generator, number: int, film: Film, chunk: int, dropped: float = USUAL.dropped
+) -> Window:
     """Draw a window of `chunk`-aligned chunks out of film `number`.
 
     Half of the windows begin with the film; the others are a sink and later frames, so that the first chunk behind the
@@ -124,10 +129,12 @@ def draw_window(rng: np.random.Generator, number: int, film: Film, chunk: int) -
         counted[i] and i < stop and _owner(film, frame) == owner and not mixed[i // chunk]
         for i, frame in enumerate(frames)
     )
-    return Window(number, tuple(frames), _prompt(rng, film, owner), loss)
+    return Window(number, tuple(frames), _prompt(rng, film, owner, dropped), loss)
 
 
-def draw_joint_window(rng: np.random.Generator, number: int, film: Film, history: int, noisy: int) -> Window:
+def draw_joint_window(
+    rng: np.random.Generator, number: int, film: Film, history: int, noisy: int, dropped: float = USUAL.dropped
+) -> Window:
     """Draw a window of clean `history` and of `noisy` frames that are denoised together.
 
     Without history it is the film's beginning; two chunks of it are a sink and the frames just before. A prompt in the
@@ -139,12 +146,12 @@ def draw_joint_window(rng: np.random.Generator, number: int, film: Film, history
         frames[:SINK] = range(SINK)
     owner = _owner(film, frames[-1])
     loss = [i >= history and _owner(film, frame) == owner for i, frame in enumerate(frames)]
-    return Window(number, tuple(frames), _prompt(rng, film, owner), tuple(loss))
+    return Window(number, tuple(frames), _prompt(rng, film, owner, dropped), tuple(loss))
 
 
-def _prompt(rng: np.random.Generator, film: Film, owner: int) -> str:
+def _prompt(rng: np.random.Generator, film: Film, owner: int, dropped: float) -> str:
     """A prompt for one of a film's clips. What it leaves open is to stay; films with a switch leave nothing open."""
-    if rng.random() < DROPPED:
+    if rng.random() < dropped:
         return ""
     spec = film.second if owner and film.second is not None else film.first
     return caption(spec, rng, leave_open=LEFT_OPEN if film.second is None else 0.0)
@@ -188,14 +195,16 @@ def draw_batch(
     rng: np.random.Generator,
     films: Shelf,
     beginnings: Shelf,
+    pictures: Shelf,
     size: int,
     progress: float = 1.0,
     levels: Sequence[float] | None = None,
+    mix: Mix = USUAL,
 ) -> Batch:
     """Draw one step's batch.
 
     *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the
-    object sets off, at a 24th and an eighth of the price of a window: most of a run's first part (`EARLY`), half of
+    object sets off, at a 24th and an eighth of the price of a window: most of a run's first part, half of
     the rest. (A window's later chunks see in their history how it moves, and need no word for it.) The other steps
     are *windows*. Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which
     is what serial plans do. A third is denoised together under rising noise (`joint`), for rolling windows and
@@ -206,33 +215,36 @@ def draw_batch(
         rng: the only source of chance.
         films: whole films, for windows.
         beginnings: many more films' first three latent frames.
+        pictures: many scenes, each with all shapes.
         size: windows in the batch; of beginnings and pictures there are more.
         progress: 0..1 of the run.
         levels: the only noise levels of pictures, beginnings and teacher-forced windows, if given.
+        mix: how often each of these is drawn.
     """
-    pictures, whole = (0.4, 0.2) if progress < EARLY else (0.05, 0.5)
+    later = int(progress >= mix.early)
     kind = rng.random()
-    if kind < pictures:
-        return _openings(rng, beginnings, PICTURES * size, 1, levels)
-    if kind < 1.0 - whole:
-        return _openings(rng, beginnings, BEGINNINGS * size, SINK, levels)
-    picks = rng.integers(len(films.films), size=size)
+    if kind < mix.pictures[later]:
+        return _pictures(rng, pictures, PICTURES * size // len(SHAPES), levels, mix)
+    if kind < 1.0 - mix.windows[later]:
+        return _beginnings(rng, beginnings, BEGINNINGS * size, levels, mix)
+    numbers = films.numbers(mix.switches)
+    picks = numbers[rng.integers(len(numbers), size=size)]
     plan = rng.random()
-    if plan < 0.3:
+    if plan < mix.joint:
         history = int(rng.choice([0, SINK, 2 * SINK]))
         full = int(rng.choice([12, 15]))
         noisy = full if history or rng.random() < 0.5 else int(rng.integers(1, full // 3)) * 3  # the last: warming up
-        windows = [draw_joint_window(rng, int(n), films.films[n], history, noisy) for n in picks]
+        windows = [draw_joint_window(rng, int(n), films.films[n], history, noisy, mix.dropped) for n in picks]
         sigma = np.pad(draw_rising_sigma(rng, size, noisy, full), ((0, 0), (history, 0)))
-        return _windows(rng, films, windows, sigma, chunk=3, joint=noisy)
-    chunk = 3 if rng.random() < 0.8 else 1
-    chunks, forced = WINDOW // chunk, plan < 0.9
-    windows = [draw_window(rng, int(n), films.films[n], chunk) for n in picks]
+        return _windows(rng, films, windows, sigma, mix, chunk=3, joint=noisy)
+    chunk = 1 if rng.random() < mix.single else 3
+    chunks, forced = WINDOW // chunk, plan < 1.0 - mix.noisy
+    windows = [draw_window(rng, int(n), films.films[n], chunk, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, size * chunks, levels if forced else None).reshape(size, chunks).repeat(chunk, axis=1)
     if not forced:
         clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
         sigma = np.where(np.arange(WINDOW)[None] < clean[:, None] * chunk, 0.0, sigma)
-    return _windows(rng, films, windows, sigma, chunk=chunk, forced=forced, ladder=forced and levels is not None)
+    return _windows(rng, films, windows, sigma, mix, chunk=chunk, forced=forced, ladder=levels if forced else None)
 
 
 def _windows(
@@ -240,15 +252,20 @@ def _windows(
     films: Shelf,
     windows: list[Window],
     sigma: np.ndarray,
+    mix: Mix,
     *,
     chunk: int,
     forced: bool = False,
     joint: int = 0,
-    ladder: bool = False,
+    ladder: Sequence[float] | None = None,
 ) -> Batch:
     """The batch of windows at noise levels [B, F]; what is clean does not count."""
-    # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them.
-    shaken = np.where(rng.random((len(windows), 1)) < 0.6, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
+    # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them:
+    # shaken by noise, or painted by the model itself.
+    shaken = np.where(rng.random((len(windows), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
+    own = int(rng.integers(1, OWN_ROUNDS + 1)) if forced and rng.random() < mix.own else 0
+    if own:
+        shaken = rng.uniform(*OWN_NOISE, shaken.shape) if ladder is None else np.full(shaken.shape, ladder[-1])
     weight = np.array([window.loss for window in windows]) & (sigma > 0)
 
     def cut(shelf: Tensor) -> Tensor:
@@ -260,43 +277,79 @@ def _windows(
         torch.from_numpy(sigma).float(),
         torch.from_numpy(shaken).float().expand(sigma.shape),
         torch.from_numpy(weight).float(),
-        _focus(outline),
+        _focus(outline, mix.focus),
         outline.float() / 2,
         cut(films.courses),
         [window.prompt for window in windows],
         chunk,
         forced,
         joint,
-        ladder,
+        ladder is not None,
+        own,
     )
 
 
-def _focus(outline: Tensor) -> Tensor:
-    """Weights [B, F, h, w]: the object and its edge count FOCUS times more, all weights average 1.
+def _focus(outline: Tensor, focus: float) -> Tensor:
+    """Weights [B, F, h, w]: the object and its edge count `focus` times more, all weights average 1.
 
     An object covers a tenth of the picture and is most of what a prompt says.
     """
     near = F.max_pool2d(outline.flatten(0, 1).float(), kernel_size=4, stride=2, padding=1).clamp(max=1)
-    weight = 1.0 + FOCUS * near.unflatten(0, outline.shape[:2])
+    weight = 1.0 + focus * near.unflatten(0, outline.shape[:2])
     return weight / weight.mean()
 
 
-def _openings(
-    rng: np.random.Generator, beginnings: Shelf, size: int, frames: int, levels: Sequence[float] | None
+def _pictures(
+    rng: np.random.Generator, pictures: Shelf, groups: int, levels: Sequence[float] | None, mix: Mix
 ) -> Batch:
-    """The first one or three latent frames of films: what a text looks like when there is no history yet."""
+    """First frames, each scene with all shapes in turn, some of them under the noise of another shape's picture.
+
+    Noisy pictures mostly tell the shape themselves, and what always agrees is learned from whichever is easier to read:
+    a transformer that looks need not listen, and ball and square stayed one word to it. Where the picture says
+    another shape than the prompt, only the prompt helps.
+    """
+    count = len(SHAPES)
+    first = rng.integers(len(pictures.films) // count, size=(groups, 1)) * count
+    picks, others = (first + np.arange(count)).ravel(), (first + rng.integers(count, size=(groups, count))).ravel()
+    prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
+    sigma = draw_sigma(rng, len(picks), levels)
+    swapped = (rng.random(len(picks)) < mix.other) & (sigma > OTHER_NOISE) & [prompt != "" for prompt in prompts]
+    if levels:  # a student learns from its teacher, not from the truth
+        swapped[:] = False
+    under = np.where(swapped, others, picks)
+    batch = _openings(pictures, picks, prompts, sigma, 1, levels, mix)
+    either = torch.maximum(pictures.outlines[picks], pictures.outlines[under])
+    return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
+
+
+def _beginnings(
+    rng: np.random.Generator, beginnings: Shelf, size: int, levels: Sequence[float] | None, mix: Mix
+) -> Batch:
+    """The first three latent frames of films: how the object sets off when there is no history yet."""
     picks = rng.integers(len(beginnings.films), size=size)
-    prompts = [_prompt(rng, beginnings.films[n], 0) for n in picks]
-    sigma = torch.from_numpy(draw_sigma(rng, size, levels)).float()[:, None].expand(size, frames)
-    outline = beginnings.outlines[picks, :frames]
+    prompts = [_prompt(rng, beginnings.films[n], 0, mix.dropped) for n in picks]
+    return _openings(beginnings, picks, prompts, draw_sigma(rng, size, levels), SINK, levels, mix)
+
+
+def _openings(
+    shelf: Shelf,
+    picks: np.ndarray,
+    prompts: list[str],
+    sigma: np.ndarray,
+    frames: int,
+    levels: Sequence[float] | None,
+    mix: Mix,
+) -> Batch:
+    """The first so many latent frames of films at one noise level each."""
+    outline = shelf.outlines[picks, :frames]
     return Batch(
-        beginnings.latents[picks, :frames].float(),
-        sigma,
-        torch.zeros(size, frames),
-        torch.ones(size, frames),
-        _focus(outline),
+        shelf.latents[picks, :frames].float(),
+        torch.from_numpy(sigma).float()[:, None].expand(-1, frames),
+        torch.zeros(len(picks), frames),
+        torch.ones(len(picks), frames),
+        _focus(outline, mix.focus),
         outline.float() / 2,
-        beginnings.courses[picks, :frames],
+        shelf.courses[picks, :frames],
         prompts,
         frames,
         ladder=levels is not None,

@@ -1,0 +1,126 @@
+"""The ablation of the training: each run lacks what it says, and each question asks what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_recipe import SMALL_AE, fake_data
+from training import ablation, data, windows
+from training.mix import Mix
+from training.run import step_seed
+
+
+@pytest.fixture(scope="module")
+def shelves() -> ablation.Shelves:
+    rng = np.random.default_rng(1)
+    films = [data.draw_film(rng, switching=bool(number % 2)) for number in range(12)]
+    short = [data.Film(film.first, frames=data.FIRST) for film in films]
+    alike = [film for _ in range(4) for film in data.draw_alike(rng)]
+    made = [
+        data.Shelf(torch.randn(len(f), f[0].frames, 8, 2, 2), f, data.outlines(f, 4), data.courses(f))
+        for f in (films, short, alike)
+    ]
+    return made[0], made[1], made[2]
+
+
+def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: ablation.Shelves) -> None:
+    for asked in ablation.ASKED:
+        batches, again = (ablation.questions(shelves, asked, 6) for _ in range(2))
+        for batch, same in zip(batches, again, strict=True):
+            assert torch.equal(batch.latents, same.latents)
+            assert batch.prompts == same.prompts
+            frames = batch.latents.shape[1]
+            assert (frames == 1) == (asked in ("pictures", "another shape under the noise"))
+            assert (frames == 3 and not batch.joint) == (asked == "beginnings")
+            assert bool(batch.joint) == (asked == "denoised together")
+            assert bool(batch.own) == (asked == "history of its own")
+            assert (batch.chunk == 1 < frames) == (asked == "chunks of one")
+            assert (set(batch.prompts) == {""}) == (asked == "no prompt")
+            swapped = batch.under is not None and not torch.equal(batch.under, batch.latents)
+            assert swapped == (asked == "another shape under the noise")
+            serial = asked in (
+                "chunks of three",
+                "chunks of one",
+                "history of its own",
+                "no prompt",
+                "films with a switch",
+            )
+            assert batch.forced == serial
+    turned = {film for film, row in enumerate(shelves[0].films) if row.switch is not None}
+    owner = {
+        tuple(frame.flatten().tolist()): film for film, latents in enumerate(shelves[0].latents) for frame in latents
+    }
+    for asked, switched in (("films with a switch", True), ("chunks of three", False)):
+        windows_drawn = [window for batch in ablation.questions(shelves, asked, 6) for window in batch.latents]
+        found = {owner[tuple(window[0].flatten().tolist())] for window in windows_drawn}
+        assert found <= turned if switched else not found & turned
+
+
+def test_a_run_lacks_what_it_says(shelves: ablation.Shelves) -> None:
+    def kinds(mix: Mix) -> set[str]:
+        seen = set()
+        for step in range(150):
+            batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, step / 150, mix=mix)
+            frames = batch.latents.shape[1]
+            seen |= {"no prompt"} if "" in batch.prompts else set()
+            seen |= {"own"} if batch.own else set()
+            seen |= {"joint"} if batch.joint else set()
+            seen |= {"noisy"} if not batch.forced and not batch.joint and frames > 3 else set()
+            seen |= {"single"} if frames > 1 and batch.chunk == 1 else set()
+            seen |= {"pictures"} if frames <= 3 and not batch.joint else set()
+            seen |= {"shaken"} if not batch.own and batch.history_noise.any() else set()
+            seen |= {"other"} if batch.under is not None and not torch.equal(batch.under, batch.latents) else set()
+            seen |= {"focus"} if not torch.equal(batch.focus, torch.ones_like(batch.focus)) else set()
+        return seen
+
+    whole = kinds(ablation.WITHOUT["everything"])
+    for left_out, lacking in (
+        ("no pictures, no beginnings", {"pictures", "other"}),
+        ("no other shape under the noise", {"other"}),
+        ("no windows denoised together", {"joint"}),
+        ("no noisy history", {"noisy"}),
+        ("no chunks of one frame", {"single"}),
+        ("no dropped prompts", {"no prompt"}),
+        ("no shaken history", {"shaken"}),
+        ("no history of its own", {"own"}),
+        ("no focus on the object", {"focus"}),
+    ):
+        assert whole - kinds(ablation.WITHOUT[left_out]) == lacking, left_out
+
+
+def test_only_what_counts_is_in_the_error(shelves: ablation.Shelves) -> None:
+    class Stub:
+        text_encoder = type("Text", (), {"tokenize": staticmethod(lambda prompts: torch.zeros(len(prompts), 1))})
+
+        def loss(self, batch: windows.Batch, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.zeros(()), torch.where(batch.weight > 0, 2.0, 100.0)
+
+    batches = ablation.questions(shelves, "chunks of three", 3)
+    assert ablation.error(Stub(), batches) == pytest.approx(2.0)  # type: ignore[arg-type]
+
+
+def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_data(tmp_path)
+    from models.taehv import AutoencoderTAEHV
+
+    AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
+    monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9})
+    monkeypatch.setattr(ablation, "BATCHES", 1)
+    names = ("everything", "no dropped prompts")
+    monkeypatch.setattr(ablation, "WITHOUT", {name: ablation.WITHOUT[name] for name in names})
+    ablation.make_held_out(tmp_path, 0)
+    said: list[str] = []
+    result = ablation.ablate(tmp_path, steps=1, workers=1, report=said.append)
+    assert list(result["errors"]) == list(names)
+    assert all(set(row) == set(ablation.ASKED) for row in result["errors"].values())
+    assert len(said) == 2
+    assert ablation.table(result).row_count == 2
+
+    monkeypatch.setattr(ablation, "train_dit", lambda *_, **__: pytest.fail("trained again"))
+    assert ablation.ablate(tmp_path, steps=1, workers=1, report=said.append) == result
+    assert len(said) == 2
