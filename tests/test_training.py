@@ -252,6 +252,9 @@ def test_noise_may_lie_over_another_shape_than_the_one_that_is_asked_for(films: 
         for clean, under, sigma, prompt in zip(batch.latents, batch.under, batch.sigma, batch.prompts, strict=True):
             asked, shown = row[tuple(clean.flatten().tolist())], row[tuple(under.flatten().tolist())]
             assert asked // 9 == shown // 9  # the same scene
+            group = pictures.latents[asked // 9 * 9 : asked // 9 * 9 + 9]
+            apart = (group - clean).flatten(1).norm(dim=1)
+            assert int((apart < apart[shown % 9]).sum()) <= windows.ALIKE  # itself and those more like it
             assert asked == shown or (prompt and float(sigma) > windows.OTHER_NOISE)
             swaps, seen = swaps + (asked != shown), seen + 1
     assert 0.2 < swaps / seen < 0.5

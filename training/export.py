@@ -25,7 +25,7 @@ from training.mix import USUAL
 from training.run import load_checkpoint, step_seed
 from training.windows import SHIFT, SINK, WINDOW
 
-VERSION = "2.0"
+VERSION = "2.1"
 
 
 def export(out: Path, target: Path) -> dict[str, Any]:

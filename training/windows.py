@@ -30,6 +30,8 @@ BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
 OTHER_NOISE = 0.5
 """With more noise than this a picture may be painted over another shape than the one asked for."""
+ALIKE = 3
+"""The other shape is one of so many that look most like it there: these are what words are needed for."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
 """How often over at most the model paints its own history, and from which noise."""
 
@@ -310,7 +312,10 @@ def _pictures(
     """
     count = len(SHAPES)
     first = rng.integers(len(pictures.films) // count, size=(groups, 1)) * count
-    picks, others = (first + np.arange(count)).ravel(), (first + rng.integers(count, size=(groups, count))).ravel()
+    picks = (first + np.arange(count)).ravel()
+    near = _alike(pictures.latents[picks].unflatten(0, (groups, count)))
+    which = rng.integers(near.shape[-1], size=(groups, count, 1))
+    others = (first + np.take_along_axis(near, which, axis=-1)[..., 0]).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
     swapped = (rng.random(len(picks)) < mix.other) & (sigma > OTHER_NOISE) & [prompt != "" for prompt in prompts]
@@ -320,6 +325,13 @@ def _pictures(
     batch = _openings(pictures, picks, prompts, sigma, 1, levels, mix)
     either = torch.maximum(pictures.outlines[picks], pictures.outlines[under])
     return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
+
+
+def _alike(pictures: Tensor) -> np.ndarray:
+    """Numbers [groups, N, ALIKE] of the pictures most like each of a group's N; pictures [groups, N, ...]."""
+    flat = pictures.flatten(2).float()
+    apart = torch.cdist(flat, flat) + torch.eye(flat.shape[1]) * torch.finfo(flat.dtype).max
+    return apart.argsort(dim=-1, stable=True)[..., :ALIKE].numpy()
 
 
 def _beginnings(
