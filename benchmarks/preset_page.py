@@ -205,7 +205,8 @@ def _films(result: Mapping[str, Any]) -> str:
         numbers = ("left out", *[""] * (len(HEADINGS) - 1)) if "left_out" in row else cells(row)
         rows.append((f"[{row['preset']}](#{row['preset']})", *numbers, ", ".join(row["not_trained_for"]) or "-"))
     text = (
-        f"`rivulet bench presets --untrained` on {result['device']} with {result['threads']} thread(s): "
+        f"`rivulet bench presets --untrained` on weights {result['version']}, {result['device']} with "
+        f"{result['threads']} thread(s): "
         f"{len(result['scripts'])} scripts of {result['seconds_a_film']:g} s with a new prompt in the middle, the same "
         "seeds for all. The policies are the preset's, the sampler is the model's: step lists belong to the weights "
         "they were distilled into.\n\n"

@@ -109,6 +109,7 @@ def measure(
     return {
         "benchmark": "presets",
         "model": components.name,
+        "version": components.card.get("version"),
         "device": device,
         "threads": torch.get_num_threads(),
         "seconds_a_film": seconds,
