@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.taehv import AutoencoderTAEHV
@@ -42,3 +43,15 @@ def fake_data(out: Path) -> None:
         (out / folder).mkdir(parents=True)
         films = len(world.SHAPES) if frames == data.PICTURE else 2
         data.make_shard(out / folder / "00000.safetensors", model, seed=0, number=0, films=films, frames=frames)
+
+
+def noise_shelves(films: list[data.Film], groups: int = 12) -> tuple[data.Shelf, data.Shelf, data.Shelf]:
+    """Films, their beginnings, and `groups` scenes with all shapes, with latents of noise."""
+    rng = np.random.default_rng(3)
+    short = [data.Film(film.first, frames=data.FIRST) for film in films]
+    alike = [film for _ in range(groups) for film in data.draw_alike(rng)]
+    shelves = [
+        data.Shelf(torch.randn(len(f), f[0].frames, 8, 2, 2), f, data.outlines(f, 4), data.courses(f))
+        for f in (films, short, alike)
+    ]
+    return shelves[0], shelves[1], shelves[2]

@@ -13,7 +13,7 @@ import torch
 
 from models.attention import CausalAttnProcessor
 from models.taehv import AutoencoderTAEHV
-from tests.small_recipe import fake_data
+from tests.small_recipe import fake_data, noise_shelves
 from training import autoencoder, data, dit, windows, world
 from training.captions import vocabulary
 from training.muon import Muon, orthogonalize
@@ -221,15 +221,6 @@ def test_windows_count_only_frames_whose_history_and_prompt_match_the_engine(
     assert seen["counted"] > 500
 
 
-def _shelves(films: list[data.Film]) -> tuple[data.Shelf, data.Shelf, data.Shelf]:
-    """Films, beginnings and pictures with latents of noise."""
-    rng = np.random.default_rng(3)
-    short = [data.Film(film.first, frames=data.FIRST) for film in films]
-    alike = [film for _ in range(12) for film in data.draw_alike(rng)]
-    shelves = [(torch.randn(len(f), f[0].frames, 8, 2, 2), f) for f in (films, short, alike)]
-    return tuple(data.Shelf(z, f, data.outlines(f, 4), data.courses(f)) for z, f in shelves)  # type: ignore[return-value]
-
-
 def test_pictures_alike_differ_in_nothing_but_the_shape_and_none_is_held_out() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
@@ -240,7 +231,7 @@ def test_pictures_alike_differ_in_nothing_but_the_shape_and_none_is_held_out() -
 
 
 def test_noise_may_lie_over_another_shape_than_the_one_that_is_asked_for(films: list[data.Film]) -> None:
-    shelf, beginnings, pictures = _shelves(films)
+    shelf, beginnings, pictures = noise_shelves(films)
     row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
     swaps = seen = 0
     for step in range(60):
@@ -265,7 +256,7 @@ def test_noise_may_lie_over_another_shape_than_the_one_that_is_asked_for(films: 
 
 
 def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
-    shelves = _shelves(films)
+    shelves = noise_shelves(films)
     kinds, own = set(), set()
     for step in range(80):
         batch, again = (windows.draw_batch(step_seed(0, step, "x"), *shelves, 4) for _ in range(2))
@@ -324,7 +315,7 @@ def test_joint_windows_count_what_is_noisy_and_shows_the_prompt(films: list[data
 
 
 def test_some_prompts_are_dropped_and_all_others_fit_the_encoder(films: list[data.Film]) -> None:
-    shelves = _shelves(films)
+    shelves = noise_shelves(films)
     prompts = [p for step in range(12) for p in windows.draw_batch(step_seed(0, step, "p"), *shelves, 16).prompts]
     assert 0.04 < np.mean([prompt == "" for prompt in prompts]) < 0.2
     assert max(len(prompt.split()) for prompt in prompts) <= 32

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small_recipe import SMALL_AE, fake_data
+from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import ablation, data, windows
 from training.mix import Mix
 from training.run import step_seed
@@ -19,13 +19,7 @@ from training.run import step_seed
 def shelves() -> ablation.Shelves:
     rng = np.random.default_rng(1)
     films = [data.draw_film(rng, switching=bool(number % 2)) for number in range(12)]
-    short = [data.Film(film.first, frames=data.FIRST) for film in films]
-    alike = [film for _ in range(4) for film in data.draw_alike(rng)]
-    made = [
-        data.Shelf(torch.randn(len(f), f[0].frames, 8, 2, 2), f, data.outlines(f, 4), data.courses(f))
-        for f in (films, short, alike)
-    ]
-    return made[0], made[1], made[2]
+    return noise_shelves(films, groups=4)
 
 
 def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: ablation.Shelves) -> None:

@@ -88,7 +88,7 @@ def held_out(folder: Path) -> Shelves:
     return films, beginnings, pictures
 
 
-def questions(shelves: Shelves, asked: str, count: int = BATCHES) -> list[Batch]:
+def questions(shelves: Shelves, asked: str, count: int) -> list[Batch]:
     """The held-out batches of one way of asking, the same ones whenever they are drawn."""
     return [draw_batch(step_seed(0, number, asked), *shelves, BATCH, mix=ASKED[asked]) for number in range(count)]
 
@@ -130,7 +130,7 @@ def ablate(
         "steps", "seed"; "errors": what was left out -> way of asking -> mean square error.
     """
     shelves = held_out(out / "held_out")
-    batches = {asked: questions(shelves, asked) for asked in ASKED}
+    batches = {asked: questions(shelves, asked, BATCHES) for asked in ASKED}
     file = out / "ablation.json"
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     errors: dict[str, dict[str, float]] = {}

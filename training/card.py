@@ -75,10 +75,10 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
-- Eleven hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
+- Ten hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
   and a shape may change on its way. Ball and square are hardly told apart yet, and flower, star and cross are often
   taken for their neighbours (`rivulet bench quality`; docs/log.md).
-- A second object, patterns, weather and night were seen in the last four hours of training only.
+- A second object, patterns, weather and night were seen in the last three and a half hours of training only.
 - What a prompt leaves open may change on the way, and the drift meter says so. Name the colour.
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
