@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +285,22 @@ def sent(page: Any) -> list[dict[str, Any]]:
     return page.evaluate("spied.sent")
 
 
+def goes_on(page: Any, beyond: int) -> None:
+    """Wait until the film has come further than to frame `beyond`."""
+    until(page, f"new DataView(spied.frames.at(-1)).getUint32(12, true) > {beyond}")
+
+
+@contextmanager
+def going_back(page: Any, before: int) -> Iterator[None]:
+    """What is done here brings a frame before number `before`, be it on screen ever so shortly."""
+    since = page.evaluate("spied.frames.length")
+    yield
+    number = "new DataView(frame).getUint32(12, true)"
+    until(page, f"spied.frames.slice({since}).some((frame) => {number} < {before})")
+
+
 def frame(page: Any) -> int:
-    """The number of the frame that was drawn last."""
+    """The number of the frame that came last."""
     return page.evaluate("new DataView(spied.frames.at(-1)).getUint32(12, true)")
 
 
@@ -379,9 +394,9 @@ def test_stop_ends_the_film_and_start_begins_it_anew_with_the_same_prompt(page: 
     say(page, NIGHT)
     shown(page, NIGHT)
     page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Start").click()
-    page.wait_for_selector('#rv-state[data-state="playing"]')
-    until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) < 12")
+    with going_back(page, 9):
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_selector('#rv-state[data-state="playing"]')
     until(page, f"document.querySelector('#rv-caption').textContent === {json.dumps(NIGHT)}")
 
 
@@ -390,9 +405,9 @@ def test_reset_keeps_prompt_and_locked_seed_and_the_dice_draw_another(page: Any)
     say(page, DAY)
     shown(page, DAY)
     seed = page.locator("#rv-seed").input_value()
-    until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) > 12")
-    page.get_by_role("button", name="Reset").click()
-    until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) < 9")
+    goes_on(page, 12)
+    with going_back(page, 9):
+        page.get_by_role("button", name="Reset").click()
     assert page.locator("#rv-seed").input_value() == seed
     assert page.locator("#rv-caption").inner_text() == DAY
     page.get_by_role("button", name="New seed").click()
@@ -514,15 +529,14 @@ def test_a_saved_film_brings_its_prompt_and_seed_back(page: Any, tmp_path: Path)
 
 @pytest.mark.browser
 def test_rewinding_goes_back_and_branches(page: Any) -> None:
-    until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) > 24")
-    before = frame(page)
-    page.get_by_role("button", name="5 s", exact=True).click()
-    until(page, f"new DataView(spied.frames.at(-1)).getUint32(12, true) < {before} - 8")
+    goes_on(page, 24)
+    with going_back(page, frame(page) - 8):
+        page.get_by_role("button", name="5 s", exact=True).click()
+    goes_on(page, frame(page) + 16)  # a piece of film that is long enough to go back over
     say(page, NIGHT)
     shown(page, NIGHT)
-    before = frame(page)
-    page.locator("#rv-track button").last.click()  # to where the film before this one began
-    until(page, f"new DataView(spied.frames.at(-1)).getUint32(12, true) < {before} - 8")
+    with going_back(page, frame(page) - 8):
+        page.locator("#rv-track button").last.click()  # to where the film before this one began
     until(page, f"document.querySelector('#rv-caption').textContent !== {json.dumps(NIGHT)}")
 
 
@@ -535,8 +549,8 @@ def test_settings_reach_the_film_and_a_reload_goes_on_with_film_and_settings(pag
     page.locator("#rv-refresh").check()
     slide(page, "jpeg", 50)
     slide(page, "sink", 1)
-    slide(page, "window", 9)
-    until(page, "new DataView(spied.frames.at(-1)).getUint32(12, true) < 24")  # another memory begins empty
+    with going_back(page, 24):
+        slide(page, "window", 9)  # another memory begins empty
     page.get_by_role("button", name="Record", exact=True).click()
     page.evaluate(
         "sessionStorage.setItem('rivulet.session', JSON.stringify({...JSON.parse("
