@@ -53,7 +53,7 @@ window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}
 | autoencoder | fresh clips of the world, Muon | {autoencoder_steps} steps, {autoencoder_minutes} min |
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
 | data | the first 9 pixel frames of other films | {beginnings} films |
-| data | the first frame of others, every scene with all shapes | {pictures} pictures |
+| data | the first frame of others, nine of every scene | {pictures} pictures |
 | transformer, text | flow matching on beginnings and windows | {transformer_steps} steps, {transformer_minutes} min |
 {distilled}
 {remarks}All on one machine ({machine}) that other work shared.

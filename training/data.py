@@ -21,7 +21,7 @@ from torch import Tensor
 from models.taehv import AutoencoderTAEHV
 from training import world
 from training.run import step_seed
-from training.shapes import DISTANCE
+from training.shapes import DISTANCE, PATTERNS
 
 FRAMES, FIRST, PICTURE = 21, 3, 1
 """Latent frames of a film in the training set (81 pixel frames, 5 seconds), of a beginning (9) and of a picture (1)."""
@@ -29,7 +29,11 @@ FOLDERS = {FRAMES: "data", FIRST: "beginnings", PICTURE: "pictures"}
 SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864}
 """How many of them a shard holds."""
 PLAIN_PICTURES = 0.6
-"""Share of pictures of one plain object in clear weather."""
+"""Share of one plain object in clear weather among the pictures that differ in its shape."""
+ALIKE = 9
+"""Pictures of one scene that differ in what APART says."""
+APART = {"shape": 0.4, "pattern": 0.25, "company": 0.35}
+"""In what pictures of one scene differ, and how often."""
 SWITCH_SHARE = 0.5
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
@@ -61,19 +65,33 @@ def draw_film(rng: np.random.Generator, *, switching: bool, frames: int = FRAMES
 
 
 def draw_alike(rng: np.random.Generator) -> list[Film]:
-    """Draw pictures of one object and scene that differ in nothing but the object's shape: one of every shape.
+    """Draw ALIKE pictures that differ in nothing but the object's shape, or in three shapes and one thing more.
 
-    None of them is held out, so that any of them may stand in for another.
+    That is its pattern, or its company: none, and two others beside it. None of them is held out, so that any of them
+    may stand in for another.
     """
+    kind = rng.choice(list(APART), p=list(APART.values()))
     while True:
-        spec = replace(world.sample_spec(rng, simple=bool(rng.random() < PLAIN_PICTURES)), companion=None)
-        if not any(world.is_held_out(spec.color, shape, spec.motion, spec.scene) for shape in world.SHAPES):
-            return [Film(replace(spec, shape=shape), frames=PICTURE) for shape in world.SHAPES]
+        spec = world.sample_spec(rng, simple=kind == "shape" and bool(rng.random() < PLAIN_PICTURES))
+        if kind == "company" and spec.companion is None:
+            continue
+        few = [str(shape) for shape in rng.choice(world.SHAPES, 3, replace=False)]
+        if kind == "shape":
+            specs = [replace(spec, shape=shape) for shape in world.SHAPES]
+        elif kind == "pattern":
+            specs = [replace(spec, shape=shape, pattern=pattern) for shape in few for pattern in PATTERNS]
+        else:
+            color, shape = str(rng.choice(list(world.COLORS))), str(rng.choice(world.SHAPES))
+            others = None, spec.companion, replace(spec.companion, color=color, shape=shape)
+            specs = [replace(spec, shape=shape, companion=other) for shape in few for other in others]
+        held_out = any(world.is_held_out(one.color, one.shape, one.motion, one.scene) for one in specs)
+        if not held_out and len(set(specs)) == ALIKE:
+            return [Film(one, frames=PICTURE) for one in specs]
 
 
 def _draw_films(rng: np.random.Generator, films: int, frames: int) -> list[Film]:
     if frames == PICTURE:
-        return [film for _ in range(films // len(world.SHAPES)) for film in draw_alike(rng)]
+        return [film for _ in range(films // ALIKE) for film in draw_alike(rng)]
     return [
         draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
         for _ in range(films)
@@ -97,7 +115,7 @@ def make_shard(
     latents: list[Tensor] = []
     size = world.SIZE // autoencoder.encoder_shrink  # painted as the encoder looks at it: five times faster
     drawn = _draw_films(rng, films, frames)
-    together = len(world.SHAPES) if frames == PICTURE else 1  # pictures one by one would mostly be overhead
+    together = ALIKE if frames == PICTURE else 1  # pictures one by one would mostly be overhead
     for start in range(0, len(drawn), together):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the autoencoder was trained; twice as fast
             pixels = torch.stack([render_film(film, size) for film in drawn[start : start + together]])
@@ -131,9 +149,8 @@ def make_data(
     """Make `shards` shards of `films` films with the frozen autoencoder of out/autoencoder.
 
     Films go to out/data. Beginnings (`frames` = FIRST) go to out/beginnings: they cost a ninth of a film, and what a
-    picture shows is learned from many different pictures. Pictures (`frames` = PICTURE) go to out/pictures, every
-    scene with each of the shapes. Each worker is a process with one thread: rendering and
-    small convolutions gain little from more threads.
+    picture shows is learned from many different pictures. Pictures (`frames` = PICTURE) go to out/pictures, ALIKE of
+    every scene. Each worker is a process with one thread: rendering and small convolutions gain little from more.
     """
     folder = out / FOLDERS[frames]
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,6 +209,16 @@ def load_shelf(folder: Path) -> Shelf:
     films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
     latents = torch.cat([load_file(path)["latents"] for path in paths])
     return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]), courses(films))
+
+
+Shelves = tuple[Shelf, Shelf, Shelf]
+"""Films, beginnings and pictures."""
+
+
+def load_shelves(out: Path) -> Shelves:
+    """What a run in `out` learns from."""
+    films, beginnings, pictures = (load_shelf(out / folder) for folder in FOLDERS.values())
+    return films, beginnings, pictures
 
 
 def _clips(film: Film) -> Iterator[tuple[world.ClipSpec, slice]]:

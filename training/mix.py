@@ -20,7 +20,7 @@ class Mix:
         dropped: of prompts, left out, so that "no prompt" is known as well (Ho and Salimans 2022, arXiv 2207.12598).
         shaken: of windows, with a little noise on what is declared clean.
         own: of teacher-forced windows, whose history the model paints itself.
-        other: of noisy pictures, painted over another shape than the one asked for.
+        other: of noisy pictures, painted over another one of their scene than what is asked for.
         focus: how much more the object and its edge count than the rest of the picture.
         outline: how much the reading of the object's outline counts in the loss.
         course: how much the reading of its course does.

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.captions import caption
-from training.data import FRAMES, Film, Shelf
+from training.data import ALIKE, FRAMES, Film, Shelf
 from training.mix import USUAL, Mix
-from training.world import SHAPES
 
 WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
@@ -29,9 +28,9 @@ SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
 BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
 OTHER_NOISE = 0.5
-"""With more noise than this a picture may be painted over another shape than the one asked for."""
-ALIKE = 3
-"""The other shape is one of so many that look most like it there: these are what words are needed for."""
+"""With more noise than this a picture may be painted over another one than what is asked for."""
+NEAREST = 3
+"""The other picture is one of so many of its scene that look most like it: these are what words are needed for."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
 """How often over at most the model paints its own history, and from which noise."""
 
@@ -217,7 +216,7 @@ def draw_batch(
         rng: the only source of chance.
         films: whole films, for windows.
         beginnings: many more films' first three latent frames.
-        pictures: many scenes, each with all shapes.
+        pictures: many scenes, ALIKE of each.
         size: windows in the batch; of beginnings and pictures there are more.
         progress: 0..1 of the run.
         levels: the only noise levels of pictures, beginnings and teacher-forced windows, if given.
@@ -226,7 +225,7 @@ def draw_batch(
     later = int(progress >= mix.early)
     kind = rng.random()
     if kind < mix.pictures[later]:
-        return _pictures(rng, pictures, PICTURES * size // len(SHAPES), levels, mix)
+        return _pictures(rng, pictures, PICTURES * size // ALIKE, levels, mix)
     if kind < 1.0 - mix.windows[later]:
         return _beginnings(rng, beginnings, BEGINNINGS * size, levels, mix)
     numbers = films.numbers(mix.switches)
@@ -304,17 +303,16 @@ def _focus(outline: Tensor, focus: float) -> Tensor:
 def _pictures(
     rng: np.random.Generator, pictures: Shelf, groups: int, levels: Sequence[float] | None, mix: Mix
 ) -> Batch:
-    """First frames, each scene with all shapes in turn, some of them under the noise of another shape's picture.
+    """First frames, all pictures of a scene, some of them painted over another one than what is asked for.
 
     Noisy pictures mostly tell the shape themselves, and what always agrees is learned from whichever is easier to read:
     a transformer that looks need not listen, and ball and square stayed one word to it. Where the picture says
-    another shape than the prompt, only the prompt helps.
+    another shape, pattern or company than the prompt, only the prompt helps.
     """
-    count = len(SHAPES)
-    first = rng.integers(len(pictures.films) // count, size=(groups, 1)) * count
-    picks = (first + np.arange(count)).ravel()
-    near = _alike(pictures.latents[picks].unflatten(0, (groups, count)))
-    which = rng.integers(near.shape[-1], size=(groups, count, 1))
+    first = rng.integers(len(pictures.films) // ALIKE, size=(groups, 1)) * ALIKE
+    picks = (first + np.arange(ALIKE)).ravel()
+    near = _nearest(pictures.latents[picks].unflatten(0, (groups, ALIKE)))
+    which = rng.integers(near.shape[-1], size=(groups, ALIKE, 1))
     others = (first + np.take_along_axis(near, which, axis=-1)[..., 0]).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
@@ -327,11 +325,11 @@ def _pictures(
     return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
 
 
-def _alike(pictures: Tensor) -> np.ndarray:
-    """Numbers [groups, N, ALIKE] of the pictures most like each of a group's N; pictures [groups, N, ...]."""
+def _nearest(pictures: Tensor) -> np.ndarray:
+    """Numbers [groups, N, NEAREST] of the pictures most like each of a group's N; pictures [groups, N, ...]."""
     flat = pictures.flatten(2).float()
     apart = torch.cdist(flat, flat) + torch.eye(flat.shape[1]) * torch.finfo(flat.dtype).max
-    return apart.argsort(dim=-1, stable=True)[..., :ALIKE].numpy()
+    return apart.argsort(dim=-1, stable=True)[..., :NEAREST].numpy()
 
 
 def _beginnings(
