@@ -16,27 +16,27 @@ from training.run import step_seed
 
 
 @pytest.fixture(scope="module")
-def shelves() -> ablation.Shelves:
+def shelves() -> data.Shelves:
     rng = np.random.default_rng(1)
     films = [data.draw_film(rng, switching=bool(number % 2)) for number in range(12)]
     return noise_shelves(films, groups=4)
 
 
-def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: ablation.Shelves) -> None:
+def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: data.Shelves) -> None:
     for asked in ablation.ASKED:
         batches, again = (ablation.questions(shelves, asked, 6) for _ in range(2))
         for batch, same in zip(batches, again, strict=True):
             assert torch.equal(batch.latents, same.latents)
             assert batch.prompts == same.prompts
             frames = batch.latents.shape[1]
-            assert (frames == 1) == (asked in ("pictures", "another shape under the noise"))
+            assert (frames == 1) == (asked in ("pictures", "another picture under the noise"))
             assert (frames == 3 and not batch.joint) == (asked == "beginnings")
             assert bool(batch.joint) == (asked == "denoised together")
             assert bool(batch.own) == (asked == "history of its own")
             assert (batch.chunk == 1 < frames) == (asked == "chunks of one")
             assert (set(batch.prompts) == {""}) == (asked == "no prompt")
             swapped = batch.under is not None and not torch.equal(batch.under, batch.latents)
-            assert swapped == (asked == "another shape under the noise")
+            assert swapped == (asked == "another picture under the noise")
             serial = asked in (
                 "chunks of three",
                 "chunks of one",
@@ -55,7 +55,7 @@ def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: ablation
         assert found <= turned if switched else not found & turned
 
 
-def test_a_run_lacks_what_it_says(shelves: ablation.Shelves) -> None:
+def test_a_run_lacks_what_it_says(shelves: data.Shelves) -> None:
     def kinds(mix: Mix) -> set[str]:
         seen = set()
         for step in range(150):
@@ -75,7 +75,7 @@ def test_a_run_lacks_what_it_says(shelves: ablation.Shelves) -> None:
     whole = kinds(ablation.WITHOUT["everything"])
     for left_out, lacking in (
         ("no pictures, no beginnings", {"pictures", "other"}),
-        ("no other shape under the noise", {"other"}),
+        ("no other picture under the noise", {"other"}),
         ("no windows denoised together", {"joint"}),
         ("no noisy history", {"noisy"}),
         ("no chunks of one frame", {"single"}),
@@ -87,7 +87,7 @@ def test_a_run_lacks_what_it_says(shelves: ablation.Shelves) -> None:
         assert whole - kinds(ablation.WITHOUT[left_out]) == lacking, left_out
 
 
-def test_only_what_counts_is_in_the_error(shelves: ablation.Shelves) -> None:
+def test_only_what_counts_is_in_the_error(shelves: data.Shelves) -> None:
     class Stub:
         text_encoder = type("Text", (), {"tokenize": staticmethod(lambda prompts: torch.zeros(len(prompts), 1))})
 
@@ -105,16 +105,18 @@ def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monk
     AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
     monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9})
     monkeypatch.setattr(ablation, "BATCHES", 1)
-    names = ("everything", "no dropped prompts")
+    names = ("everything", "nothing: other draws", "no dropped prompts")
     monkeypatch.setattr(ablation, "WITHOUT", {name: ablation.WITHOUT[name] for name in names})
     ablation.make_held_out(tmp_path, 0)
     said: list[str] = []
     result = ablation.ablate(tmp_path, steps=1, workers=1, report=said.append)
     assert list(result["errors"]) == list(names)
     assert all(set(row) == set(ablation.ASKED) for row in result["errors"].values())
-    assert len(said) == 2
-    assert ablation.table(result).row_count == 2
+    assert len(said) == 3
+    assert ablation.table(result).row_count == 3
 
+    one, other, _ = result["errors"].values()
+    assert one != other, "what chance does is to be seen"
     monkeypatch.setattr(ablation, "train_dit", lambda *_, **__: pytest.fail("trained again"))
     assert ablation.ablate(tmp_path, steps=1, workers=1, report=said.append) == result
-    assert len(said) == 2
+    assert len(said) == 3

@@ -56,9 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--target", type=Path, default=SHIPPED, help="where export writes (%(default)s)")
     parser.add_argument(
-        "--start_from", type=Path, help="go on from this model's or run's weights (dit) and autoencoder (data)"
+        "--start_from",
+        type=Path,
+        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data)",
     )
-    parser.add_argument("--rate", type=float, default=1.0, help="of learning, over the usual one (dit); less to go on")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="of learning, over the usual one (dit, ablation); less to go on"
+    )
     parser.add_argument("--check", action="store_true", help="run every stage small and compare with bands.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -97,7 +101,13 @@ def run(stage: str, options: argparse.Namespace) -> None:
         ablation.make_held_out(options.out, options.seed)
         steps = options.steps or ABLATION_STEPS
         found = ablation.ablate(
-            options.out, steps=steps, seed=options.seed, device=options.device, workers=options.workers
+            options.out,
+            steps=steps,
+            seed=options.seed,
+            device=options.device,
+            workers=options.workers,
+            start_from=options.start_from,
+            rate=options.rate,
         )
         rich.print(ablation.table(found))
     elif stage in ("dit", "distil"):

@@ -1,7 +1,8 @@
 """What each ingredient of the training is worth: the same short run without it, held against every way of asking.
 
-All runs begin with the same random weights and take the same number of steps. Each is then given the same held-out
-windows, of one kind after the other, and its error at predicting their flow is compared with the run of everything.
+All runs begin with the same weights, random ones or those of a run that is to go on, and take the same number of steps.
+Each is then given the same held-out windows, of one kind after the other, and its error at predicting their flow is
+compared with the run of everything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
-from training.data import FOLDERS, SHARDS, Shelf, load_shelf, make_shard
+from training.data import FOLDERS, SHARDS, Shelves, load_shelves, make_shard
 from training.dit import Denoiser, train_dit
 from training.mix import USUAL, Mix
 from training.run import step_seed
@@ -37,8 +38,9 @@ _WINDOWS = Mix(
 
 WITHOUT: dict[str, Mix] = {
     "everything": USUAL,
+    "nothing: other draws": USUAL,
     "no pictures, no beginnings": replace(USUAL, pictures=(0.0, 0.0), windows=(1.0, 1.0)),
-    "no other shape under the noise": replace(USUAL, other=0.0),
+    "no other picture under the noise": replace(USUAL, other=0.0),
     "no windows denoised together": replace(USUAL, joint=0.0),
     "no noisy history": replace(USUAL, noisy=0.0),
     "no chunks of one frame": replace(USUAL, single=0.0),
@@ -49,11 +51,12 @@ WITHOUT: dict[str, Mix] = {
     "no focus on the object": replace(USUAL, focus=0.0),
     "no readings": replace(USUAL, outline=0.0, course=0.0),
 }
-"""What is left out -> the run without it."""
+"""What is left out -> the run without it. Every run draws its own windows; a second one of everything tells how much
+that does."""
 ASKED: dict[str, Mix] = {
     "pictures": replace(_WINDOWS, pictures=(1.0, 1.0), windows=(0.0, 0.0)),
     "beginnings": replace(_WINDOWS, windows=(0.0, 0.0)),
-    "another shape under the noise": replace(_WINDOWS, pictures=(1.0, 1.0), windows=(0.0, 0.0), other=1.0),
+    "another picture under the noise": replace(_WINDOWS, pictures=(1.0, 1.0), windows=(0.0, 0.0), other=1.0),
     "chunks of three": replace(_WINDOWS, switches=(False,)),
     "chunks of one": replace(_WINDOWS, single=1.0, switches=(False,)),
     "denoised together": replace(_WINDOWS, joint=1.0, switches=(False,)),
@@ -68,8 +71,6 @@ HELD_OUT = 99_999
 BATCHES, BATCH = 12, 6
 """Of held-out windows for each way of asking, and windows a batch."""
 
-Shelves = tuple[Shelf, Shelf, Shelf]
-
 
 def make_held_out(out: Path, seed: int) -> None:
     """A shard of films, of beginnings and of pictures that no run learns from, in out/held_out."""
@@ -80,12 +81,6 @@ def make_held_out(out: Path, seed: int) -> None:
             make_shard(
                 made, AutoencoderTAEHV.from_pretrained(out / "autoencoder").eval(), seed, HELD_OUT, films, frames
             )
-
-
-def held_out(folder: Path) -> Shelves:
-    """Films, beginnings and pictures of a folder that no run learns from."""
-    films, beginnings, pictures = (load_shelf(folder / name) for name in FOLDERS.values())
-    return films, beginnings, pictures
 
 
 def questions(shelves: Shelves, asked: str, count: int) -> list[Batch]:
@@ -114,6 +109,8 @@ def ablate(
     seed: int = 0,
     device: str = "cpu",
     workers: int = 2,
+    start_from: Path | None = None,
+    rate: float = 1.0,
     report: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Train without each ingredient in turn; a run that was killed goes on, and what is done is not done again.
@@ -124,24 +121,37 @@ def ablate(
         seed: of weights, windows and noise.
         device: "cpu" or "cuda".
         workers: threads that share a step's batch.
+        start_from: whose weights all runs begin with, as of `train_dit`; None: random ones.
+        rate: times the usual learning rates.
         report: told what was found.
 
     Returns:
-        "steps", "seed"; "errors": what was left out -> way of asking -> mean square error.
+        "steps", "seed", "rate", "start_from" as given; "errors": what was left out -> way of asking -> mean square
+        error.
     """
-    shelves = held_out(out / "held_out")
-    batches = {asked: questions(shelves, asked, BATCHES) for asked in ASKED}
+    apart = load_shelves(out / "held_out")
+    batches = {asked: questions(apart, asked, BATCHES) for asked in ASKED}
     file = out / "ablation.json"
+    given = {"steps": steps, "seed": seed, "rate": rate, "start_from": start_from and start_from.name}
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    errors: dict[str, dict[str, float]] = {}
-    if (known.get("steps"), known.get("seed")) == (steps, seed):
-        errors = known["errors"]
-    result = {"steps": steps, "seed": seed, "errors": errors}
+    errors: dict[str, dict[str, float]] = known["errors"] if given.items() <= known.items() else {}
+    result = {**given, "errors": errors}
+    shelves = None
     for number, (left_out, mix) in enumerate(WITHOUT.items()):
         if left_out in errors:
             continue
+        shelves = shelves or load_shelves(out)
         model = train_dit(
-            out, seed=seed, steps=steps, device=device, workers=workers, name=f"ablation/{steps}-{number}", mix=mix
+            out,
+            seed=seed,
+            steps=steps,
+            device=device,
+            workers=workers,
+            start_from=start_from,
+            name=f"ablation/{steps}-{number}",
+            rate=rate,
+            mix=mix,
+            shelves=shelves,
         )
         errors[left_out] = {asked: error(model.cpu(), asking) for asked, asking in batches.items()}
         file.write_text(json.dumps(result, indent=1), encoding="utf-8")

@@ -25,7 +25,7 @@ from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
-from training.data import FOLDERS, load_shelf
+from training.data import Shelves, load_shelves
 from training.mix import USUAL, Mix
 from training.muon import Muon
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
@@ -222,6 +222,7 @@ def train_dit(
     levels: Sequence[float] | None = None,
     teacher: Teach | None = None,
     mix: Mix = USUAL,
+    shelves: Shelves | None = None,
 ) -> Denoiser:
     """Train, or go on after a kill, and return the averaged model.
 
@@ -243,11 +244,12 @@ def train_dit(
         levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
         teacher: says what to predict instead of the films' own flow.
         mix: what the steps are made of.
+        shelves: what is in the FOLDERS, where it has been loaded before.
     """
     # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     torch.manual_seed(seed)
-    films, beginnings, pictures = (load_shelf(out / folder) for folder in FOLDERS.values())
+    films, beginnings, pictures = shelves or load_shelves(out)
     model = Denoiser(vocabulary(), mix).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
