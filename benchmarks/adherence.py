@@ -5,9 +5,10 @@ The films that are furthest from their prompts are kept as a picture, chosen by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from benchmarks.figure_file import save_figure
 from benchmarks.intervals import share
 from benchmarks.studio import Progress, Studio, play
+from pipelines.presets import Preset
 from training.captions import held_out_prompts
 from training.scorer import ALONE, ATTRIBUTES, Scorer, Verdict
 from training.world import MOTIONS, ClipSpec
@@ -77,6 +79,29 @@ def tally(judged: Sequence[Judgement]) -> dict[str, Any]:
         "within": share(near, len(speeds)),
     }
     return result
+
+
+def tally_under(
+    studio: Studio,
+    preset: Preset,
+    asked: Sequence[tuple[str, ClipSpec]],
+    *,
+    seed: int,
+    seconds: float,
+    done: Callable[[], object],
+) -> dict[str, Any]:
+    """Shares, as of `tally`, and frames a second of films of the same prompts and seeds under any preset."""
+    judged: list[Judgement] = []
+    frames, spent = 0, 0.0
+    for index, (text, spec) in enumerate(asked):
+        stream = studio.stream(seed + index, preset)
+        begun = perf_counter()
+        film = play(stream, text, seconds)
+        spent += perf_counter() - begun
+        frames += len(film)
+        judged.append(Judgement.of(studio.scorer, film, spec))
+        done()
+    return {**tally(judged), "fps": frames / spent}
 
 
 def confusion(judged: Sequence[Judgement]) -> dict[str, dict[str, dict[str, int]]]:

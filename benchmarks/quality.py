@@ -21,11 +21,11 @@ from rich.table import Table
 
 from app.errors import UsageMistake
 from app.opening import EngineRequest
-from benchmarks import adherence, drift, painted, steps, switching
+from benchmarks import adherence, drift, noise_plans, painted, steps, switching
 from benchmarks.studio import Studio
 from benchmarks.targets import figures
 
-PARTS = ("speed", "memory", "size", "scorer", "reconstruction", "adherence", "switch", "steps", "drift")
+PARTS = ("speed", "memory", "size", "scorer", "reconstruction", "adherence", "switch", "steps", "plans", "drift")
 """In the order in which they run: what takes longest comes last."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -152,6 +152,8 @@ def _measure(part: str, studio: Studio, amount: Counts, sheet: Path | None) -> d
         return switching.measure(studio, pairs=amount.pairs, before=amount.seconds, after=amount.after)
     if part == "steps":
         return steps.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
+    if part == "plans":
+        return noise_plans.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
     return drift.measure(studio, films=amount.films, minutes=amount.minutes)
 
 

@@ -84,6 +84,8 @@ def page(quality: Mapping[str, Any], ablation: Mapping[str, Any], card: Mapping[
         sections.append(_switch(parts["switch"], shown))
     if "steps" in parts:
         sections.append(_steps(parts["steps"], shown))
+    if "plans" in parts:
+        sections.append(_plans(parts["plans"]))
     if "drift" in parts:
         sections.append(_drift(parts["drift"], shown))
     if ablation.get("rows"):
@@ -223,6 +225,28 @@ def _steps(part: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     headings = ("steps", *(NAMES[name] for name in (*JUDGED, "all")), "fps")
     told = f"The same {part['prompts']} prompts and seeds, {part['seconds_a_film']:g} s each; `num_inference_steps`."
     return "\n".join(["## Fewer steps", "", told, "", _table(headings, rows), *_picture("steps", shown)])
+
+
+def _plans(part: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            row["plan"],
+            f"`{row['name']}`" + (" *" if row["not_trained_for"] else ""),
+            *(percent(row[each]) for each in (*JUDGED, "all")),
+            f"{row['fps']:.1f}",
+        )
+        for row in part["rows"]
+    ]
+    headings = ("noise plan", "asked as", *(NAMES[name] for name in (*JUDGED, "all")), "fps")
+    told = (
+        f"The same {part['prompts']} prompts and seeds, {part['seconds_a_film']:g} s each, under one preset of every "
+        "noise plan, with the model's own sampler."
+    )
+    text = ["## Other noise plans", "", told, "", _table(headings, rows)]
+    untrained = sorted({what for row in part["rows"] for what in row["not_trained_for"]})
+    if untrained:
+        text += [f"\\* the card does not list {', '.join(untrained)}.", ""]
+    return "\n".join(text)
 
 
 def _drift(part: Mapping[str, Any], shown: Mapping[str, Any]) -> str:

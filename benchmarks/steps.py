@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
-from benchmarks.adherence import Judgement, tally
-from benchmarks.studio import Progress, Studio, play
+from benchmarks.adherence import tally_under
+from benchmarks.studio import Progress, Studio
 from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
 from training.captions import held_out_prompts
 
@@ -26,16 +25,9 @@ def measure(studio: Studio, *, prompts: int, seconds: float) -> dict[str, Any]:
         except KnobError as error:
             rows.append({"steps": count, "impossible": str(error)})
             continue
-        judged: list[Judgement] = []
-        frames, spent = 0, 0.0
-        for index, (text, spec) in enumerate(asked):
-            stream = studio.stream(3000 + index, preset)
-            begun = perf_counter()
-            film = play(stream, text, seconds)
-            spent += perf_counter() - begun
-            frames += len(film)
-            judged.append(Judgement.of(studio.scorer, film, spec))
-            progress.add(count)
+        found = tally_under(
+            studio, preset, asked, seed=3000, seconds=seconds, done=lambda steps=count: progress.add(steps)
+        )
         levels = list(preset.schedule.denoising_step_list)
-        rows.append({"steps": count, "levels": levels, **tally(judged), "fps": frames / spent})
+        rows.append({"steps": count, "levels": levels, **found})
     return {"prompts": prompts, "seconds_a_film": seconds, "own": own, "rows": rows}

@@ -183,6 +183,13 @@ def _steps(part: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
+def _plans(part: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure("plans", f"{row['plan']} ({row['name']}), all four", f"{percent(row['all'])}, {row['fps']:.0f} fps")
+        for row in part["rows"]
+    ]
+
+
 _READERS = {
     "speed": _speed,
     "size": _size,
@@ -192,5 +199,6 @@ _READERS = {
     "drift": _drift,
     "memory": _memory,
     "steps": _steps,
+    "plans": _plans,
     "scorer": _scorer,
 }

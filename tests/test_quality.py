@@ -233,6 +233,16 @@ def test_parts_are_kept_one_by_one_and_put_to_what_is_known(tiny: Path) -> None:
     assert quality.table(second).row_count == len(names)
 
 
+def test_every_noise_plan_is_asked_once_and_says_what_the_card_does_not_list(tiny: Path) -> None:
+    rows = run(tiny, "plans")["parts"]["plans"]["rows"]
+    assert {row["plan"] for row in rows} == {preset.plan for preset in PRESETS.values()}
+    assert [row["chunk"] for row in rows if row["plan"] == "serial-clean"] == [3, 1]
+    strange = {row["name"]: row["not_trained_for"] for row in rows}
+    assert strange["embedded"] == []
+    assert "plan rolling-window" in strange["rolling-forcing"]
+    assert all(0 <= row["all"]["share"] <= 1 and row["all"]["of"] == AMOUNT.steps_prompts for row in rows)
+
+
 def test_every_part_there_is_has_lines_and_a_missing_one_says_so() -> None:
     lines = targets.figures({})
     assert {line.part for line in lines} == set(quality.PARTS)

@@ -82,6 +82,14 @@ def results() -> dict[str, Any]:
                 {"steps": 32, "impossible": "no such steps"},
             ],
         },
+        "plans": {
+            "prompts": 10,
+            "seconds_a_film": 4.0,
+            "rows": [
+                {"name": "embedded", "plan": "serial-clean", "not_trained_for": [], **shares(), "fps": 25.0},
+                {"name": "other", "plan": "rolling", "not_trained_for": ["plan rolling"], **shares(4), "fps": 9.0},
+            ],
+        },
         "drift": {"films": 2, "minutes": 10.0, "sink": long, "no sink": long},
     }
     for part in parts.values():
@@ -121,6 +129,7 @@ def test_a_change_of_any_figure_changes_the_page() -> None:
         (("quality", "parts", "adherence", "rich", "conditions", "weather", "rain", "own"), share(4, 4)),
         (("quality", "parts", "switch", "pairs"), 7),
         (("quality", "parts", "drift", "quick"), True),
+        (("quality", "parts", "plans", "prompts"), 3),
         (("quality", "parts", "drift", "of"), OF | {"version": "8"}),
         (("quality", "parts", "scorer", "switch_error", "motion"), {"median": 0.7, "p90": None}),
         (("ablation", "rows"), []),
