@@ -21,11 +21,23 @@ from rich.table import Table
 
 from app.errors import UsageMistake
 from app.opening import EngineRequest
-from benchmarks import adherence, drift, noise_plans, painted, steps, switching
+from benchmarks import adherence, drift, noise_plans, painted, steps, switching, video_to_video
 from benchmarks.studio import Studio
 from benchmarks.targets import figures
 
-PARTS = ("speed", "memory", "size", "scorer", "reconstruction", "adherence", "switch", "steps", "plans", "drift")
+PARTS = (
+    "speed",
+    "memory",
+    "size",
+    "scorer",
+    "reconstruction",
+    "adherence",
+    "switch",
+    "steps",
+    "plans",
+    "video",
+    "drift",
+)
 """In the order in which they run: what takes longest comes last."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -154,6 +166,8 @@ def _measure(part: str, studio: Studio, amount: Counts, sheet: Path | None) -> d
         return steps.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
     if part == "plans":
         return noise_plans.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
+    if part == "video":
+        return video_to_video.measure(studio, prompts=amount.steps_prompts, seconds=amount.seconds)
     return drift.measure(studio, films=amount.films, minutes=amount.minutes)
 
 

@@ -20,6 +20,7 @@ from benchmarks.quality import PARTS
 from benchmarks.quality_plots import PLOTS, picture
 from benchmarks.switching import HOLD, KINDS, LOOK
 from benchmarks.targets import LOSS, NAMES, Figure, figures, percent, seconds
+from benchmarks.video_to_video import NEAR
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "quality.md"
@@ -86,6 +87,8 @@ def page(quality: Mapping[str, Any], ablation: Mapping[str, Any], card: Mapping[
         sections.append(_steps(parts["steps"], shown))
     if "plans" in parts:
         sections.append(_plans(parts["plans"]))
+    if "video" in parts:
+        sections.append(_video(parts["video"]))
     if "drift" in parts:
         sections.append(_drift(parts["drift"], shown))
     if ablation.get("rows"):
@@ -247,6 +250,21 @@ def _plans(part: Mapping[str, Any]) -> str:
     if untrained:
         text += [f"\\* the card does not list {', '.join(untrained)}.", ""]
     return "\n".join(text)
+
+
+def _video(part: Mapping[str, Any]) -> str:
+    rows = [
+        (f"{row['noise']:g}", percent(row["follows"]), f"{row['apart']:.2f}", *(percent(row[each]) for each in JUDGED))
+        for row in part["rows"]
+    ]
+    told = (
+        f"{part['prompts']} held-out prompts, {part['seconds_a_film']:g} s each, made over a painted film of the same "
+        "object on the same way, in another colour and scene. Noise 1 is no film at all; with less, the sampler begins "
+        f"at a later level. A film follows when its object is within {NEAR:g} picture sizes of the source's, in the "
+        "middle of all frames; colour and scene are those of the words."
+    )
+    headings = ("noise", "follows", "apart, median", *(NAMES[name] for name in JUDGED))
+    return "\n".join(["## Video to video", "", told, "", _table(headings, rows)])
 
 
 def _drift(part: Mapping[str, Any], shown: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from app.opening import EngineRequest, Loaded, load_model, weights_checksum
 from pipelines.build import build_stream
+from pipelines.passes import Camera
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls, Transition
@@ -71,12 +72,14 @@ class Studio:
         return build_stream(chosen, self.loaded.components, height=height, width=width, seed=seed, untrained=untrained)
 
 
-def play(stream: Stream, text: str, seconds: float, transition: Transition | None = None) -> Tensor:
+def play(
+    stream: Stream, text: str, seconds: float, transition: Transition | None = None, camera: Camera | None = None
+) -> Tensor:
     """At least so many seconds of film as uint8 [T, 3, H, W]."""
     controls = Controls(text, transition or Transition())
     parts: list[np.ndarray] = []
     while sum(len(part) for part in parts) < seconds * stream.fps:
-        pixels = stream.next_chunk(controls).pixels
+        pixels = stream.next_chunk(controls, camera=camera).pixels
         assert pixels is not None  # it was asked to decode
         parts.append(pixels)
     return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)

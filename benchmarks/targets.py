@@ -190,6 +190,17 @@ def _plans(part: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
+def _video(part: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure(
+            "video",
+            f"video to video, noise {row['noise']:g}",
+            f"follows {percent(row['follows'])}, all four {percent(row['all'])}",
+        )
+        for row in part["rows"]
+    ]
+
+
 _READERS = {
     "speed": _speed,
     "size": _size,
@@ -200,5 +211,6 @@ _READERS = {
     "memory": _memory,
     "steps": _steps,
     "plans": _plans,
+    "video": _video,
     "scorer": _scorer,
 }

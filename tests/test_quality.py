@@ -19,7 +19,7 @@ from app import bench
 from app.cli import main
 from app.errors import UsageMistake
 from app.opening import EngineRequest
-from benchmarks import adherence, drift, painted, quality, switching, targets
+from benchmarks import adherence, drift, painted, quality, switching, targets, video_to_video
 from benchmarks.adherence import JUDGED, Judgement
 from benchmarks.figure_file import digest, drawn_from
 from benchmarks.intervals import paired, share
@@ -27,7 +27,7 @@ from benchmarks.studio import Progress
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 from training.scorer import Scorer, Verdict
-from training.world import FPS, MOTIONS, SIZES, ClipSpec, Switch, render_switch, sample_spec
+from training.world import FPS, MOTIONS, SIZES, ClipSpec, Switch, positions, render_switch, sample_spec
 
 SIDE = 96
 LEFT = ClipSpec("red", "ball", next(iter(SIZES)), "left", "sea", 0.5, 0.5, 0.2, 1)
@@ -241,6 +241,32 @@ def test_every_noise_plan_is_asked_once_and_says_what_the_card_does_not_list(tin
     assert strange["embedded"] == []
     assert "plan rolling-window" in strange["rolling-forcing"]
     assert all(0 <= row["all"]["share"] <= 1 and row["all"]["of"] == AMOUNT.steps_prompts for row in rows)
+
+
+def test_films_are_made_over_from_each_of_the_later_levels(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[float | None] = []
+    usual = video_to_video.play
+
+    def play(*given: Any, camera: Any) -> torch.Tensor:
+        start = camera and camera(range(1, 4))
+        began.append(start and start.scale)
+        assert start is None or (start.latents.shape[1] == 3 and start.level == 1000 * start.scale)
+        return usual(*given, camera=camera)
+
+    monkeypatch.setattr(video_to_video, "play", play)
+    rows = run(tiny, "video")["parts"]["video"]["rows"]
+    assert began == [None, 0.9, 0.75, 0.5]
+    assert [row["noise"] for row in rows] == pytest.approx([1.0, 0.9, 0.75, 0.5])
+    spec = sample_spec(np.random.default_rng(3), simple=True)
+    other = video_to_video.other_looks(spec, 5)
+    assert (other.color, other.scene) != (spec.color, spec.scene)
+    assert replace(other, color=spec.color, scene=spec.scene) == spec
+    way = positions(spec, 40)
+    assert video_to_video.distance(way, spec) == pytest.approx(0, abs=1e-6)
+    assert video_to_video.distance(way + np.array([0.05, 0.0]), spec) == pytest.approx(0.05, abs=1e-6)
+    assert video_to_video.distance(np.full_like(way, np.nan), spec) == 1.0
+    late = video_to_video.begin_late(PRESETS["embedded"], 2).schedule.denoising_step_list
+    assert late == (1000, 250)
 
 
 def test_every_part_there_is_has_lines_and_a_missing_one_says_so() -> None:

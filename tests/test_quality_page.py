@@ -90,6 +90,11 @@ def results() -> dict[str, Any]:
                 {"name": "other", "plan": "rolling", "not_trained_for": ["plan rolling"], **shares(4), "fps": 9.0},
             ],
         },
+        "video": {
+            "prompts": 10,
+            "seconds_a_film": 4.0,
+            "rows": [{"noise": noise, "apart": 0.1, "follows": share(4, 10), **shares()} for noise in (1.0, 0.75)],
+        },
         "drift": {"films": 2, "minutes": 10.0, "sink": long, "no sink": long},
     }
     for part in parts.values():
@@ -130,6 +135,7 @@ def test_a_change_of_any_figure_changes_the_page() -> None:
         (("quality", "parts", "switch", "pairs"), 7),
         (("quality", "parts", "drift", "quick"), True),
         (("quality", "parts", "plans", "prompts"), 3),
+        (("quality", "parts", "video", "rows"), []),
         (("quality", "parts", "drift", "of"), OF | {"version": "8"}),
         (("quality", "parts", "scorer", "switch_error", "motion"), {"median": 0.7, "p90": None}),
         (("ablation", "rows"), []),
