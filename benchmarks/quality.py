@@ -23,7 +23,7 @@ from app.errors import UsageMistake
 from app.opening import EngineRequest
 from benchmarks import adherence, drift, noise_plans, painted, steps, switching, video_to_video
 from benchmarks.studio import Studio
-from benchmarks.targets import figures
+from benchmarks.targets import figures, readable
 
 PARTS = (
     "speed",
@@ -117,7 +117,12 @@ def measure(
     """
     studio = Studio.open(engine, report)
     whose = studio.identity()
-    have: dict[str, Any] = dict((known or {}).get("parts", {}))
+    have: dict[str, Any] = {}
+    for part, found in (known or {}).get("parts", {}).items():
+        if part in PARTS and readable(part, found):
+            have[part] = found
+        elif part in PARTS and part not in parts:
+            report(f"{part}: what is known was measured in another way and is left out; --only {part} measures it anew")
     result = _result(whose, have)
     wanted = [part for part in PARTS if part in parts]
     for number, part in enumerate(wanted, 1):

@@ -52,6 +52,15 @@ def figures(parts: Mapping[str, Any]) -> list[Figure]:
     return lines
 
 
+def readable(part: str, found: object) -> bool:
+    """Whether a part has what its lines need; one that an older benchmark wrote may not."""
+    try:
+        _READERS[part](found)  # type: ignore[arg-type]  # that is the question
+    except (KeyError, TypeError, IndexError):
+        return False
+    return True
+
+
 def percent(part: Mapping[str, Any]) -> str:
     """A share with its interval."""
     if not part["of"]:

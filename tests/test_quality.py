@@ -233,6 +233,14 @@ def test_parts_are_kept_one_by_one_and_put_to_what_is_known(tiny: Path) -> None:
     assert quality.table(second).row_count == len(names)
 
 
+def test_a_part_that_an_older_benchmark_wrote_is_left_out_and_named(tiny: Path) -> None:
+    known = {"parts": {"size": {"bytes": 7}, "steps": {"rows": []}, "memory": 3, "gone": {}}}
+    request, said = EngineRequest(PRESETS["embedded"], model=str(tiny), device="cpu", threads=1), list[str]()
+    result = quality.measure(request, AMOUNT, parts=("size",), known=known, report=said.append)
+    assert set(result["parts"]) == {"size", "steps"}
+    assert [line.split(":")[0] for line in said if "anew" in line] == ["memory"]
+
+
 def test_every_noise_plan_is_asked_once_and_says_what_the_card_does_not_list(tiny: Path) -> None:
     rows = run(tiny, "plans")["parts"]["plans"]["rows"]
     assert {row["plan"] for row in rows} == {preset.plan for preset in PRESETS.values()}
