@@ -46,6 +46,9 @@ autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame i
 for four pixel frames (the first: for one); the encoder looks at half the size. Chunks of {chunk} latent frames, a
 window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}, guidance {guidance_scale:g}.
 
+Noise plans: {supported}. It also makes films over (video to video). Under a stream batch it
+hardly follows a prompt.
+
 ## How it was made
 
 | stage | what | length |
@@ -75,10 +78,11 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
-- Ten hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
-  and a shape may change on its way. Ball and square are hardly told apart yet, and flower, star and cross are often
-  taken for their neighbours (`rivulet bench quality`; docs/log.md).
-- A second object, patterns, weather and night were seen in the last three and a half hours of training only.
+- Eleven hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
+  and a shape may change on its way. Ball and square are hardly told apart yet, flowers are often balls and stars
+  flowers (`rivulet bench quality`; docs/log.md).
+- A second object hardly ever comes as it was asked for: two are in sight in half of the pictures, both right in few.
+- Patterns, weather, night and a second object were seen in the last five hours of training only.
 - What a prompt leaves open may change on the way, and the drift meter says so. Name the colour.
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.
@@ -110,7 +114,8 @@ def readme(card: dict[str, Any], words: int) -> str:
     )
     values |= {
         "size": " x ".join(str(side) for side in card["sizes"][0]),
-        "chunk": card["chunk"][-1],
+        "chunk": " or ".join(str(chunk) for chunk in card["chunk"]),
+        "supported": ", ".join(card["plans"]),
         "remarks": "".join(f"{line}\n" for line in [*card["training"]["remarks"], ""] if card["training"]["remarks"]),
         "total": sum(parameters.values()),
     }
