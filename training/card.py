@@ -46,8 +46,8 @@ autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame i
 for four pixel frames (the first: for one); the encoder looks at half the size. Chunks of {chunk} latent frames, a
 window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}, guidance {guidance_scale:g}.
 
-Noise plans: {supported}. It also makes films over (video to video). Under a stream batch it
-hardly follows a prompt.
+Noise plans: {supported}. It also makes films over (video to video). Under a stream batch
+colour, shape and scene follow the prompt, and the motion does not.
 
 ## How it was made
 
