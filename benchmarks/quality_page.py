@@ -305,7 +305,7 @@ def _ablation(result: Mapping[str, Any], parts: Mapping[str, Any], shown: Mappin
     text = [
         "## What the memory is worth",
         "",
-        f"`rivulet bench ablation`: {amount['films']} films of {amount['minutes']:g} minutes and {amount['pairs']} "
+        f"`rivulet bench ablation`: {amount['films']} films of {amount['minutes']:g} min and {amount['pairs']} "
         "switches with re-cache under each memory, the same prompts and seeds for all, preset "
         f"`{result['preset']}` of weights {result['version']}. Set as a user would: `sink_size`, `local_attn_size`, "
         f"and for absolute positions the preset `{ablations.ABSOLUTE}`. Beginning and end: right judgements in the "
