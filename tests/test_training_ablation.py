@@ -117,6 +117,9 @@ def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monk
 
     one, other, _ = result["errors"].values()
     assert one != other, "what chance does is to be seen"
+    faster = ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=str)
+    assert faster["errors"]["everything"] != one, "another rate is another run, not the kept one"
+    result = faster
     monkeypatch.setattr(ablation, "train_dit", lambda *_, **__: pytest.fail("trained again"))
-    assert ablation.ablate(tmp_path, steps=1, workers=1, report=said.append) == result
+    assert ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=said.append) == result
     assert len(said) == 3

@@ -136,6 +136,7 @@ def ablate(
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     errors: dict[str, dict[str, float]] = known["errors"] if given.items() <= known.items() else {}
     result = {**given, "errors": errors}
+    whose = f"{steps} steps, seed {seed}, rate {rate:g}, {start_from.name if start_from else 'random'}"
     shelves = None
     for number, (left_out, mix) in enumerate(WITHOUT.items()):
         if left_out in errors:
@@ -148,7 +149,7 @@ def ablate(
             device=device,
             workers=workers,
             start_from=start_from,
-            name=f"ablation/{steps}-{number}",
+            name=f"ablation/{whose}/{number}",
             rate=rate,
             mix=mix,
             shelves=shelves,

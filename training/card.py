@@ -81,7 +81,7 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 - Eleven hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
   and a shape may change on its way. Ball and square are hardly told apart yet, flowers are often balls and stars
   flowers (`rivulet bench quality`; docs/log.md).
-- A second object hardly ever comes as it was asked for: two are in sight in half of the pictures, both right in few.
+- A second object hardly ever comes as it was asked for (docs/quality.md, rich prompts).
 - Patterns, weather, night and a second object were seen in the last five hours of training only.
 - What a prompt leaves open may change on the way, and the drift meter says so. Name the colour.
 - Small objects, and objects that leave the picture, may fade, come back late or change.

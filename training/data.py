@@ -31,8 +31,8 @@ SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864}
 PLAIN_PICTURES = 0.6
 """Share of one plain object in clear weather among the pictures that differ in its shape."""
 ALIKE = 9
-"""Pictures of one scene that differ in what APART says."""
-APART = {"shape": 0.4, "pattern": 0.25, "company": 0.35}
+"""Pictures of one scene that differ in what DIFFERENCES says."""
+DIFFERENCES = {"shape": 0.4, "pattern": 0.25, "company": 0.35}
 """In what pictures of one scene differ, and how often."""
 SWITCH_SHARE = 0.5
 ALIGNED = 3  # most switches fall on the borders of chunks of three
@@ -70,7 +70,7 @@ def draw_alike(rng: np.random.Generator) -> list[Film]:
     That is its pattern, or its company: none, and two others beside it. None of them is held out, so that any of them
     may stand in for another.
     """
-    kind = rng.choice(list(APART), p=list(APART.values()))
+    kind = rng.choice(list(DIFFERENCES), p=list(DIFFERENCES.values()))
     while True:
         spec = world.sample_spec(rng, simple=kind == "shape" and bool(rng.random() < PLAIN_PICTURES))
         if kind == "company" and spec.companion is None:
