@@ -59,6 +59,7 @@ window.WebSocket = function (...given) {
   spied.sockets.push(socket);
   socket.addEventListener('message', ({data}) => {
     if (typeof data !== 'string') spied.frames.push(data.slice(0));
+    else if (JSON.parse(data).type === 'metrics') spied.metrics = data;
   });
   return socket;
 };
@@ -116,6 +117,19 @@ SLOWED = """
 })()
 """
 """A machine that is too slow: from now on what the server measures says so."""
+TOGGLED = """
+(() => {
+  const socket = spied.sockets.at(-1), late = spied.metrics, seen = [];
+  const button = document.querySelector('#rv-pause'), state = document.querySelector('#rv-state').dataset;
+  const look = () => seen.push([state.state, button.innerText.trim()]);
+  button.click();
+  look();
+  socket.onmessage({data: late});
+  look();
+  return seen;
+})()
+"""
+"""Presses Pause or Go on; then comes what the server had measured before. What the page says after each."""
 NAMED = "node.ariaLabel || node.labels?.length || node.textContent.trim()"
 FAINT = """
 (() => {
@@ -389,6 +403,15 @@ def test_pause_stops_the_frames_and_going_on_brings_them_back(page: Any) -> None
     page.get_by_role("button", name="Go on").click()
     until(page, f"spied.drawn.length > {before} + 3")
     page.wait_for_selector('#rv-state[data-state="playing"]')
+
+
+@pytest.mark.browser
+def test_pause_and_going_on_are_shown_at_once_whatever_was_measured_before(page: Any) -> None:
+    until(page, "JSON.parse(spied.metrics ?? '{}').state === 'playing'")
+    assert page.evaluate(TOGGLED) == [["paused", "Go on"]] * 2
+    until(page, "JSON.parse(spied.metrics).state === 'paused'")
+    assert page.evaluate(TOGGLED) == [["playing", "Pause"]] * 2
+    until(page, "JSON.parse(spied.metrics).state === 'playing'")
 
 
 @pytest.mark.browser

@@ -165,7 +165,15 @@ class Live {
   }
 
   act(action, more = {}) {
-    this.send({ type: "session.do", action, ...more });
+    if (!this.send({ type: "session.do", action, ...more })) return;
+    const state = { pause: "paused", resume: "playing", stop: "stopped", reset: "playing" }[action];
+    if (state) this.expect(state);
+  }
+
+  // Shown at once: a button that goes on saying "Go on" after it was pressed is pressed again, and pauses.
+  expect(state) {
+    this.showState(state);
+    this.stateAsked = performance.now();
   }
 
   set(change) {
@@ -193,7 +201,7 @@ class Live {
   }
 
   begin(prompt) {
-    this.send({ type: "session.start", prompt, seed: this.locked ? this.seed() : this.dice() });
+    if (this.send({ type: "session.start", prompt, seed: this.locked ? this.seed() : this.dice() })) this.expect("playing");
   }
 
   mix() {
@@ -312,8 +320,9 @@ class Live {
 
   on_metrics(event) {
     this.metrics = event;
-    this.showState(event.state);
-    if (!(performance.now() - this.recordAsked < 1000)) this.showRecording(event.recording); // what was on its way may be older
+    const older = (asked) => performance.now() - asked < 1000; // what was on its way may not know it yet
+    if (!older(this.stateAsked)) this.showState(event.state);
+    if (!older(this.recordAsked)) this.showRecording(event.recording);
     this.advice.pacing(event);
     if (document.activeElement !== this.$("steps")) this.advice.trade(this.$("steps").valueAsNumber);
     this.figures.set("chunk", event.chunk_ms === null ? "–" : `${Math.round(event.chunk_ms)} / ${Math.round((1000 * this.hello.chunk_frames) / this.hello.fps)} ms`, event.chunk_ms > (1000 * this.hello.chunk_frames) / this.hello.fps);
