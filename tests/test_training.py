@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import fake_data, noise_shelves
 from training import autoencoder, data, dit, windows, world
 from training.captions import vocabulary
+from training.mix import USUAL
 from training.muon import Muon, orthogonalize
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
 
@@ -238,8 +240,9 @@ def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[d
     shelf, beginnings, pictures = noise_shelves(films)
     row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
     swaps = seen = 0
+    mix = replace(USUAL, closest=0.0)
     for step in range(60):
-        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, progress=0.0)
+        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, progress=0.0, mix=mix)
         if batch.latents.shape[1] > 1:
             assert batch.under is None
             continue
@@ -257,6 +260,31 @@ def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[d
     for step in range(30):
         batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, 0.0, ladder)
         assert batch.under is None or torch.equal(batch.under, batch.latents)
+
+
+def test_the_closest_pairs_of_every_scene_stand_in_for_each_other(films: list[data.Film]) -> None:
+    shelf, beginnings, pictures = noise_shelves(films)
+    row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
+    mix = replace(USUAL, closest=1.0, pictures=(1.0, 1.0), windows=(0.0, 0.0), dropped=0.0)
+    swaps, drawn = 0, set()
+    for step in range(20):
+        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, mix=mix)
+        assert batch.under is not None
+        asked = [row[tuple(clean.flatten().tolist())] for clean in batch.latents]
+        shown = [row[tuple(under.flatten().tolist())] for under in batch.under]
+        assert len(asked) == windows.PICTURES * 4
+        for one, two in zip(range(0, len(asked), 2), range(1, len(asked), 2), strict=True):
+            group = pictures.latents[asked[one] // 9 * 9 :][:9].flatten(1)
+            apart = torch.pdist(group.float())
+            mine = (group[asked[one] % 9] - group[asked[two] % 9]).float().norm()
+            assert asked[one] // 9 == asked[two] // 9
+            assert int((apart < mine - 1e-3).sum()) < windows.PAIRS
+            assert shown[one] in (asked[one], asked[two])
+            assert shown[two] in (asked[one], asked[two])
+            drawn.add(int((apart < mine - 1e-3).sum()))
+        swaps += sum(a != s for a, s in zip(asked, shown, strict=True))
+    assert drawn == set(range(windows.PAIRS))
+    assert 0.2 < swaps / (20 * windows.PICTURES * 4) < 0.5
 
 
 def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
@@ -402,6 +430,27 @@ def test_loss_of_the_true_flow_is_zero_and_counts_only_what_it_should(small: Non
     model.transformer.forward_train = lambda *_, **__: noise + under - 2 * clean  # type: ignore[method-assign]
     loss, _ = model.loss(replace(batch, under=under), noise, noise, tokens)
     assert float(loss) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_listening_costs_the_part_of_the_way_that_is_left_however_short_it_is(small: None) -> None:
+    deaf, listener = (dit.Denoiser(vocabulary(), replace(USUAL, listening=part)) for part in (0.0, 2.0))
+    nothing = torch.zeros(())
+    clean, noise = torch.randn(3, 1, 8, 4, 4), torch.randn(3, 1, 8, 4, 4)
+    for size, least in ((3.0, 0.0), (1.0, 0.0), (0.01, 1.0)):  # what cannot be seen is not listened for
+        way = size * torch.randn(3, 1, 8, 4, 4)
+        way[2] = 0.0  # there is nothing else to ask for
+        for under, left in itertools.product((clean, clean - way), (0.0, 0.5, 1.0)):
+            batch = _windows(clean, torch.tensor([[1.0], [0], [1]]), chunk=1)
+            batch = replace(batch, under=under, instead=clean - way)
+            tokens = listener.text_encoder.tokenize(batch.prompts)
+            flow = 0.5 * under + 0.5 * noise - (clean - left * way)
+            losses = []
+            for model in (deaf, listener):
+                model._reading_loss = lambda batch: (nothing, nothing)  # type: ignore[method-assign]
+                model.transformer.forward_train = lambda *_, flow=flow, **__: 2 * flow  # type: ignore[method-assign]
+                losses.append(float(model.loss(batch, noise, noise, tokens)[0]))
+            expected = 2.0 * left**2 if not least else 0.0
+            assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-3)
 
 
 def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: None) -> None:

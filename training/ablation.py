@@ -34,6 +34,7 @@ _WINDOWS = Mix(
     shaken=0.0,
     own=0.0,
     other=0.0,
+    closest=0.0,
 )
 
 WITHOUT: dict[str, Mix] = {
@@ -41,6 +42,7 @@ WITHOUT: dict[str, Mix] = {
     "nothing: other draws": USUAL,
     "no pictures, no beginnings": replace(USUAL, pictures=(0.0, 0.0), windows=(1.0, 1.0)),
     "no other picture under the noise": replace(USUAL, other=0.0),
+    "no closest pairs": replace(USUAL, closest=0.0),
     "no windows denoised together": replace(USUAL, joint=0.0),
     "no noisy history": replace(USUAL, noisy=0.0),
     "no chunks of one frame": replace(USUAL, single=0.0),
@@ -49,6 +51,7 @@ WITHOUT: dict[str, Mix] = {
     "no shaken history": replace(USUAL, shaken=0.0),
     "no history of its own": replace(USUAL, own=0.0),
     "no focus on the object": replace(USUAL, focus=0.0),
+    "no listening": replace(USUAL, listening=0.0),
     "no readings": replace(USUAL, outline=0.0, course=0.0),
 }
 """What is left out -> the run without it. Every run draws its own windows; a second one of everything tells how much

@@ -50,6 +50,8 @@ PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of
 BATCH, WORKERS = 6, 2
 READ_BLOCK, FINE = 2, 4
 """After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
+LEAST_WAY = 10.0
+"""Square of the way between two pictures, all latents together, from which on it counts as a whole one."""
 UNKNOWN_SHARE = 0.01
 """Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
 
@@ -65,6 +67,10 @@ class Denoiser(nn.Module):
     What a word means for a shape or a motion is thus learned from a direct question, as other trainings learn from a
     pretrained encoder's features (Yu et al. 2024, arXiv 2410.06940), and not only from the few latents along an edge.
     They are not exported.
+
+    Another direct question is whether the model listens. Where the prompt says a ball, the prediction should be all
+    the way from a square to a ball, whichever of them the noisy picture shows, and however little of the picture that
+    is: what a square has more than a ball was never worth a hearing in the mean error.
     """
 
     def __init__(self, words: list[str], mix: Mix = USUAL) -> None:
@@ -148,10 +154,15 @@ class Denoiser(nn.Module):
             target = teach(batch, noisy, history, tokens)
         else:  # the way to the clean film, from wherever the noisy one is
             target = noise - clean if batch.under is None else (noisy - clean) / sigma
-        square = (self.flow(batch, noisy, batch.sigma, history, tokens) - target).square().mean(dim=2)
+        error = self.flow(batch, noisy, batch.sigma, history, tokens) - target
+        square = error.square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
         outline, course = self._reading_loss(batch)
         loss = (focused * batch.weight).sum() + self.mix.outline * outline + self.mix.course * course
+        if batch.instead is not None:
+            way = clean - batch.instead
+            left = (sigma * error * way).sum(dim=(2, 3, 4)) / way.square().sum(dim=(2, 3, 4)).clamp_min(LEAST_WAY)
+            loss = loss + self.mix.listening * (left.square() * batch.weight).sum()
         return loss, square.detach().mean(dim=(2, 3))
 
 

@@ -21,9 +21,11 @@ class Mix:
         shaken: of windows, with a little noise on what is declared clean.
         own: of teacher-forced windows, whose history the model paints itself.
         other: of noisy pictures, painted over another one of their scene than what is asked for.
+        closest: of steps of pictures, that show a scene's closest pairs alone: words that are hardest to tell apart.
         focus: how much more the object and its edge count than the rest of the picture.
         outline: how much the reading of the object's outline counts in the loss.
         course: how much the reading of its course does.
+        listening: how much it counts that pictures are all the way to what they are asked for, from what else might be.
     """
 
     early: float = 0.6
@@ -37,9 +39,11 @@ class Mix:
     shaken: float = 0.6
     own: float = 0.25
     other: float = 0.5
+    closest: float = 0.5
     focus: float = 6.0
     outline: float = 0.6
     course: float = 0.2
+    listening: float = 10.0
 
 
 USUAL = Mix()

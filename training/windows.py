@@ -31,6 +31,8 @@ OTHER_NOISE = 0.5
 """With more noise than this a picture may be painted over another one than what is asked for."""
 NEAREST = 3
 """The other picture is one of so many of its scene that look most like it: these are what words are needed for."""
+PAIRS = 3
+"""So many of a scene's pairs of pictures are its closest."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
 """How often over at most the model paints its own history, and from which noise."""
 
@@ -64,6 +66,7 @@ class Batch:
         ladder: whether every noisy frame is at one of the levels that were given, the sampler's own.
         own: so many times over the model paints the history itself, each time behind what it had painted before.
         under: what the noise is laid over where that is not what is asked for, as the latents; None: the latents.
+        instead: what else a picture's prompt might ask for, under the noise or not, as the latents.
     """
 
     latents: Tensor
@@ -80,6 +83,7 @@ class Batch:
     ladder: bool = False
     own: int = 0
     under: Tensor | None = None
+    instead: Tensor | None = None
 
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
@@ -309,27 +313,46 @@ def _pictures(
     a transformer that looks need not listen, and ball and square stayed one word to it. Where the picture says
     another shape, pattern or company than the prompt, only the prompt helps.
     """
+    closest = bool(rng.random() < mix.closest)
+    groups = groups * ALIKE // 2 if closest else groups  # as many pictures in all
     first = rng.integers(len(pictures.films) // ALIKE, size=(groups, 1)) * ALIKE
-    picks = (first + np.arange(ALIKE)).ravel()
-    near = _nearest(pictures.latents[picks].unflatten(0, (groups, ALIKE)))
-    which = rng.integers(near.shape[-1], size=(groups, ALIKE, 1))
-    others = (first + np.take_along_axis(near, which, axis=-1)[..., 0]).ravel()
+    scenes = pictures.latents[(first + np.arange(ALIKE)).ravel()].unflatten(0, (groups, ALIKE))
+    which, instead = _closest(rng, scenes) if closest else _near(rng, scenes)
+    picks, others = (first + which).ravel(), (first + instead).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
-    swapped = (rng.random(len(picks)) < mix.other) & (sigma > OTHER_NOISE) & [prompt != "" for prompt in prompts]
+    others = np.where([prompt == "" for prompt in prompts], picks, others)
+    swapped = (rng.random(len(picks)) < mix.other) & (sigma > OTHER_NOISE)
     if levels:  # a student learns from its teacher, not from the truth
         swapped[:] = False
     under = np.where(swapped, others, picks)
     batch = _openings(pictures, picks, prompts, sigma, 1, levels, mix)
     either = torch.maximum(pictures.outlines[picks], pictures.outlines[under])
-    return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
+    instead = None if levels else pictures.latents[others].float()
+    return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float(), instead=instead)
 
 
-def _nearest(pictures: Tensor) -> np.ndarray:
-    """Numbers [groups, N, NEAREST] of the pictures most like each of a group's N; pictures [groups, N, ...]."""
-    flat = pictures.flatten(2).float()
-    apart = torch.cdist(flat, flat) + torch.eye(flat.shape[1]) * torch.finfo(flat.dtype).max
-    return apart.argsort(dim=-1, stable=True)[..., :NEAREST].numpy()
+def _apart(scenes: Tensor) -> Tensor:
+    """How far the pictures of a scene are from each other, [groups, N, N], and from themselves infinitely far."""
+    flat = scenes.flatten(2).float()
+    return torch.cdist(flat, flat) + torch.eye(flat.shape[1]) * torch.finfo(flat.dtype).max
+
+
+def _near(rng: np.random.Generator, scenes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """All pictures of every scene [groups, N, ...], and for each one of the NEAREST; places [groups, N]."""
+    near = _apart(scenes).argsort(dim=-1, stable=True)[..., :NEAREST].numpy()
+    which = rng.integers(NEAREST, size=(*near.shape[:2], 1))
+    return np.arange(near.shape[1])[None], np.take_along_axis(near, which, axis=-1)[..., 0]
+
+
+def _closest(rng: np.random.Generator, scenes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """One of the closest PAIRS of every scene, and the same the other way round; places [groups, 2]."""
+    groups, size = scenes.shape[:2]
+    apart = _apart(scenes).masked_fill(torch.ones(size, size, dtype=torch.bool).tril(), torch.inf)
+    pairs = apart.flatten(1).argsort(dim=-1, stable=True)[:, :PAIRS].numpy()
+    drawn = pairs[np.arange(groups), rng.integers(PAIRS, size=groups)]
+    pair = np.stack([drawn // size, drawn % size], axis=1)
+    return pair, pair[:, ::-1]
 
 
 def _beginnings(
