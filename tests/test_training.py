@@ -239,7 +239,7 @@ def test_pictures_alike_differ_in_shape_and_at_most_one_thing_more_and_none_is_h
 def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[data.Film]) -> None:
     shelf, beginnings, pictures = noise_shelves(films)
     row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
-    swaps = seen = 0
+    swaps, seen, pairs = 0, 0, set()
     mix = replace(USUAL, closest=0.0)
     for step in range(60):
         batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, progress=0.0, mix=mix)
@@ -250,12 +250,10 @@ def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[d
         for clean, under, sigma, prompt in zip(batch.latents, batch.under, batch.sigma, batch.prompts, strict=True):
             asked, shown = row[tuple(clean.flatten().tolist())], row[tuple(under.flatten().tolist())]
             assert asked // 9 == shown // 9  # the same scene
-            group = pictures.latents[asked // 9 * 9 : asked // 9 * 9 + 9]
-            apart = (group - clean).flatten(1).norm(dim=1)
-            assert int((apart < apart[shown % 9]).sum()) <= windows.NEAREST  # itself and those more like it
             assert asked == shown or (prompt and float(sigma) > windows.OTHER_NOISE)
-            swaps, seen = swaps + (asked != shown), seen + 1
+            swaps, seen, pairs = swaps + (asked != shown), seen + 1, pairs | {(asked % 9, shown % 9)}
     assert 0.2 < swaps / seen < 0.5
+    assert len(pairs) == 81
     ladder = [1.0, 0.9, 0.75, 0.5]
     for step in range(30):
         batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, 0.0, ladder)

@@ -29,8 +29,6 @@ BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
 OTHER_NOISE = 0.5
 """With more noise than this a picture may be painted over another one than what is asked for."""
-NEAREST = 3
-"""The other picture is one of so many of its scene that look most like it: these are what words are needed for."""
 PAIRS = 3
 """So many of a scene's pairs of pictures are its closest."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
@@ -317,7 +315,7 @@ def _pictures(
     groups = groups * ALIKE // 2 if closest else groups  # as many pictures in all
     first = rng.integers(len(pictures.films) // ALIKE, size=(groups, 1)) * ALIKE
     scenes = pictures.latents[(first + np.arange(ALIKE)).ravel()].unflatten(0, (groups, ALIKE))
-    which, instead = _closest(rng, scenes) if closest else _near(rng, scenes)
+    which, instead = _closest(rng, scenes) if closest else _any(rng, groups)
     picks, others = (first + which).ravel(), (first + instead).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
@@ -332,23 +330,17 @@ def _pictures(
     return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float(), instead=instead)
 
 
-def _apart(scenes: Tensor) -> Tensor:
-    """How far the pictures of a scene are from each other, [groups, N, N], and from themselves infinitely far."""
-    flat = scenes.flatten(2).float()
-    return torch.cdist(flat, flat) + torch.eye(flat.shape[1]) * torch.finfo(flat.dtype).max
-
-
-def _near(rng: np.random.Generator, scenes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """All pictures of every scene [groups, N, ...], and for each one of the NEAREST; places [groups, N]."""
-    near = _apart(scenes).argsort(dim=-1, stable=True)[..., :NEAREST].numpy()
-    which = rng.integers(NEAREST, size=(*near.shape[:2], 1))
-    return np.arange(near.shape[1])[None], np.take_along_axis(near, which, axis=-1)[..., 0]
+def _any(rng: np.random.Generator, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """All pictures of every scene, and for each one any other; places [groups, ALIKE]."""
+    which = np.broadcast_to(np.arange(ALIKE), (groups, ALIKE))
+    return which, (which + rng.integers(1, ALIKE, size=which.shape)) % ALIKE
 
 
 def _closest(rng: np.random.Generator, scenes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """One of the closest PAIRS of every scene, and the same the other way round; places [groups, 2]."""
+    """One of the closest PAIRS of every scene [groups, N, ...], either way round; places [groups, 2]."""
     groups, size = scenes.shape[:2]
-    apart = _apart(scenes).masked_fill(torch.ones(size, size, dtype=torch.bool).tril(), torch.inf)
+    flat = scenes.flatten(2).float()
+    apart = torch.cdist(flat, flat).masked_fill(torch.ones(size, size, dtype=torch.bool).tril(), torch.inf)
     pairs = apart.flatten(1).argsort(dim=-1, stable=True)[:, :PAIRS].numpy()
     drawn = pairs[np.arange(groups), rng.integers(PAIRS, size=groups)]
     pair = np.stack([drawn // size, drawn % size], axis=1)
