@@ -449,6 +449,8 @@ def test_listening_costs_the_part_of_the_way_that_is_left_however_short_it_is(sm
                 losses.append(float(model.loss(batch, noise, noise, tokens)[0]))
             expected = 2.0 * left**2 if not least else 0.0
             assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-3)
+        noisier = replace(batch, sigma=torch.full((3, 1), 0.8))  # who does not know where paints it everywhere
+        assert deaf.loss(noisier, noise, noise, tokens)[0] == listener.loss(noisier, noise, noise, tokens)[0]
 
 
 def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: None) -> None:

@@ -50,6 +50,9 @@ PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of
 BATCH, WORKERS = 6, 2
 READ_BLOCK, FINE = 2, 4
 """After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
+PLACE_NOISE = 0.75
+"""Under more noise than this a picture hardly tells where its object is. To be all the way to a ball, wherever it may
+be, is to paint one everywhere: said "heart", the model drew three."""
 LEAST_WAY = 10.0
 """Square of the way between two pictures, all latents together, from which on it counts as a whole one."""
 UNKNOWN_SHARE = 0.01
@@ -162,7 +165,8 @@ class Denoiser(nn.Module):
         if batch.instead is not None:
             way = clean - batch.instead
             left = (sigma * error * way).sum(dim=(2, 3, 4)) / way.square().sum(dim=(2, 3, 4)).clamp_min(LEAST_WAY)
-            loss = loss + self.mix.listening * (left.square() * batch.weight).sum()
+            heard = batch.weight * (batch.sigma < PLACE_NOISE)
+            loss = loss + self.mix.listening * (left.square() * heard).sum()
         return loss, square.detach().mean(dim=(2, 3))
 
 
