@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -509,6 +510,20 @@ def test_a_killed_transformer_run_goes_on_as_if_it_had_not_been(tmp_path: Path, 
     lines = [json.loads(line) for line in (tmp_path / "killed" / "dit.jsonl").read_text().splitlines()]
     assert [line["resumed_at"] for line in lines if "resumed_at" in line] == [0, 2]
     assert len(dit.load_denoiser(tmp_path / "whole").state_dict()) == len(weights[0])
+
+
+def test_the_last_step_is_saved_even_if_time_runs_out_over_a_look(tmp_path: Path, small: None) -> None:
+    fake_data(tmp_path)
+    looks = []
+
+    def look(model: dit.Denoiser, step: int) -> None:
+        looks.append(step)
+        time.sleep(1.0)
+
+    trained = dit.train_dit(tmp_path, minutes=0.02, batch_size=1, workers=1, look=look, look_minutes=0.0)
+    saved = dit.load_denoiser(tmp_path).state_dict()
+    assert looks
+    assert all(torch.equal(value, saved[name]) for name, value in trained.state_dict().items())
 
 
 def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small: None) -> None:

@@ -293,7 +293,8 @@ def train_dit(
     since = time.monotonic()
     looked = clock.seconds
     with ThreadPoolExecutor(workers) as pool:
-        while not clock.done:
+        done = clock.done
+        while not done:
             rng = step_seed(seed, clock.step, name)
             progress = 1.0 if levels else clock.progress
             batch = draw_batch(rng, films, beginnings, pictures, batch_size, progress, levels, mix)
@@ -309,13 +310,14 @@ def train_dit(
             list(pool.map(lambda optimizer: optimizer.step(), optimizers))
             ema.update(model, clock.step)
             clock.step += 1
+            done = clock.done  # asked once: minutes may run out between saving and the end
             _collect(sums, batch, loss, norm, error.cpu())
             if clock.step % log_every == 0:
                 speed = log_every * batch_size / (time.monotonic() - since)
                 means = {name: sum(values) / len(values) for name, values in sorted(sums.items())}
                 curve.add(step=clock.step, seconds=round(clock.seconds, 1), windows_per_second=round(speed, 2), **means)
                 sums, since = {}, time.monotonic()
-            if clock.step % save_every == 0 or clock.done:
+            if clock.step % save_every == 0 or done:
                 state = {
                     "model": model.state_dict(),
                     "ema": ema.state_dict(),

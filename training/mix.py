@@ -43,7 +43,7 @@ class Mix:
     focus: float = 6.0
     outline: float = 0.6
     course: float = 0.2
-    listening: float = 10.0
+    listening: float = 4.0
 
 
 USUAL = Mix()
