@@ -82,7 +82,7 @@ def run(
             quality.counts(quick=quick, prompts=prompts, seconds=seconds, minutes=minutes),
             parts=quality.chosen_parts(only),
             quick=quick,
-            known=_known(file),
+            known=lambda: _known(file),
             keep=keep,
             sheet=_CHECKOUT / "docs" / "quality" / "worst.png" if file is not None and json_file is None else None,
             report=console.print,

@@ -98,7 +98,7 @@ def measure(
     *,
     parts: Sequence[str] = PARTS,
     quick: bool = False,
-    known: Mapping[str, Any] | None = None,
+    known: Callable[[], Mapping[str, Any] | None] = lambda: None,
     keep: Callable[[dict[str, Any]], object] = lambda result: None,
     sheet: Path | None = None,
     report: Callable[[str], object] = print,
@@ -110,20 +110,18 @@ def measure(
         amount: how much to look at.
         parts: names of PARTS.
         quick: say of the figures that they are a glance.
-        known: an earlier result, whose other parts stay.
+        known: reads an earlier result, whose other parts stay; asked after every part, as another run may have come
+            to parts of its own meanwhile.
         keep: called with the result after every part, so that what took an hour survives what comes after.
         sheet: where the picture of the worst films goes; None for none.
         report: told how far it is.
     """
     studio = Studio.open(engine, report)
     whose = studio.identity()
-    have: dict[str, Any] = {}
-    for part, found in (known or {}).get("parts", {}).items():
-        if part in PARTS and readable(part, found):
-            have[part] = found
-        elif part in PARTS and part not in parts:
+    for part, found in _parts(known()).items():
+        if not readable(part, found) and part not in parts:
             report(f"{part}: what is known was measured in another way and is left out; --only {part} measures it anew")
-    result = _result(whose, have)
+    have: dict[str, Any] = {}
     wanted = [part for part in PARTS if part in parts]
     for number, part in enumerate(wanted, 1):
         report(f"{part} (part {number} of {len(wanted)})")
@@ -131,9 +129,17 @@ def measure(
         found = _measure(part, studio, amount, sheet)
         taken = (perf_counter() - begun) / 60
         have[part] = {**found, "of": whose, "quick": quick, "minutes_taken": taken, "load_before": load}
-        result = _result(whose, have)
-        keep(result)
-    return result
+        keep(_result(whose, _with_known(have, known())))
+    return _result(whose, _with_known(have, known()))
+
+
+def _parts(known: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {part: found for part, found in (known or {}).get("parts", {}).items() if part in PARTS}
+
+
+def _with_known(have: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What this run has measured, and what is known of the other parts."""
+    return {part: found for part, found in _parts(known).items() if readable(part, found)} | dict(have)
 
 
 def chosen_parts(only: str | None) -> tuple[str, ...]:

@@ -217,7 +217,7 @@ def test_parts_are_kept_one_by_one_and_put_to_what_is_known(tiny: Path) -> None:
     kept: list[list[str]] = []
     first = run(tiny, "switch", "size", keep=lambda result: kept.append(list(result["parts"])))
     assert kept == [["size"], ["size", "switch"]]
-    second = run(tiny, "drift", "steps", known=json.loads(json.dumps(first)))
+    second = run(tiny, "drift", "steps", known=lambda: json.loads(json.dumps(first)))
     assert list(second["parts"]) == ["size", "switch", "steps", "drift"]
     assert second["parts"]["switch"] == json.loads(json.dumps(first))["parts"]["switch"]
     again = run(tiny, "drift")["parts"]["drift"]["sink"]
@@ -233,10 +233,26 @@ def test_parts_are_kept_one_by_one_and_put_to_what_is_known(tiny: Path) -> None:
     assert quality.table(second).row_count == len(names)
 
 
+def test_two_runs_at_once_keep_the_parts_of_both(tiny: Path) -> None:
+    file: dict[str, Any] = {}
+
+    def keep(result: dict[str, Any]) -> None:
+        file.update(json.loads(json.dumps(result)))
+
+    def other(result: dict[str, Any]) -> None:
+        """Is done while this one still measures its first part."""
+        if len(result["parts"]) == 1 and "scorer" in result["parts"]:
+            run(tiny, "size", known=lambda: file, keep=keep)
+
+    last = run(tiny, "scorer", "reconstruction", known=lambda: file, keep=other)
+    assert set(last["parts"]) == {"size", "scorer", "reconstruction"}
+    assert last["parts"]["size"] == file["parts"]["size"]
+
+
 def test_a_part_that_an_older_benchmark_wrote_is_left_out_and_named(tiny: Path) -> None:
     known = {"parts": {"size": {"bytes": 7}, "steps": {"rows": []}, "memory": 3, "gone": {}}}
     request, said = EngineRequest(PRESETS["embedded"], model=str(tiny), device="cpu", threads=1), list[str]()
-    result = quality.measure(request, AMOUNT, parts=("size",), known=known, report=said.append)
+    result = quality.measure(request, AMOUNT, parts=("size",), known=lambda: known, report=said.append)
     assert set(result["parts"]) == {"size", "steps"}
     assert [line.split(":")[0] for line in said if "anew" in line] == ["memory"]
 

@@ -78,11 +78,11 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
-- Eleven hours of two processor cores are little: scenes, colours and motions follow the prompt, but outlines are soft
-  and a shape may change on its way. Ball and square are hardly told apart yet, flowers are often balls and stars
-  flowers (`rivulet bench quality`; docs/log.md).
+- Twelve hours of two processor cores are little: scenes, colours and motions follow the prompt, and shapes mostly do,
+  but outlines are soft and a shape may change on its way; a small star is often a heart (docs/log.md).
+- A plain prompt sometimes gets its object twice.
 - A second object hardly ever comes as it was asked for (docs/quality.md, rich prompts).
-- Patterns, weather, night and a second object were seen in the last five hours of training only.
+- Patterns, weather, night and a second object were seen in the last six hours of training only.
 - What a prompt leaves open may change on the way, and the drift meter says so. Name the colour.
 - Small objects, and objects that leave the picture, may fade, come back late or change.
 - A sentence that means nothing in this world gives some film of it, not an error.

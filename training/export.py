@@ -25,7 +25,7 @@ from training.mix import USUAL
 from training.run import load_checkpoint, step_seed
 from training.windows import SHIFT, SINK, WINDOW
 
-VERSION = "2.2"
+VERSION = "2.3"
 PLANS = ("serial-clean", "rolling-window", "moving-buffer")
 """Noise plans that the weights are as good under as under the first one, which `rivulet bench quality` shows."""
 
