@@ -79,7 +79,7 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 ## Limits
 
 - Twelve hours of two processor cores are little: scenes, colours and motions follow the prompt, and shapes mostly do,
-  but outlines are soft and a shape may change on its way; a small star is often a heart (docs/log.md).
+  but outlines are soft and a shape may change on its way; a star may come as a flower, a flower as a ball.
 - A plain prompt sometimes gets its object twice.
 - A second object hardly ever comes as it was asked for (docs/quality.md, rich prompts).
 - Patterns, weather, night and a second object were seen in the last six hours of training only.
