@@ -47,7 +47,7 @@ for four pixel frames (the first: for one); the encoder looks at half the size. 
 window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}, guidance {guidance_scale:g}.
 
 Noise plans: {supported}. It also makes films over (video to video). Under a stream batch
-colour, shape and scene follow the prompt, and the motion does not.
+colour, shape and scene follow the prompt, and the motion only in part.
 
 ## How it was made
 

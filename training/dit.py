@@ -54,7 +54,8 @@ PLACE_NOISE = 0.75
 """Under more noise than this a picture hardly tells where its object is. To be all the way to a ball, wherever it may
 be, is to paint one everywhere: said "heart", the model drew three."""
 LEAST_WAY = 10.0
-"""Square of the way between two pictures, all latents together, from which on it counts as a whole one."""
+"""Square of the way between two pictures, all latents together, from which on it counts as a whole one: a ball and a
+square are 44 apart. Of two that hardly differ, as where the company is out of sight, only the noise would be asked."""
 UNKNOWN_SHARE = 0.01
 """Share of words hidden as <unk>, so that an unknown word in a prompt does no harm."""
 

@@ -314,9 +314,12 @@ def _pictures(
     closest = bool(rng.random() < mix.closest)
     groups = groups * ALIKE // 2 if closest else groups  # as many pictures in all
     first = rng.integers(len(pictures.films) // ALIKE, size=(groups, 1)) * ALIKE
-    scenes = pictures.latents[(first + np.arange(ALIKE)).ravel()].unflatten(0, (groups, ALIKE))
-    which, instead = _closest(rng, scenes) if closest else _any(rng, groups)
-    picks, others = (first + which).ravel(), (first + instead).ravel()
+    if closest:
+        scenes = pictures.latents[(first + np.arange(ALIKE)).ravel()].unflatten(0, (groups, ALIKE))
+        which, other = _closest(rng, scenes)
+    else:
+        which, other = _any(rng, groups)
+    picks, others = (first + which).ravel(), (first + other).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
     others = np.where([prompt == "" for prompt in prompts], picks, others)
