@@ -69,7 +69,7 @@ def test_other_windows_and_dropped_prompts_learn_the_teachers_flow_at_their_plac
 
 def test_batches_for_distilling_hold_the_samplers_levels_only_where_they_can() -> None:
     rng = np.random.default_rng(0)
-    films = [data.draw_film(rng, switching=bool(i % 2)) for i in range(12)]
+    films = [film for _ in range(6) for film in data.draw_twins(rng)]
     shelf = data.Shelf(
         torch.randn(len(films), data.FRAMES, 8, 4, 4),
         films,

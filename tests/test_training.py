@@ -26,7 +26,7 @@ from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save
 @pytest.fixture
 def films() -> list[data.Film]:
     rng = np.random.default_rng(0)
-    return [data.draw_film(rng, switching=bool(i % 2)) for i in range(40)]
+    return [film for _ in range(20) for film in data.draw_twins(rng)]
 
 
 # ---------------------------------------------------------------- optimiser, clock, files
@@ -124,6 +124,46 @@ def test_switches_of_films_lie_on_latent_borders_and_mostly_on_chunks(films: lis
     assert all(3 <= s <= 18 for s in switches)
     assert 0.6 < np.mean([s % 3 == 0 for s in switches]) <= 1.0
     assert all((film.second is None) == (film.switch is None) for film in films)
+
+
+def test_twins_are_the_same_film_up_to_the_switch(tmp_path: Path, films: list[data.Film]) -> None:
+    shelf = noise_shelves(films)[0]
+    for number in range(0, len(films), data.TWINS):
+        still, switching = films[number : number + 2]
+        assert still.switch is None
+        assert switching.switch is not None
+        assert still.first == switching.first != switching.second
+        assert [shelf.unswitched(number), shelf.unswitched(number + 1)] == [number, number]
+    fake_data(tmp_path)
+    labels = tmp_path / "data" / "00000.json"
+    films_of_it = json.loads(labels.read_text())
+    labels.write_text(json.dumps([films_of_it[0], {**films_of_it[1], "first": films_of_it[1]["second"]}]))
+    with pytest.raises(ValueError, match=r"no twins.*make the data again"):
+        data.load_shelf(tmp_path / "data")
+
+
+def test_windows_behind_a_switch_are_asked_how_far_they_have_gone(films: list[data.Film]) -> None:
+    shelves = noise_shelves(films)
+    row = {tuple(f.flatten().tolist()): (n, i) for n, film in enumerate(shelves[0].latents) for i, f in enumerate(film)}
+    asked = untold = 0
+    mix = replace(USUAL, pictures=(0.0, 0.0), windows=(1.0, 1.0), dropped=0.3)
+    for step in range(60):
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, mix=mix)
+        assert batch.instead is not None
+        assert batch.heard is not None
+        for clean, other, heard, weight, prompt in zip(
+            batch.latents, batch.instead, batch.heard, batch.weight, batch.prompts, strict=True
+        ):
+            places = [[row[tuple(f.flatten().tolist())] for f in both] for both in zip(clean, other, strict=True)]
+            assert all(of == (number - number % 2, frame) for (number, frame), of in places)
+            assert torch.equal(heard, weight if prompt else torch.zeros_like(weight))
+            untold += not prompt
+            switch = films[places[0][0][0]].switch
+            asked += switch is not None and any(h and f >= switch for h, ((_, f), _) in zip(heard, places, strict=True))
+    assert asked > 40
+    assert untold > 40
+    for step in range(20):
+        assert windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, levels=[1.0, 0.5]).instead is None
 
 
 def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Film]) -> None:
@@ -253,6 +293,8 @@ def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[d
             assert asked // 9 == shown // 9  # the same scene
             assert asked == shown or (prompt and float(sigma) > windows.OTHER_NOISE)
             swaps, seen, pairs = swaps + (asked != shown), seen + 1, pairs | {(asked % 9, shown % 9)}
+        assert batch.heard is not None  # who does not know where paints it everywhere
+        assert torch.equal(batch.heard > 0, batch.sigma < windows.PLACE_NOISE)
     assert 0.2 < swaps / seen < 0.5
     assert len(pairs) == 81
     ladder = [1.0, 0.9, 0.75, 0.5]
@@ -440,7 +482,7 @@ def test_listening_costs_the_part_of_the_way_that_is_left_however_short_it_is(sm
         way[2] = 0.0  # there is nothing else to ask for
         for under, left in itertools.product((clean, clean - way), (0.0, 0.5, 1.0)):
             batch = _windows(clean, torch.tensor([[1.0], [0], [1]]), chunk=1)
-            batch = replace(batch, under=under, instead=clean - way)
+            batch = replace(batch, under=under, instead=clean - way, heard=batch.weight)
             tokens = listener.text_encoder.tokenize(batch.prompts)
             flow = 0.5 * under + 0.5 * noise - (clean - left * way)
             losses = []
@@ -450,8 +492,17 @@ def test_listening_costs_the_part_of_the_way_that_is_left_however_short_it_is(sm
                 losses.append(float(model.loss(batch, noise, noise, tokens)[0]))
             expected = 2.0 * left**2 if not least else 0.0
             assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-3)
-        noisier = replace(batch, sigma=torch.full((3, 1), 0.8))  # who does not know where paints it everywhere
-        assert deaf.loss(noisier, noise, noise, tokens)[0] == listener.loss(noisier, noise, noise, tokens)[0]
+        unheard = replace(batch, heard=torch.zeros(3, 1))
+        assert deaf.loss(unheard, noise, noise, tokens)[0] == listener.loss(unheard, noise, noise, tokens)[0]
+    way = torch.randn(1, 2, 8, 4, 4)  # of a dissolving switch: the half of a way that is on it
+    way[:, 0] = way[:, 1] / 2
+    clean, noise = torch.randn(2, 1, 2, 8, 4, 4)
+    batch = replace(_windows(clean, torch.ones(1, 2), chunk=1), instead=clean - way, heard=torch.tensor([[1.0, 0.0]]))
+    flow = noise - clean + 2 * way
+    for model in (deaf, listener):
+        model.transformer.forward_train = lambda *_, **__: flow  # type: ignore[method-assign]
+    losses = [float(model.loss(batch, noise, noise, tokens[:1])[0]) for model in (deaf, listener)]
+    assert losses[1] - losses[0] == pytest.approx(2.0 * 0.25**2, abs=1e-3)
 
 
 def test_outline_and_course_are_read_off_the_tokens_of_the_noisy_frames(small: None) -> None:

@@ -34,7 +34,8 @@ ALIKE = 9
 """Pictures of one scene that differ in what DIFFERENCES says."""
 DIFFERENCES = {"shape": 0.4, "pattern": 0.25, "company": 0.35}
 """In what pictures of one scene differ, and how often."""
-SWITCH_SHARE = 0.5
+TWINS = 2
+"""Films that begin alike: one goes on as it began, the next one switches."""
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
 
@@ -62,6 +63,12 @@ def draw_film(rng: np.random.Generator, *, switching: bool, frames: int = FRAMES
         latent, rest = divmod(drawn.frame + 3, 4)
         if rest == 0 and (latent % ALIGNED == 0 or rng.random() < 0.1):
             return Film(drawn.first, drawn.second, latent, drawn.fade, frames)
+
+
+def draw_twins(rng: np.random.Generator) -> list[Film]:
+    """Draw TWINS films, so that what a switch should change is known place by place."""
+    switching = draw_film(rng, switching=True)
+    return [Film(switching.first), switching]
 
 
 def draw_alike(rng: np.random.Generator) -> list[Film]:
@@ -92,10 +99,9 @@ def draw_alike(rng: np.random.Generator) -> list[Film]:
 def _draw_films(rng: np.random.Generator, films: int, frames: int) -> list[Film]:
     if frames == PICTURE:
         return [film for _ in range(films // ALIKE) for film in draw_alike(rng)]
-    return [
-        draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
-        for _ in range(films)
-    ]
+    if frames == FRAMES:
+        return [film for _ in range(films // TWINS) for film in draw_twins(rng)]
+    return [draw_film(rng, switching=False, frames=frames) for _ in range(films)]
 
 
 def render_film(film: Film, size: int = world.SIZE) -> Tensor:
@@ -182,7 +188,7 @@ def _film(label: dict[str, Any]) -> Film:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Films of one length, ready to train on.
+    """Films of one length, ready to train on: films of FRAMES come in TWINS, pictures in ALIKE.
 
     Attributes:
         latents: normalised, [N, F, C, h, w] fp16.
@@ -200,6 +206,10 @@ class Shelf:
         """Of the films that keep their prompt (False), that change it (True), or of both."""
         return np.array([number for number, film in enumerate(self.films) if (film.switch is not None) in switches])
 
+    def unswitched(self, number: int) -> int:
+        """The film that begins as this one and goes on so: its twin, or itself."""
+        return number - number % TWINS
+
 
 def load_shelf(folder: Path) -> Shelf:
     """All films of one of the FOLDERS made so far."""
@@ -208,7 +218,15 @@ def load_shelf(folder: Path) -> Shelf:
         raise FileNotFoundError(f"No shards in {folder}; run `python -m training data` first.")
     films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
     latents = torch.cat([load_file(path)["latents"] for path in paths])
+    if films[0].frames == FRAMES and any(a != replace(b, second=None, switch=None, fade=0) for a, b in _twins(films)):
+        raise ValueError(
+            f"The films in {folder} are no twins, as of an older recipe; delete it and make the data again."
+        )
     return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]), courses(films))
+
+
+def _twins(films: list[Film]) -> Iterator[tuple[Film, Film]]:
+    return zip(films[::TWINS], films[1::TWINS], strict=True)
 
 
 Shelves = tuple[Shelf, Shelf, Shelf]

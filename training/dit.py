@@ -50,9 +50,6 @@ PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of
 BATCH, WORKERS = 6, 2
 READ_BLOCK, FINE = 2, 4
 """After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
-PLACE_NOISE = 0.75
-"""Under more noise than this a picture hardly tells where its object is. To be all the way to a ball, wherever it may
-be, is to paint one everywhere: said "heart", the model drew three."""
 LEAST_WAY = 10.0
 """Square of the way between two pictures, all latents together, from which on it counts as a whole one: a ball and a
 square are 44 apart. Of two that hardly differ, as where the company is out of sight, only the noise would be asked."""
@@ -74,7 +71,8 @@ class Denoiser(nn.Module):
 
     Another direct question is whether the model listens. Where the prompt says a ball, the prediction should be all
     the way from a square to a ball, whichever of them the noisy picture shows, and however little of the picture that
-    is: what a square has more than a ball was never worth a hearing in the mean error.
+    is: what a square has more than a ball was never worth a hearing in the mean error. Nor was what is still to change
+    behind a switch, where the memory shows the old object: there the way is from how the film would have gone on.
     """
 
     def __init__(self, words: list[str], mix: Mix = USUAL) -> None:
@@ -163,11 +161,12 @@ class Denoiser(nn.Module):
         focused = (square * batch.focus).mean(dim=(2, 3))
         outline, course = self._reading_loss(batch)
         loss = (focused * batch.weight).sum() + self.mix.outline * outline + self.mix.course * course
-        if batch.instead is not None:
+        if batch.instead is not None and batch.heard is not None:
             way = clean - batch.instead
-            left = (sigma * error * way).sum(dim=(2, 3, 4)) / way.square().sum(dim=(2, 3, 4)).clamp_min(LEAST_WAY)
-            heard = batch.weight * (batch.sigma < PLACE_NOISE)
-            loss = loss + self.mix.listening * (left.square() * heard).sum()
+            # Against a window's longest way: while a switch dissolves, a part of the way is no way of its own.
+            whole = way.square().sum(dim=(2, 3, 4)).amax(dim=1, keepdim=True).clamp_min(LEAST_WAY)
+            left = (sigma * error * way).sum(dim=(2, 3, 4)) / whole
+            loss = loss + self.mix.listening * (left.square() * batch.heard).sum()
         return loss, square.detach().mean(dim=(2, 3))
 
 

@@ -25,7 +25,8 @@ class Mix:
         focus: how much more the object and its edge count than the rest of the picture.
         outline: how much the reading of the object's outline counts in the loss.
         course: how much the reading of its course does.
-        listening: how much it counts that pictures are all the way to what they are asked for, from what else might be.
+        listening: how much it counts that pictures are all the way to what they are asked for, from what else might be,
+            and windows behind a switch from what was.
     """
 
     early: float = 0.6

@@ -29,6 +29,9 @@ BEGINNINGS, PICTURES = 6, 18
 """A step's batch in beginnings and in pictures, over its windows: about equal work."""
 OTHER_NOISE = 0.5
 """With more noise than this a picture may be painted over another one than what is asked for."""
+PLACE_NOISE = 0.75
+"""Under more noise than this a picture hardly tells where its object is. To be all the way to a ball, wherever it may
+be, is to paint one everywhere: said "heart", the model drew three. In a window the history tells."""
 PAIRS = 3
 """So many of a scene's pairs of pictures are its closest."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
@@ -64,7 +67,9 @@ class Batch:
         ladder: whether every noisy frame is at one of the levels that were given, the sampler's own.
         own: so many times over the model paints the history itself, each time behind what it had painted before.
         under: what the noise is laid over where that is not what is asked for, as the latents; None: the latents.
-        instead: what else a picture's prompt might ask for, under the noise or not, as the latents.
+        instead: what else a picture's prompt might ask for, under the noise or not; of a window that goes on behind a
+            switch what would be there without it; as the latents.
+        heard: which frames are asked how far they have gone from there to what is asked for, [B, F].
     """
 
     latents: Tensor
@@ -82,6 +87,7 @@ class Batch:
     own: int = 0
     under: Tensor | None = None
     instead: Tensor | None = None
+    heard: Tensor | None = None
 
     def rows(self, rows: slice) -> Batch:
         """Some of the examples."""
@@ -239,7 +245,7 @@ def draw_batch(
         noisy = full if history or rng.random() < 0.5 else int(rng.integers(1, full // 3)) * 3  # the last: warming up
         windows = [draw_joint_window(rng, int(n), films.films[n], history, noisy, mix.dropped) for n in picks]
         sigma = np.pad(draw_rising_sigma(rng, size, noisy, full), ((0, 0), (history, 0)))
-        return _windows(rng, films, windows, sigma, mix, chunk=3, joint=noisy)
+        return _windows(rng, films, windows, sigma, mix, chunk=3, joint=noisy, levels=levels)
     chunk = 1 if rng.random() < mix.single else 3
     chunks, forced = WINDOW // chunk, plan < 1.0 - mix.noisy
     windows = [draw_window(rng, int(n), films.films[n], chunk, mix.dropped) for n in picks]
@@ -247,7 +253,7 @@ def draw_batch(
     if not forced:
         clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
         sigma = np.where(np.arange(WINDOW)[None] < clean[:, None] * chunk, 0.0, sigma)
-    return _windows(rng, films, windows, sigma, mix, chunk=chunk, forced=forced, ladder=levels if forced else None)
+    return _windows(rng, films, windows, sigma, mix, chunk=chunk, forced=forced, levels=levels)
 
 
 def _windows(
@@ -260,9 +266,10 @@ def _windows(
     chunk: int,
     forced: bool = False,
     joint: int = 0,
-    ladder: Sequence[float] | None = None,
+    levels: Sequence[float] | None = None,
 ) -> Batch:
     """The batch of windows at noise levels [B, F]; what is clean does not count."""
+    ladder = levels if forced else None
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them:
     # shaken by noise, or painted by the model itself.
     shaken = np.where(rng.random((len(windows), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
@@ -271,10 +278,11 @@ def _windows(
         shaken = rng.uniform(*OWN_NOISE, shaken.shape) if ladder is None else np.full(shaken.shape, ladder[-1])
     weight = np.array([window.loss for window in windows]) & (sigma > 0)
 
-    def cut(shelf: Tensor) -> Tensor:
-        return torch.stack([shelf[window.film][list(window.frames)] for window in windows])
+    def cut(shelf: Tensor, number: Callable[[int], int] = int) -> Tensor:
+        return torch.stack([shelf[number(window.film)][list(window.frames)] for window in windows])
 
     outline = cut(films.outlines)
+    told = np.array([[window.prompt != ""] for window in windows])
     return Batch(
         cut(films.latents).float(),
         torch.from_numpy(sigma).float(),
@@ -289,6 +297,8 @@ def _windows(
         joint,
         ladder is not None,
         own,
+        instead=None if levels else cut(films.latents, films.unswitched).float(),
+        heard=torch.from_numpy(weight & told).float(),
     )
 
 
@@ -329,8 +339,10 @@ def _pictures(
     under = np.where(swapped, others, picks)
     batch = _openings(pictures, picks, prompts, sigma, 1, levels, mix)
     either = torch.maximum(pictures.outlines[picks], pictures.outlines[under])
-    instead = None if levels else pictures.latents[others].float()
-    return replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float(), instead=instead)
+    batch = replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
+    if levels:
+        return batch
+    return replace(batch, instead=pictures.latents[others].float(), heard=(batch.sigma < PLACE_NOISE).float())
 
 
 def _any(rng: np.random.Generator, groups: int) -> tuple[np.ndarray, np.ndarray]:
