@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,14 @@ import torch
 
 from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import ablation, data, windows
-from training.mix import Mix
+from training.mix import USUAL, Mix
 from training.run import step_seed
 
 
 @pytest.fixture(scope="module")
 def shelves() -> data.Shelves:
     rng = np.random.default_rng(1)
-    films = [data.draw_film(rng, switching=bool(number % 2)) for number in range(12)]
+    films = [film for _ in range(6) for film in data.draw_twins(rng)]
     return noise_shelves(films, groups=4)
 
 
@@ -72,19 +75,55 @@ def test_a_run_lacks_what_it_says(shelves: data.Shelves) -> None:
             seen |= {"focus"} if not torch.equal(batch.focus, torch.ones_like(batch.focus)) else set()
         return seen
 
-    whole = kinds(ablation.WITHOUT["everything"])
+    whole = kinds(USUAL)
     for left_out, lacking in (
-        ("no pictures, no beginnings", {"pictures", "other"}),
-        ("no other picture under the noise", {"other"}),
-        ("no windows denoised together", {"joint"}),
-        ("no noisy history", {"noisy"}),
-        ("no chunks of one frame", {"single"}),
-        ("no dropped prompts", {"no prompt"}),
-        ("no shaken history", {"shaken"}),
-        ("no history of its own", {"own"}),
-        ("no focus on the object", {"focus"}),
+        ("pictures and beginnings", {"pictures", "other"}),
+        ("another picture under the noise", {"other"}),
+        ("windows denoised together", {"joint"}),
+        ("noisy history", {"noisy"}),
+        ("chunks of one frame", {"single"}),
+        ("dropped prompts", {"no prompt"}),
+        ("shaken history", {"shaken"}),
+        ("history of its own", {"own"}),
+        ("focus on the object", {"focus"}),
     ):
-        assert whole - kinds(ablation.WITHOUT[left_out]) == lacking, left_out
+        assert whole - kinds(replace(USUAL, **ablation.LEFT_OUT[left_out])) == lacking, left_out
+
+
+def test_every_pair_of_ingredients_meets_in_every_way_equally_often() -> None:
+    without = np.zeros((ablation.RUNS, ablation.COLUMNS), dtype=int)
+    for run in range(ablation.RUNS):
+        without[run, ablation.lacking(run)] = 1
+    for one, two in itertools.combinations(without.T, 2):
+        assert Counter(zip(one.tolist(), two.tolist(), strict=True)) == dict.fromkeys(
+            itertools.product((0, 1), repeat=2), ablation.RUNS // 4
+        )
+    assert ablation.mix_of(ablation.RUNS - 1) == USUAL
+    for run, row in enumerate(without):
+        made = ablation.mix_of(run)
+        for name, lacks in zip(ablation.LEFT_OUT, row, strict=False):
+            if name != "pictures and beginnings":
+                assert all((getattr(made, key) == off) == lacks for key, off in ablation.LEFT_OUT[name].items())
+
+
+def test_what_an_ingredient_is_worth_is_told_from_what_the_others_are_and_from_chance() -> None:
+    rng = np.random.default_rng(0)
+    worth = {name: 0.02 * number for number, name in enumerate(ablation.LEFT_OUT)}
+    names = list(ablation.LEFT_OUT)
+    errors = {}
+    for run in range(ablation.RUNS):
+        lost = sum(worth[names[column]] for column in ablation.lacking(run) if column < len(names))
+        errors[str(run)] = {asked: 0.3 * np.exp(lost + rng.normal(0, 0.005)) for asked in ablation.ASKED}
+    for asked in ablation.ASKED:
+        found, chance = ablation.effects(errors, asked)
+        assert chance < 0.006
+        for name, value in found.items():
+            assert value == pytest.approx(worth[name], abs=0.011)
+    shown = ablation.table({"errors": errors, "steps": 1})
+    cells = [list(column.cells) for column in shown.columns]
+    assert cells[0][1:-1] == names
+    assert not any("bold" in column[1] for column in cells[1:])
+    assert all("bold" in column[row] for column in cells[1:] for row in range(3, len(names) + 1))
 
 
 def test_only_what_counts_is_in_the_error(shelves: data.Shelves) -> None:
@@ -105,20 +144,20 @@ def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monk
     AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
     monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9})
     monkeypatch.setattr(ablation, "BATCHES", 1)
-    names = ("everything", "nothing: other draws", "no dropped prompts")
-    monkeypatch.setattr(ablation, "WITHOUT", {name: ablation.WITHOUT[name] for name in names})
+    monkeypatch.setattr(ablation, "RUNS", 3)
+    monkeypatch.setattr(ablation, "COLUMNS", 2)
+    monkeypatch.setattr(ablation, "_ROW", "+-")
     ablation.make_held_out(tmp_path, 0)
     said: list[str] = []
     result = ablation.ablate(tmp_path, steps=1, workers=1, report=said.append)
-    assert list(result["errors"]) == list(names)
+    assert list(result["errors"]) == ["0", "1", "2"]
     assert all(set(row) == set(ablation.ASKED) for row in result["errors"].values())
     assert len(said) == 3
-    assert ablation.table(result).row_count == 3
 
     one, other, _ = result["errors"].values()
-    assert one != other, "what chance does is to be seen"
+    assert one != other, "other ingredients are other runs"
     faster = ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=str)
-    assert faster["errors"]["everything"] != one, "another rate is another run, not the kept one"
+    assert faster["errors"]["0"] != one, "another rate is another run, not the kept one"
     result = faster
     monkeypatch.setattr(ablation, "train_dit", lambda *_, **__: pytest.fail("trained again"))
     assert ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=said.append) == result

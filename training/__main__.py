@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rate", type=float, default=1.0, help="of learning, over the usual one (dit, ablation); less to go on"
     )
+    parser.add_argument(
+        "--batch", type=int, default=dit.BATCH, help="windows a step (dit, distil, ablation; %(default)s)"
+    )
     parser.add_argument("--check", action="store_true", help="run every stage small and compare with bands.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -108,6 +111,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
             workers=options.workers,
             start_from=options.start_from,
             rate=options.rate,
+            batch_size=options.batch,
         )
         rich.print(ablation.table(found))
     elif stage in ("dit", "distil"):
@@ -126,6 +130,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
             "minutes": minutes,
             "device": options.device,
             "workers": options.workers,
+            "batch_size": options.batch,
             "look": look,
         }
         if stage == "dit":

@@ -1,8 +1,10 @@
-"""What each ingredient of the training is worth: the same short run without it, held against every way of asking.
+"""What each ingredient of the training is worth: short runs that lack half of them each, asked in every way.
 
 All runs begin with the same weights, random ones or those of a run that is to go on, and take the same number of steps.
 Each is then given the same held-out windows, of one kind after the other, and its error at predicting their flow is
-compared with the run of everything.
+measured. An ingredient is judged by all runs, half of which lack it; columns of the design that have no ingredient say
+what chance does. (A run without one ingredient against one with everything takes as many runs and tells less: there
+chance is in two runs, here in the mean of twenty.)
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
 from training.data import FOLDERS, SHARDS, Shelves, load_shelves, make_shard
-from training.dit import Denoiser, train_dit
+from training.dit import BATCH, Denoiser, train_dit
 from training.mix import USUAL, Mix
 from training.run import step_seed
 from training.windows import Batch, draw_batch
@@ -37,25 +40,27 @@ _WINDOWS = Mix(
     closest=0.0,
 )
 
-WITHOUT: dict[str, Mix] = {
-    "everything": USUAL,
-    "nothing: other draws": USUAL,
-    "no pictures, no beginnings": replace(USUAL, pictures=(0.0, 0.0), windows=(1.0, 1.0)),
-    "no other picture under the noise": replace(USUAL, other=0.0),
-    "no closest pairs": replace(USUAL, closest=0.0),
-    "no windows denoised together": replace(USUAL, joint=0.0),
-    "no noisy history": replace(USUAL, noisy=0.0),
-    "no chunks of one frame": replace(USUAL, single=0.0),
-    "no switches": replace(USUAL, switches=(False,)),
-    "no dropped prompts": replace(USUAL, dropped=0.0),
-    "no shaken history": replace(USUAL, shaken=0.0),
-    "no history of its own": replace(USUAL, own=0.0),
-    "no focus on the object": replace(USUAL, focus=0.0),
-    "no listening": replace(USUAL, listening=0.0),
-    "no readings": replace(USUAL, outline=0.0, course=0.0),
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "pictures and beginnings": {"pictures": (0.0, 0.0), "windows": (1.0, 1.0)},
+    "another picture under the noise": {"other": 0.0},
+    "closest pairs": {"closest": 0.0},
+    "windows denoised together": {"joint": 0.0},
+    "noisy history": {"noisy": 0.0},
+    "chunks of one frame": {"single": 0.0},
+    "switches": {"switches": (False,)},
+    "dropped prompts": {"dropped": 0.0},
+    "shaken history": {"shaken": 0.0},
+    "history of its own": {"own": 0.0},
+    "focus on the object": {"focus": 0.0},
+    "listening": {"listening": 0.0},
+    "readings": {"outline": 0.0, "course": 0.0},
 }
-"""What is left out -> the run without it. Every run draws its own windows; a second one of everything tells how much
-that does."""
+"""Ingredient -> what of the mix is set to leave it out."""
+_ROW = "++--++++-+-+----++-"
+"""Plackett and Burman's design for 20 runs (1946, Biometrika 33): each run lacks the columns with a plus in this row,
+turned by one more place, and the last one lacks none. In two columns every pair of signs stands as often: what the one
+does cancels out of the other."""
+RUNS, COLUMNS = len(_ROW) + 1, len(_ROW)
 ASKED: dict[str, Mix] = {
     "pictures": replace(_WINDOWS, pictures=(1.0, 1.0), windows=(0.0, 0.0)),
     "beginnings": replace(_WINDOWS, windows=(0.0, 0.0)),
@@ -71,8 +76,21 @@ ASKED: dict[str, Mix] = {
 """Ways of asking -> the windows that ask so."""
 HELD_OUT = 99_999
 """Number of the shards that are held out: training counts from 0."""
-BATCHES, BATCH = 12, 6
-"""Of held-out windows for each way of asking, and windows a batch."""
+BATCHES = 6
+"""Of held-out windows for each way of asking, the same ones for every run."""
+
+
+def lacking(run: int) -> list[int]:
+    """Columns whose ingredient a run of the design lacks; the last run lacks nothing."""
+    turned = _ROW[-run:] + _ROW[:-run] if run < COLUMNS else "-" * COLUMNS
+    return [column for column, sign in enumerate(turned) if sign == "+"]
+
+
+def mix_of(run: int) -> Mix:
+    """What a run's steps are made of."""
+    names = list(LEFT_OUT)
+    left_out = [LEFT_OUT[names[column]] for column in lacking(run) if column < len(names)]
+    return replace(USUAL, **{field: value for change in left_out for field, value in change.items()})
 
 
 def make_held_out(out: Path, seed: int) -> None:
@@ -114,9 +132,10 @@ def ablate(
     workers: int = 2,
     start_from: Path | None = None,
     rate: float = 1.0,
+    batch_size: int = BATCH,
     report: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Train without each ingredient in turn; a run that was killed goes on, and what is done is not done again.
+    """Train the runs of the design; a run that was killed goes on, and what is done is not done again.
 
     Args:
         out: folder with the FOLDERS and held_out/ with some more; gets ablation/ and ablation.json.
@@ -126,23 +145,24 @@ def ablate(
         workers: threads that share a step's batch.
         start_from: whose weights all runs begin with, as of `train_dit`; None: random ones.
         rate: times the usual learning rates.
+        batch_size: windows a step.
         report: told what was found.
 
     Returns:
-        "steps", "seed", "rate", "start_from" as given; "errors": what was left out -> way of asking -> mean square
-        error.
+        What was given, and "errors": run -> way of asking -> mean square error.
     """
     apart = load_shelves(out / "held_out")
     batches = {asked: questions(apart, asked, BATCHES) for asked in ASKED}
     file = out / "ablation.json"
-    given = {"steps": steps, "seed": seed, "rate": rate, "start_from": start_from and start_from.name}
+    given = {"steps": steps, "batch_size": batch_size, "seed": seed, "rate": rate}
+    given["start_from"] = start_from and start_from.name
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     errors: dict[str, dict[str, float]] = known["errors"] if given.items() <= known.items() else {}
     result = {**given, "errors": errors}
-    whose = f"{steps} steps, seed {seed}, rate {rate:g}, {start_from.name if start_from else 'random'}"
+    whose = f"{steps} steps of {batch_size}, seed {seed}, rate {rate:g}, {start_from.name if start_from else 'random'}"
     shelves = None
-    for number, (left_out, mix) in enumerate(WITHOUT.items()):
-        if left_out in errors:
+    for run in range(RUNS):
+        if str(run) in errors:
             continue
         shelves = shelves or load_shelves(out)
         model = train_dit(
@@ -152,26 +172,49 @@ def ablate(
             device=device,
             workers=workers,
             start_from=start_from,
-            name=f"ablation/{whose}/{number}",
+            name=f"ablation/{whose}/{run}",
             rate=rate,
-            mix=mix,
+            batch_size=batch_size,
+            mix=mix_of(run),
             shelves=shelves,
         )
-        errors[left_out] = {asked: error(model.cpu(), asking) for asked, asking in batches.items()}
+        errors[str(run)] = {asked: error(model.cpu(), asking) for asked, asking in batches.items()}
         file.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        report(f"{left_out}: {errors[left_out]}")
+        report(f"run {run + 1} of {RUNS}: {errors[str(run)]}")
     return result
 
 
+def effects(errors: Mapping[str, Mapping[str, float]], asked: str) -> tuple[dict[str, float], float]:
+    """By how much the error at one way of asking is larger without each ingredient, and what chance does.
+
+    Returns:
+        Ingredient -> logarithm of the error without it over that with it, mean over the runs; the root mean square of
+        the same over the columns without an ingredient.
+    """
+    logs = np.log([errors[str(run)][asked] for run in range(RUNS)])
+    without = np.zeros((RUNS, COLUMNS), dtype=bool)
+    for run in range(RUNS):
+        without[run, lacking(run)] = True
+    found = [float(logs[column].mean() - logs[~column].mean()) for column in without.T]
+    chance = found[len(LEFT_OUT) :]
+    return dict(zip(LEFT_OUT, found, strict=False)), float(np.sqrt(np.square(chance).mean()))
+
+
+CLEAR = 2.45
+"""So many times what chance does is clear: Student's t for 95 % and the columns without an ingredient, 6."""
+
+
 def table(result: Mapping[str, Any]) -> Table:
-    """Errors of the run of everything, and by how much the others are larger."""
-    errors = result["errors"]
-    whole = errors["everything"]
-    shown = Table("left out", *ASKED, title=f"{result['steps']} steps; error over that of everything")
-    for left_out, row in errors.items():
-        cells = (
-            f"{row[asked]:.3f}" if left_out == "everything" else f"{row[asked] / whole[asked] - 1:+.1%}"
-            for asked in ASKED
-        )
-        shown.add_row(left_out, *cells)
+    """By how much the error is larger without each ingredient, in per cent; what stands clear of chance in bold."""
+    found = {asked: effects(result["errors"], asked) for asked in ASKED}
+    shown = Table("without", *ASKED, title=f"{RUNS} runs of {result['steps']} steps; larger error without, and chance")
+    everything = result["errors"][str(RUNS - 1)]
+    shown.add_row("(error of everything)", *(f"{everything[asked]:.3f}" for asked in ASKED))
+    for name in LEFT_OUT:
+        cells = []
+        for values, chance in found.values():
+            cell = f"{np.expm1(values[name]):+.1%}"
+            cells.append(f"[bold]{cell}[/bold]" if abs(values[name]) > CLEAR * chance else cell)
+        shown.add_row(name, *cells)
+    shown.add_row("(chance)", *(f"{chance:.1%}" for _, chance in found.values()))
     return shown
