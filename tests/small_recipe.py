@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.taehv import AutoencoderTAEHV
-from training import data, dit, world
+from training import data, dit
 
 SMALL_AE: dict[str, Any] = {
     "latent_channels": 8,
@@ -41,17 +41,18 @@ def fake_data(out: Path) -> None:
     model = AutoencoderTAEHV(**SMALL_AE).eval()
     for frames, folder in data.FOLDERS.items():
         (out / folder).mkdir(parents=True)
-        films = len(world.SHAPES) if frames == data.PICTURE else 2
+        films = {data.PICTURE: data.ALIKE, data.TURN: data.CORNERS}.get(frames, 2)
         data.make_shard(out / folder / "00000.safetensors", model, seed=0, number=0, films=films, frames=frames)
 
 
-def noise_shelves(films: list[data.Film], groups: int = 12) -> tuple[data.Shelf, data.Shelf, data.Shelf]:
-    """Films, their beginnings, and `groups` scenes with all shapes, with latents of noise."""
+def noise_shelves(films: list[data.Film], groups: int = 12) -> data.Shelves:
+    """Films, their beginnings, `groups` scenes with all shapes and as many squares of turns, with latents of noise."""
     rng = np.random.default_rng(3)
     short = [data.Film(film.first, frames=data.FIRST) for film in films]
     alike = [film for _ in range(groups) for film in data.draw_alike(rng)]
+    turns = [film for _ in range(groups) for film in data.draw_turns(rng)]
     shelves = [
         data.Shelf(torch.randn(len(f), f[0].frames, 8, 2, 2), f, data.outlines(f, 4), data.courses(f))
-        for f in (films, short, alike)
+        for f in (films, short, alike, turns)
     ]
-    return shelves[0], shelves[1], shelves[2]
+    return shelves[0], shelves[1], shelves[2], shelves[3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
-from tests.small_recipe import SMALL_AE, fake_data
+from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import autoencoder, data, dit, windows
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
@@ -56,6 +57,24 @@ def test_student_steps_go_where_two_guided_teacher_steps_go() -> None:
     assert (one - arrived).abs().max() > 0.05  # two steps are not one
 
 
+def test_clean_history_stays_as_it_is_while_the_teacher_takes_its_steps() -> None:
+    class Watched(Swirl):
+        seen: ClassVar[list[tuple[Tensor, Tensor]]] = []
+
+        def flow(self, batch: Batch, noisy: Tensor, sigma: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
+            self.seen.append((noisy[:, :2], sigma[:, :2]))
+            return super().flow(batch, noisy, sigma, history, tokens)
+
+    teacher = Teacher(Watched(), steps=4)  # type: ignore[arg-type]
+    batch = _batch(torch.tensor([[0.0, 0.0, teacher.levels[1], teacher.levels[1]]]), ladder=True)
+    found = teacher(batch, batch.latents, batch.latents, torch.ones(1, 3, dtype=torch.int64))
+    assert found.isfinite().all()
+    assert len(Watched.seen) == 4
+    for noisy, sigma in Watched.seen:
+        assert torch.equal(noisy, batch.latents[:, :2])
+        assert not sigma.any()
+
+
 def test_other_windows_and_dropped_prompts_learn_the_teachers_flow_at_their_place() -> None:
     teacher = Teacher(Swirl(), steps=4, guidance=3.0)  # type: ignore[arg-type]
     sigma = torch.tensor([[0.3, 0.7], [0.3, 0.7]])
@@ -69,22 +88,15 @@ def test_other_windows_and_dropped_prompts_learn_the_teachers_flow_at_their_plac
 
 def test_batches_for_distilling_hold_the_samplers_levels_only_where_they_can() -> None:
     rng = np.random.default_rng(0)
-    films = [film for _ in range(6) for film in data.draw_twins(rng)]
-    shelf = data.Shelf(
-        torch.randn(len(films), data.FRAMES, 8, 4, 4),
-        films,
-        torch.zeros(len(films), data.FRAMES, 8, 8, dtype=torch.uint8),
-        torch.zeros(len(films), data.FRAMES, 4),
-    )
-    alike = data.draw_alike(rng)
-    pictures = data.Shelf(torch.randn(9, 1, 8, 4, 4), alike, torch.zeros(9, 1, 8, 8), torch.zeros(9, 1, 4))
+    shelves = noise_shelves([data.draw_film(rng, switching=bool(i % 2)) for i in range(12)], groups=2)
     levels = sigmas(4)[:-1]
     kinds = set()
     for step in range(40):
-        batch = windows.draw_batch(np.random.default_rng(step), shelf, shelf, pictures, 2, 1.0, levels.tolist())
-        away = (batch.sigma[..., None] - levels).abs().amin(-1)
+        batch = windows.draw_batch(np.random.default_rng(step), *shelves, 2, 1.0, levels.tolist())
+        away = (batch.sigma[batch.sigma > 0][:, None] - levels).abs().amin(-1)
         assert batch.ladder == (float(away.max()) < 1e-6)
-        assert batch.ladder == (not batch.joint and (batch.forced or batch.latents.shape[1] <= windows.SINK))
+        short = batch.latents.shape[1] in (data.PICTURE, data.FIRST, data.TURN)
+        assert batch.ladder == (not batch.joint and (batch.forced or short))
         kinds.add(batch.ladder)
         assert not (batch.own and batch.ladder) or (batch.history_noise == levels[-1]).all()
         assert batch.rows(slice(0, 1)).ladder == batch.to("cpu").ladder == batch.ladder

@@ -20,13 +20,14 @@ from training import autoencoder, data, dit, windows, world
 from training.captions import vocabulary
 from training.mix import USUAL
 from training.muon import Muon, orthogonalize
+from training.noise import draw_rising_sigma
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
 
 
 @pytest.fixture
 def films() -> list[data.Film]:
     rng = np.random.default_rng(0)
-    return [film for _ in range(20) for film in data.draw_twins(rng)]
+    return [data.draw_film(rng, switching=bool(i % 2)) for i in range(40)]
 
 
 # ---------------------------------------------------------------- optimiser, clock, files
@@ -124,46 +125,6 @@ def test_switches_of_films_lie_on_latent_borders_and_mostly_on_chunks(films: lis
     assert all(3 <= s <= 18 for s in switches)
     assert 0.6 < np.mean([s % 3 == 0 for s in switches]) <= 1.0
     assert all((film.second is None) == (film.switch is None) for film in films)
-
-
-def test_twins_are_the_same_film_up_to_the_switch(tmp_path: Path, films: list[data.Film]) -> None:
-    shelf = noise_shelves(films)[0]
-    for number in range(0, len(films), data.TWINS):
-        still, switching = films[number : number + 2]
-        assert still.switch is None
-        assert switching.switch is not None
-        assert still.first == switching.first != switching.second
-        assert [shelf.unswitched(number), shelf.unswitched(number + 1)] == [number, number]
-    fake_data(tmp_path)
-    labels = tmp_path / "data" / "00000.json"
-    films_of_it = json.loads(labels.read_text())
-    labels.write_text(json.dumps([films_of_it[0], {**films_of_it[1], "first": films_of_it[1]["second"]}]))
-    with pytest.raises(ValueError, match=r"no twins.*make the data again"):
-        data.load_shelf(tmp_path / "data")
-
-
-def test_windows_behind_a_switch_are_asked_how_far_they_have_gone(films: list[data.Film]) -> None:
-    shelves = noise_shelves(films)
-    row = {tuple(f.flatten().tolist()): (n, i) for n, film in enumerate(shelves[0].latents) for i, f in enumerate(film)}
-    asked = untold = 0
-    mix = replace(USUAL, pictures=(0.0, 0.0), windows=(1.0, 1.0), dropped=0.3)
-    for step in range(60):
-        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, mix=mix)
-        assert batch.instead is not None
-        assert batch.heard is not None
-        for clean, other, heard, weight, prompt in zip(
-            batch.latents, batch.instead, batch.heard, batch.weight, batch.prompts, strict=True
-        ):
-            places = [[row[tuple(f.flatten().tolist())] for f in both] for both in zip(clean, other, strict=True)]
-            assert all(of == (number - number % 2, frame) for (number, frame), of in places)
-            assert torch.equal(heard, weight if prompt else torch.zeros_like(weight))
-            untold += not prompt
-            switch = films[places[0][0][0]].switch
-            asked += switch is not None and any(h and f >= switch for h, ((_, f), _) in zip(heard, places, strict=True))
-    assert asked > 40
-    assert untold > 40
-    for step in range(20):
-        assert windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, levels=[1.0, 0.5]).instead is None
 
 
 def test_rendered_film_changes_at_its_switch_and_not_before(films: list[data.Film]) -> None:
@@ -277,39 +238,95 @@ def test_pictures_alike_differ_in_shape_and_at_most_one_thing_more_and_none_is_h
     assert kinds == {(9, 1, 1), (3, 3, 1), (3, 1, 3)}
 
 
+def test_turns_of_one_history_differ_in_a_look_or_in_all_else_and_none_is_held_out() -> None:
+    rng = np.random.default_rng(0)
+    looks = set()
+    for _ in range(40):
+        films = data.draw_turns(rng)
+        assert len(films) == data.CORNERS
+        assert {film.frames for film in films} == {data.TURN}
+        assert [film.switch for film in films] == [None, *[data.TURN - 3] * 3]
+        old, changed, kept, new = (film.second or film.first for film in films)
+        assert {film.first for film in films} == {old}
+        (look,) = [name for name in data.LOOK if getattr(changed, name) != getattr(old, name)]
+        assert changed == replace(old, **{look: getattr(new, look)})
+        assert kept == replace(new, **{look: getattr(old, look)})
+        assert old.scene != new.scene
+        looks.add(look)
+        assert not any(world.is_held_out(s.color, s.shape, s.motion, s.scene) for s in (old, changed, kept, new))
+    assert looks == set(data.LOOK)
+
+
+def test_turns_ask_behind_clean_history_and_how_far_a_look_has_gone(films: list[data.Film]) -> None:
+    shelves = noise_shelves(films)
+    turns = shelves[3]
+    row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(turns.latents)}
+    mix = replace(USUAL, pictures=(0.0, 0.0), turns=(1.0, 1.0), dropped=0.3)
+    swaps = untold = told = 0
+    for step in range(20):
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, mix=mix)
+        assert len(batch.prompts) == windows.TURNS * 4
+        assert batch.chunk == 3
+        assert not batch.forced
+        assert batch.under is not None
+        assert batch.instead is not None
+        assert batch.heard is not None
+        assert torch.equal(batch.weight, (torch.arange(data.TURN) > 5).float().expand_as(batch.weight))
+        assert torch.equal(batch.heard, batch.weight)
+        assert torch.equal(batch.sigma > 0, batch.weight > 0)
+        for clean, under, instead, sigma, prompt in zip(
+            batch.latents, batch.under, batch.instead, batch.sigma[:, -1], batch.prompts, strict=True
+        ):
+            asked, shown, other = (row[tuple(one.flatten().tolist())] for one in (clean, under, instead))
+            assert other == (asked ^ 1 if prompt else asked)
+            assert shown in (asked, other)
+            assert shown == asked or float(sigma) > windows.OTHER_NOISE
+            told, untold, swaps = told + bool(prompt), untold + (not prompt), swaps + (shown != asked)
+    assert min(told, untold, swaps) > 30
+    levels = [1.0, 0.9, 0.75, 0.5]
+    for step in range(5):
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, 1.0, levels, mix)
+        assert batch.instead is None
+        assert batch.ladder
+        assert torch.equal(batch.under, batch.latents) if batch.under is not None else True
+        assert {round(float(level), 6) for level in batch.sigma[:, -1]} <= set(levels)
+
+
 def test_noise_may_lie_over_another_picture_than_what_is_asked_for(films: list[data.Film]) -> None:
-    shelf, beginnings, pictures = noise_shelves(films)
+    shelves = noise_shelves(films)
+    pictures = shelves[2]
     row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
     swaps, seen, pairs = 0, 0, set()
     mix = replace(USUAL, closest=0.0)
     for step in range(60):
-        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, progress=0.0, mix=mix)
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, progress=0.0, mix=mix)
         if batch.latents.shape[1] > 1:
-            assert batch.under is None
+            assert batch.under is None or batch.latents.shape[1] == data.TURN
             continue
         assert batch.under is not None
+        assert batch.heard is not None  # who does not know where paints it everywhere
+        assert torch.equal(batch.heard > 0, batch.sigma < windows.PLACE_NOISE)
         for clean, under, sigma, prompt in zip(batch.latents, batch.under, batch.sigma, batch.prompts, strict=True):
             asked, shown = row[tuple(clean.flatten().tolist())], row[tuple(under.flatten().tolist())]
             assert asked // 9 == shown // 9  # the same scene
             assert asked == shown or (prompt and float(sigma) > windows.OTHER_NOISE)
             swaps, seen, pairs = swaps + (asked != shown), seen + 1, pairs | {(asked % 9, shown % 9)}
-        assert batch.heard is not None  # who does not know where paints it everywhere
-        assert torch.equal(batch.heard > 0, batch.sigma < windows.PLACE_NOISE)
     assert 0.2 < swaps / seen < 0.5
     assert len(pairs) == 81
     ladder = [1.0, 0.9, 0.75, 0.5]
     for step in range(30):
-        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, 0.0, ladder)
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, 0.0, ladder)
         assert batch.under is None or torch.equal(batch.under, batch.latents)
 
 
 def test_the_closest_pairs_of_every_scene_stand_in_for_each_other(films: list[data.Film]) -> None:
-    shelf, beginnings, pictures = noise_shelves(films)
+    shelves = noise_shelves(films)
+    pictures = shelves[2]
     row = {tuple(latents.flatten().tolist()): number for number, latents in enumerate(pictures.latents)}
     mix = replace(USUAL, closest=1.0, pictures=(1.0, 1.0), windows=(0.0, 0.0), dropped=0.0)
     swaps, drawn = 0, set()
     for step in range(20):
-        batch = windows.draw_batch(step_seed(0, step, "x"), shelf, beginnings, pictures, 4, mix=mix)
+        batch = windows.draw_batch(step_seed(0, step, "x"), *shelves, 4, mix=mix)
         assert batch.under is not None
         asked = [row[tuple(clean.flatten().tolist())] for clean in batch.latents]
         shown = [row[tuple(under.flatten().tolist())] for under in batch.under]
@@ -328,7 +345,7 @@ def test_the_closest_pairs_of_every_scene_stand_in_for_each_other(films: list[da
     assert 0.2 < swaps / (20 * windows.PICTURES * 4) < 0.5
 
 
-def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
+def test_batches_are_of_six_kinds_and_repeat_from_their_seed(films: list[data.Film]) -> None:
     shelves = noise_shelves(films)
     kinds, own = set(), set()
     for step in range(80):
@@ -356,15 +373,15 @@ def test_batches_are_of_five_kinds_and_repeat_from_their_seed(films: list[data.F
         for start in range(0, frames, batch.chunk):  # one level a chunk
             part = batch.sigma[:, start : start + batch.chunk]
             assert torch.equal(part, part[:, :1].expand_as(part))
-    assert kinds == {(1, False), (3, False), (12, True), (12, False), "joint"}
+    assert kinds == {(1, False), (3, False), (9, False), (12, True), (12, False), "joint"}
     assert 0 in own
     assert len(own) > 1
 
 
 def test_a_full_rolling_window_holds_the_published_levels_and_a_short_one_the_noisiest_of_them() -> None:
     published = np.array([555.6, 769.2, 882.4, 952.4, 1000.0]).repeat(3)  # Rolling Forcing, arXiv 2509.25161
-    full = 1000 * windows.draw_rising_sigma(np.random.default_rng(0), 200, 15, 15)
-    short = 1000 * windows.draw_rising_sigma(np.random.default_rng(0), 200, 6, 15)
+    full = 1000 * draw_rising_sigma(np.random.default_rng(0), 200, 15, 15)
+    short = 1000 * draw_rising_sigma(np.random.default_rng(0), 200, 6, 15)
     assert (np.abs(full - published).max(axis=1) < 0.1).sum() > 10
     assert (np.abs(short - published[-6:]).max(axis=1) < 0.1).sum() > 10
     assert len({tuple(row) for row in full.round(6)}) > 80  # and all the levels in between
@@ -494,13 +511,12 @@ def test_listening_costs_the_part_of_the_way_that_is_left_however_short_it_is(sm
             assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-3)
         unheard = replace(batch, heard=torch.zeros(3, 1))
         assert deaf.loss(unheard, noise, noise, tokens)[0] == listener.loss(unheard, noise, noise, tokens)[0]
-    way = torch.randn(1, 2, 8, 4, 4)  # of a dissolving switch: the half of a way that is on it
+    way = torch.randn(1, 2, 8, 4, 4)  # while a switch dissolves only half of the way is to be gone
     way[:, 0] = way[:, 1] / 2
     clean, noise = torch.randn(2, 1, 2, 8, 4, 4)
     batch = replace(_windows(clean, torch.ones(1, 2), chunk=1), instead=clean - way, heard=torch.tensor([[1.0, 0.0]]))
-    flow = noise - clean + 2 * way
     for model in (deaf, listener):
-        model.transformer.forward_train = lambda *_, **__: flow  # type: ignore[method-assign]
+        model.transformer.forward_train = lambda *_, **__: noise - clean + 2 * way  # type: ignore[method-assign]
     losses = [float(model.loss(batch, noise, noise, tokens[:1])[0]) for model in (deaf, listener)]
     assert losses[1] - losses[0] == pytest.approx(2.0 * 0.25**2, abs=1e-3)
 

@@ -21,7 +21,7 @@ from training.run import step_seed
 @pytest.fixture(scope="module")
 def shelves() -> data.Shelves:
     rng = np.random.default_rng(1)
-    films = [film for _ in range(6) for film in data.draw_twins(rng)]
+    films = [data.draw_film(rng, switching=bool(number % 2)) for number in range(12)]
     return noise_shelves(films, groups=4)
 
 
@@ -34,6 +34,7 @@ def test_every_question_asks_in_one_way_and_the_same_each_time(shelves: data.She
             frames = batch.latents.shape[1]
             assert (frames == 1) == (asked in ("pictures", "another picture under the noise"))
             assert (frames == 3 and not batch.joint) == (asked == "beginnings")
+            assert (frames == data.TURN and not batch.joint) == (asked == "turns")
             assert bool(batch.joint) == (asked == "denoised together")
             assert bool(batch.own) == (asked == "history of its own")
             assert (batch.chunk == 1 < frames) == (asked == "chunks of one")
@@ -67,7 +68,9 @@ def test_a_run_lacks_what_it_says(shelves: data.Shelves) -> None:
             seen |= {"no prompt"} if "" in batch.prompts else set()
             seen |= {"own"} if batch.own else set()
             seen |= {"joint"} if batch.joint else set()
-            seen |= {"noisy"} if not batch.forced and not batch.joint and frames > 3 else set()
+            turn = frames == data.TURN and not batch.joint and batch.instead is not None
+            seen |= {"turns"} if turn else set()
+            seen |= {"noisy"} if not batch.forced and not batch.joint and frames > 3 and not turn else set()
             seen |= {"single"} if frames > 1 and batch.chunk == 1 else set()
             seen |= {"pictures"} if frames <= 3 and not batch.joint else set()
             seen |= {"shaken"} if not batch.own and batch.history_noise.any() else set()
@@ -77,7 +80,8 @@ def test_a_run_lacks_what_it_says(shelves: data.Shelves) -> None:
 
     whole = kinds(USUAL)
     for left_out, lacking in (
-        ("pictures and beginnings", {"pictures", "other"}),
+        ("pictures and beginnings", {"pictures"}),
+        ("turns", {"turns"}),
         ("another picture under the noise", {"other"}),
         ("windows denoised together", {"joint"}),
         ("noisy history", {"noisy"}),
@@ -142,7 +146,7 @@ def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monk
     from models.taehv import AutoencoderTAEHV
 
     AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
-    monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9})
+    monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9, data.TURN: 8})
     monkeypatch.setattr(ablation, "BATCHES", 1)
     monkeypatch.setattr(ablation, "RUNS", 3)
     monkeypatch.setattr(ablation, "COLUMNS", 2)

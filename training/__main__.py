@@ -167,6 +167,7 @@ def small_recipe(folder: Path) -> dict[str, float]:
     data.make_data(folder, seed=0, shards=2, films=8)
     data.make_data(folder, seed=0, shards=2, films=16, frames=data.FIRST)
     data.make_data(folder, seed=0, shards=2, films=18, frames=data.PICTURE)
+    data.make_data(folder, seed=0, shards=2, films=8, frames=data.TURN)
     dit.train_dit(folder, seed=0, steps=40, log_every=1, batch_size=4)
     train_distil(folder, seed=0, steps=12, log_every=1, batch_size=4)
     redraw = Redraw(load_denoiser(folder, "distil"))

@@ -57,7 +57,8 @@ colour, shape and scene follow the prompt, and the motion only in part.
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
 | data | the first 9 pixel frames of other films | {beginnings} films |
 | data | the first frame of others, nine of every scene | {pictures} pictures |
-| transformer, text | flow matching on beginnings and windows | {transformer_steps} steps, {transformer_minutes} min |
+| data | short films, four ways to go on from every beginning | {turns} films |
+| transformer, text | flow matching on all of these | {transformer_steps} steps, {transformer_minutes} min |
 {distilled}
 {remarks}All on one machine ({machine}) that other work shared.
 On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.

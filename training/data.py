@@ -23,10 +23,11 @@ from training import world
 from training.run import step_seed
 from training.shapes import DISTANCE, PATTERNS
 
-FRAMES, FIRST, PICTURE = 21, 3, 1
-"""Latent frames of a film in the training set (81 pixel frames, 5 seconds), of a beginning (9) and of a picture (1)."""
-FOLDERS = {FRAMES: "data", FIRST: "beginnings", PICTURE: "pictures"}
-SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864}
+FRAMES, FIRST, PICTURE, TURN = 21, 3, 1, 9
+"""Latent frames of a film in the training set (81 pixel frames, 5 seconds), of a beginning (9), of a picture (1) and of
+a turn (33), a short film that mostly switches before its last chunk."""
+FOLDERS = {FRAMES: "data", FIRST: "beginnings", PICTURE: "pictures", TURN: "turns"}
+SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864, TURN: 192}
 """How many of them a shard holds."""
 PLAIN_PICTURES = 0.6
 """Share of one plain object in clear weather among the pictures that differ in its shape."""
@@ -34,8 +35,13 @@ ALIKE = 9
 """Pictures of one scene that differ in what DIFFERENCES says."""
 DIFFERENCES = {"shape": 0.4, "pattern": 0.25, "company": 0.35}
 """In what pictures of one scene differ, and how often."""
-TWINS = 2
-"""Films that begin alike: one goes on as it began, the next one switches."""
+CORNERS = 4
+"""Turns of one history: with the old or the new object's LOOK, and with all else old or new."""
+LOOK = {"shape": 0.7, "color": 0.15, "size": 0.15}
+"""What an object may keep or change in turns, and how often: a new shape is what is heard least."""
+FADES = (0, 4, 8)
+"""Pixel frames over which a turn dissolves, drawn alike."""
+SWITCH_SHARE = 0.5
 ALIGNED = 3  # most switches fall on the borders of chunks of three
 
 
@@ -65,12 +71,6 @@ def draw_film(rng: np.random.Generator, *, switching: bool, frames: int = FRAMES
             return Film(drawn.first, drawn.second, latent, drawn.fade, frames)
 
 
-def draw_twins(rng: np.random.Generator) -> list[Film]:
-    """Draw TWINS films, so that what a switch should change is known place by place."""
-    switching = draw_film(rng, switching=True)
-    return [Film(switching.first), switching]
-
-
 def draw_alike(rng: np.random.Generator) -> list[Film]:
     """Draw ALIKE pictures that differ in nothing but the object's shape, or in three shapes and one thing more.
 
@@ -96,12 +96,36 @@ def draw_alike(rng: np.random.Generator) -> list[Film]:
             return [Film(one, frames=PICTURE) for one in specs]
 
 
+def draw_turns(rng: np.random.Generator) -> list[Film]:
+    """Draw CORNERS turns of one history: it goes on; with another look; all else new but the look; everything new.
+
+    None is held out. The first and second differ in the look alone, and so do the third and the fourth.
+    """
+    switch = TURN - ALIGNED
+    begin = 4 * switch - 3
+    look, fade = str(rng.choice(list(LOOK), p=list(LOOK.values()))), int(rng.choice(FADES))
+    while True:
+        old = world.sample_spec(rng)
+        x, y = world.positions(old, 1, begin)[0]
+        new = world.sample_spec(rng, at=(float(x), float(y)), begin=begin)
+        changed = replace(old, **{look: getattr(new, look)})
+        kept = replace(new, **{look: getattr(old, look)})
+        other_floor = look == "size" and "bounce" in (old.motion, new.motion)
+        held_out = any(world.is_held_out(one.color, one.shape, one.motion, one.scene) for one in (changed, kept))
+        if changed != old and old.scene != new.scene and not other_floor and not held_out:
+            switched = [Film(old, second, switch, fade, TURN) for second in (changed, kept, new)]
+            return [Film(old, frames=TURN), *switched]
+
+
 def _draw_films(rng: np.random.Generator, films: int, frames: int) -> list[Film]:
     if frames == PICTURE:
         return [film for _ in range(films // ALIKE) for film in draw_alike(rng)]
-    if frames == FRAMES:
-        return [film for _ in range(films // TWINS) for film in draw_twins(rng)]
-    return [draw_film(rng, switching=False, frames=frames) for _ in range(films)]
+    if frames == TURN:
+        return [film for _ in range(films // CORNERS) for film in draw_turns(rng)]
+    return [
+        draw_film(rng, switching=frames == FRAMES and bool(rng.random() < SWITCH_SHARE), frames=frames)
+        for _ in range(films)
+    ]
 
 
 def render_film(film: Film, size: int = world.SIZE) -> Tensor:
@@ -156,7 +180,8 @@ def make_data(
 
     Films go to out/data. Beginnings (`frames` = FIRST) go to out/beginnings: they cost a ninth of a film, and what a
     picture shows is learned from many different pictures. Pictures (`frames` = PICTURE) go to out/pictures, ALIKE of
-    every scene. Each worker is a process with one thread: rendering and small convolutions gain little from more.
+    every scene; turns (`frames` = TURN) to out/turns, CORNERS of every history. Each worker is a process with one
+    thread: rendering and small convolutions gain little from more.
     """
     folder = out / FOLDERS[frames]
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +213,7 @@ def _film(label: dict[str, Any]) -> Film:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Films of one length, ready to train on: films of FRAMES come in TWINS, pictures in ALIKE.
+    """Films of one length, ready to train on.
 
     Attributes:
         latents: normalised, [N, F, C, h, w] fp16.
@@ -206,10 +231,6 @@ class Shelf:
         """Of the films that keep their prompt (False), that change it (True), or of both."""
         return np.array([number for number, film in enumerate(self.films) if (film.switch is not None) in switches])
 
-    def unswitched(self, number: int) -> int:
-        """The film that begins as this one and goes on so: its twin, or itself."""
-        return number - number % TWINS
-
 
 def load_shelf(folder: Path) -> Shelf:
     """All films of one of the FOLDERS made so far."""
@@ -218,25 +239,17 @@ def load_shelf(folder: Path) -> Shelf:
         raise FileNotFoundError(f"No shards in {folder}; run `python -m training data` first.")
     films = [_film(label) for path in paths for label in json.loads(path.with_suffix(".json").read_text("utf-8"))]
     latents = torch.cat([load_file(path)["latents"] for path in paths])
-    if films[0].frames == FRAMES and any(a != replace(b, second=None, switch=None, fade=0) for a, b in _twins(films)):
-        raise ValueError(
-            f"The films in {folder} are no twins, as of an older recipe; delete it and make the data again."
-        )
     return Shelf(latents, films, outlines(films, 2 * latents.shape[-1]), courses(films))
 
 
-def _twins(films: list[Film]) -> Iterator[tuple[Film, Film]]:
-    return zip(films[::TWINS], films[1::TWINS], strict=True)
-
-
-Shelves = tuple[Shelf, Shelf, Shelf]
-"""Films, beginnings and pictures."""
+Shelves = tuple[Shelf, Shelf, Shelf, Shelf]
+"""Films, beginnings, pictures and turns."""
 
 
 def load_shelves(out: Path) -> Shelves:
     """What a run in `out` learns from."""
-    films, beginnings, pictures = (load_shelf(out / folder) for folder in FOLDERS.values())
-    return films, beginnings, pictures
+    films, beginnings, pictures, turns = (load_shelf(out / folder) for folder in FOLDERS.values())
+    return films, beginnings, pictures, turns
 
 
 def _clips(film: Film) -> Iterator[tuple[world.ClipSpec, slice]]:

@@ -44,7 +44,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, noisy: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
-        """The flow to learn, as the latents; what is clean (sigma 0) is nobody's to learn and gets any value.
+        """The flow to learn, as the latents; what is clean (sigma 0) stays so, and is nobody's to learn.
 
         A dropped prompt stays unguided, so that the student still knows what "no prompt" means.
         """
@@ -52,11 +52,12 @@ class Teacher:
         if not batch.ladder:
             return first
         rung = (batch.sigma[..., None] - self._from.to(noisy.device)).abs().argmin(dim=-1)
-        middle, end = self._middle.to(noisy.device)[rung], self._to.to(noisy.device)[rung]
+        noised = batch.sigma > 0
+        middle, end = (torch.where(noised, rungs.to(noisy.device)[rung], 0.0) for rungs in (self._middle, self._to))
         half = noisy + _wide(middle - batch.sigma) * first
         second = self._guided(batch, half, middle, history, tokens)
         arrived = half + _wide(end - middle) * second
-        return (arrived - noisy) / _wide(end - batch.sigma)
+        return (arrived - noisy) / _wide(torch.where(noised, end - batch.sigma, 1.0))
 
     def _guided(self, batch: Batch, noisy: Tensor, sigma: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
         asked = self.model.flow(batch, noisy, sigma, history, tokens)

@@ -71,8 +71,7 @@ class Denoiser(nn.Module):
 
     Another direct question is whether the model listens. Where the prompt says a ball, the prediction should be all
     the way from a square to a ball, whichever of them the noisy picture shows, and however little of the picture that
-    is: what a square has more than a ball was never worth a hearing in the mean error. Nor was what is still to change
-    behind a switch, where the memory shows the old object: there the way is from how the film would have gone on.
+    is: what a square has more than a ball was never worth a hearing in the mean error.
     """
 
     def __init__(self, words: list[str], mix: Mix = USUAL) -> None:
@@ -155,7 +154,7 @@ class Denoiser(nn.Module):
         if teach is not None:
             target = teach(batch, noisy, history, tokens)
         else:  # the way to the clean film, from wherever the noisy one is
-            target = noise - clean if batch.under is None else (noisy - clean) / sigma
+            target = noise - clean if batch.under is None else (noisy - clean) / sigma.clamp_min(1e-3)
         error = self.flow(batch, noisy, batch.sigma, history, tokens) - target
         square = error.square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
@@ -163,7 +162,7 @@ class Denoiser(nn.Module):
         loss = (focused * batch.weight).sum() + self.mix.outline * outline + self.mix.course * course
         if batch.instead is not None and batch.heard is not None:
             way = clean - batch.instead
-            # Against a window's longest way: while a switch dissolves, a part of the way is no way of its own.
+            # Against a film's longest way: while a switch dissolves, a part of the way is no way of its own.
             whole = way.square().sum(dim=(2, 3, 4)).amax(dim=1, keepdim=True).clamp_min(LEAST_WAY)
             left = (sigma * error * way).sum(dim=(2, 3, 4)) / whole
             loss = loss + self.mix.listening * (left.square() * batch.heard).sum()
@@ -264,7 +263,8 @@ def train_dit(
     # Under autocast torch says once that its fused RMS norm does not mix dtypes; nothing can be done about it here.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     torch.manual_seed(seed)
-    films, beginnings, pictures = shelves or load_shelves(out)
+    shelves = shelves or load_shelves(out)
+    films, beginnings, pictures, turns = shelves
     model = Denoiser(vocabulary(), mix).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
@@ -286,6 +286,7 @@ def train_dit(
         films=len(films.films),
         beginnings=len(beginnings.films),
         pictures=len(pictures.films),
+        turns=len(turns.films),
         parameters=sum(p.numel() for p in model.parameters()),
         resumed_at=clock.step,
     )
@@ -297,7 +298,7 @@ def train_dit(
         while not done:
             rng = step_seed(seed, clock.step, name)
             progress = 1.0 if levels else clock.progress
-            batch = draw_batch(rng, films, beginnings, pictures, batch_size, progress, levels, mix)
+            batch = draw_batch(rng, *shelves, batch_size, progress, levels, mix)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
             tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)

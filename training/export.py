@@ -22,8 +22,9 @@ from training.card import readme
 from training.distil import GUIDANCE, STEPS
 from training.dit import TRANSFORMER, Denoiser, load_denoiser
 from training.mix import USUAL
+from training.noise import SHIFT
 from training.run import load_checkpoint, step_seed
-from training.windows import SHIFT, SINK, WINDOW
+from training.windows import SINK, WINDOW
 
 VERSION = "2.3"
 PLANS = ("serial-clean", "rolling-window", "moving-buffer")
@@ -86,7 +87,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "autoencoder_steps": curves["autoencoder"][-1]["step"],
             "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
             "autoencoder_held_out_psnr_db": round(held_out[-1], 2) if held_out else None,
-            **{kind: _newest(curves["dit"], kind) for kind in ("films", "beginnings", "pictures")},
+            **{kind: _newest(curves["dit"], kind) for kind in ("films", "beginnings", "pictures", "turns")},
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),

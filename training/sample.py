@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
 from training.dit import Denoiser
-from training.windows import SHIFT, SINK, WINDOW
+from training.noise import SHIFT
+from training.windows import SINK, WINDOW
 
 
 def sigmas(steps: int) -> Tensor:

@@ -16,22 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.captions import caption
-from training.data import ALIKE, FRAMES, Film, Shelf
+from training.data import ALIKE, CORNERS, FRAMES, TURN, Film, Shelf
 from training.mix import USUAL, Mix
+from training.noise import draw_rising_sigma, draw_sigma
 
 WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
 LEFT_OPEN = 0.08
 """Share of prompts that do not say the colour, and of those that do not say the scene."""
-SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
-"""Shift of the sampler's noise levels, and those that plans of a joint window use."""
-BEGINNINGS, PICTURES = 6, 18
-"""A step's batch in beginnings and in pictures, over its windows: about equal work."""
+BEGINNINGS, PICTURES, TURNS = 6, 18, 3
+"""A step's batch in beginnings, in pictures and in turns, over its windows: about equal work."""
 OTHER_NOISE = 0.5
 """With more noise than this a picture may be painted over another one than what is asked for."""
 PLACE_NOISE = 0.75
 """Under more noise than this a picture hardly tells where its object is. To be all the way to a ball, wherever it may
-be, is to paint one everywhere: said "heart", the model drew three. In a window the history tells."""
+be, is to paint one everywhere: said "heart", the model drew three. Behind a switch the history tells."""
 PAIRS = 3
 """So many of a scene's pairs of pictures are its closest."""
 OWN_ROUNDS, OWN_NOISE = 3, (0.3, 0.9)
@@ -67,8 +66,7 @@ class Batch:
         ladder: whether every noisy frame is at one of the levels that were given, the sampler's own.
         own: so many times over the model paints the history itself, each time behind what it had painted before.
         under: what the noise is laid over where that is not what is asked for, as the latents; None: the latents.
-        instead: what else a picture's prompt might ask for, under the noise or not; of a window that goes on behind a
-            switch what would be there without it; as the latents.
+        instead: what else a picture's or a turn's prompt might ask for, under the noise or not, as the latents.
         heard: which frames are asked how far they have gone from there to what is asked for, [B, F].
     """
 
@@ -166,45 +164,12 @@ def _prompt(rng: np.random.Generator, film: Film, owner: int, dropped: float) ->
     return caption(spec, rng, leave_open=LEFT_OPEN if film.second is None else 0.0)
 
 
-def draw_sigma(rng: np.random.Generator, size: int, levels: Sequence[float] | None = None) -> np.ndarray:
-    """Noise levels in (0, 1), shifted towards noise as the sampler's are: half uniform, half logit-normal.
-
-    The normal ones gather where place and way of the object are decided, the first half of the sampler's steps.
-    With `levels`, only these.
-    """
-    if levels:
-        return rng.choice(levels, size)
-    uniform = rng.random(size)
-    normal = 1.0 / (1.0 + np.exp(-1.0 - rng.standard_normal(size)))
-    return _shift(np.where(rng.random(size) < 0.5, uniform, normal), SHIFT)
-
-
-def draw_rising_sigma(rng: np.random.Generator, size: int, noisy: int, full: int) -> np.ndarray:
-    """Noise levels in (0, 1] that rise from chunk to chunk of a joint window, [size, noisy].
-
-    A window of `full` frames in chunks of 1, 2, 3, 6 or all frames has one band of levels a chunk (mixed partitions,
-    StreamDiT, arXiv 2507.03745). Half the time every chunk is at the top of its band, as in a rolling window of a
-    step a chunk, otherwise anywhere in it. A window that is not yet full holds the noisiest chunks.
-    """
-    sigma = np.empty((size, noisy))
-    for row in sigma:
-        chunk = int(rng.choice([1, 2, 3, 6, full], p=[0.1, 0.15, 0.45, 0.15, 0.15]))
-        bands = -(-full // chunk)
-        within = np.ones(bands) if rng.random() < 0.5 else 1.0 - rng.random(bands)
-        band = np.arange(full - noisy, full) // chunk
-        row[:] = _shift((band + within[band]) / bands, float(rng.choice(JOINT_SHIFTS)))
-    return sigma
-
-
-def _shift(level: np.ndarray, shift: float) -> np.ndarray:
-    return shift * level / (1.0 + (shift - 1.0) * level)
-
-
 def draw_batch(
     rng: np.random.Generator,
     films: Shelf,
     beginnings: Shelf,
     pictures: Shelf,
+    turns: Shelf,
     size: int,
     progress: float = 1.0,
     levels: Sequence[float] | None = None,
@@ -213,19 +178,21 @@ def draw_batch(
     """Draw one step's batch.
 
     *Pictures* (a film's first frame) and *beginnings* (its first three) teach what words look like and how the
-    object sets off, at a 24th and an eighth of the price of a window: most of a run's first part, half of
-    the rest. (A window's later chunks see in their history how it moves, and need no word for it.) The other steps
-    are *windows*. Most of these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which
-    is what serial plans do. A third is denoised together under rising noise (`joint`), for rolling windows and
-    moving buffers. The rest is diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk,
-    often behind a clean beginning, for plans whose history is still noisy.
+    object sets off, at a 24th and an eighth of the price of a window: most of a run's first part, a good third of
+    the rest. (A window's later chunks see in their history how it moves, and need no word for it.) *Turns* are the
+    chunk behind a switch, where only a word tells what stays and what does not. The other steps are *windows*. Most of
+    these are teacher-forced (`forced`): every chunk is noisy and sees clean history, which is what serial plans do. A
+    third is denoised together under rising noise (`joint`), for rolling windows and moving buffers. The rest is
+    diffusion forcing (Chen et al. 2024, arXiv 2407.01392): independent noise per chunk, often behind a clean beginning,
+    for plans whose history is still noisy.
 
     Args:
         rng: the only source of chance.
         films: whole films, for windows.
         beginnings: many more films' first three latent frames.
         pictures: many scenes, ALIKE of each.
-        size: windows in the batch; of beginnings and pictures there are more.
+        turns: short films with a switch, CORNERS of each.
+        size: windows in the batch; of all else there are more.
         progress: 0..1 of the run.
         levels: the only noise levels of pictures, beginnings and teacher-forced windows, if given.
         mix: how often each of these is drawn.
@@ -234,6 +201,8 @@ def draw_batch(
     kind = rng.random()
     if kind < mix.pictures[later]:
         return _pictures(rng, pictures, PICTURES * size // ALIKE, levels, mix)
+    if kind < mix.pictures[later] + mix.turns[later]:
+        return _turns(rng, turns, max(1, TURNS * size // CORNERS), levels, mix)
     if kind < 1.0 - mix.windows[later]:
         return _beginnings(rng, beginnings, BEGINNINGS * size, levels, mix)
     numbers = films.numbers(mix.switches)
@@ -245,7 +214,7 @@ def draw_batch(
         noisy = full if history or rng.random() < 0.5 else int(rng.integers(1, full // 3)) * 3  # the last: warming up
         windows = [draw_joint_window(rng, int(n), films.films[n], history, noisy, mix.dropped) for n in picks]
         sigma = np.pad(draw_rising_sigma(rng, size, noisy, full), ((0, 0), (history, 0)))
-        return _windows(rng, films, windows, sigma, mix, chunk=3, joint=noisy, levels=levels)
+        return _windows(rng, films, windows, sigma, mix, chunk=3, joint=noisy)
     chunk = 1 if rng.random() < mix.single else 3
     chunks, forced = WINDOW // chunk, plan < 1.0 - mix.noisy
     windows = [draw_window(rng, int(n), films.films[n], chunk, mix.dropped) for n in picks]
@@ -253,7 +222,7 @@ def draw_batch(
     if not forced:
         clean = np.where(rng.random(size) < 0.5, rng.integers(1, chunks, size), 0)
         sigma = np.where(np.arange(WINDOW)[None] < clean[:, None] * chunk, 0.0, sigma)
-    return _windows(rng, films, windows, sigma, mix, chunk=chunk, forced=forced, levels=levels)
+    return _windows(rng, films, windows, sigma, mix, chunk=chunk, forced=forced, ladder=levels if forced else None)
 
 
 def _windows(
@@ -266,10 +235,9 @@ def _windows(
     chunk: int,
     forced: bool = False,
     joint: int = 0,
-    levels: Sequence[float] | None = None,
+    ladder: Sequence[float] | None = None,
 ) -> Batch:
     """The batch of windows at noise levels [B, F]; what is clean does not count."""
-    ladder = levels if forced else None
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them:
     # shaken by noise, or painted by the model itself.
     shaken = np.where(rng.random((len(windows), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
@@ -278,11 +246,10 @@ def _windows(
         shaken = rng.uniform(*OWN_NOISE, shaken.shape) if ladder is None else np.full(shaken.shape, ladder[-1])
     weight = np.array([window.loss for window in windows]) & (sigma > 0)
 
-    def cut(shelf: Tensor, number: Callable[[int], int] = int) -> Tensor:
-        return torch.stack([shelf[number(window.film)][list(window.frames)] for window in windows])
+    def cut(shelf: Tensor) -> Tensor:
+        return torch.stack([shelf[window.film][list(window.frames)] for window in windows])
 
     outline = cut(films.outlines)
-    told = np.array([[window.prompt != ""] for window in windows])
     return Batch(
         cut(films.latents).float(),
         torch.from_numpy(sigma).float(),
@@ -297,8 +264,6 @@ def _windows(
         joint,
         ladder is not None,
         own,
-        instead=None if levels else cut(films.latents, films.unswitched).float(),
-        heard=torch.from_numpy(weight & told).float(),
     )
 
 
@@ -360,6 +325,39 @@ def _closest(rng: np.random.Generator, scenes: Tensor) -> tuple[np.ndarray, np.n
     drawn = pairs[np.arange(groups), rng.integers(PAIRS, size=groups)]
     pair = np.stack([drawn // size, drawn % size], axis=1)
     return pair, pair[:, ::-1]
+
+
+def _turns(rng: np.random.Generator, turns: Shelf, squares: int, levels: Sequence[float] | None, mix: Mix) -> Batch:
+    """The chunk behind a switch and the clean history before it, all corners of a square of films.
+
+    The history shows the old object, and going on with it was right so often that a new word was not heard over it.
+    Two films of a square have one history and differ in one word, whether all else is new or nothing is.
+    """
+    first = rng.integers(len(turns.films) // CORNERS, size=(squares, 1)) * CORNERS
+    picks, others = ((first + corner).ravel() for corner in (np.arange(CORNERS), np.arange(CORNERS) ^ 1))
+    prompts = [
+        _prompt(rng, film, int(film.switch is not None), mix.dropped) for film in map(turns.films.__getitem__, picks)
+    ]
+    others = np.where([prompt == "" for prompt in prompts], picks, others)
+    level = draw_sigma(rng, len(picks), levels)
+    swapped = (rng.random(len(picks)) < mix.other) & (level > OTHER_NOISE)
+    if levels:
+        swapped[:] = False
+    under = np.where(swapped, others, picks)
+    new = torch.arange(TURN) >= TURN - SINK
+    batch = _openings(turns, picks, prompts, level, TURN, levels, mix)
+    shaken = np.where(rng.random((len(picks), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(picks), 1)), 0.0)
+    either = torch.maximum(turns.outlines[picks], turns.outlines[under])
+    batch = replace(
+        batch,
+        sigma=batch.sigma * new,
+        history_noise=torch.from_numpy(shaken).float().expand(batch.sigma.shape),
+        weight=batch.weight * new,
+        focus=_focus(either, mix.focus),
+        under=turns.latents[under].float(),
+        chunk=SINK,
+    )
+    return batch if levels else replace(batch, instead=turns.latents[others].float(), heard=batch.weight)
 
 
 def _beginnings(

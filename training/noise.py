@@ -1,0 +1,44 @@
+"""Draws how noisy the frames of a training window are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
+"""Shift of the sampler's noise levels, and those that plans of a joint window use."""
+
+
+def draw_sigma(rng: np.random.Generator, size: int, levels: Sequence[float] | None = None) -> np.ndarray:
+    """Noise levels in (0, 1), shifted towards noise as the sampler's are: half uniform, half logit-normal.
+
+    The normal ones gather where place and way of the object are decided, the first half of the sampler's steps.
+    With `levels`, only these.
+    """
+    if levels:
+        return rng.choice(levels, size)
+    uniform = rng.random(size)
+    normal = 1.0 / (1.0 + np.exp(-1.0 - rng.standard_normal(size)))
+    return _shift(np.where(rng.random(size) < 0.5, uniform, normal), SHIFT)
+
+
+def draw_rising_sigma(rng: np.random.Generator, size: int, noisy: int, full: int) -> np.ndarray:
+    """Noise levels in (0, 1] that rise from chunk to chunk of a joint window, [size, noisy].
+
+    A window of `full` frames in chunks of 1, 2, 3, 6 or all frames has one band of levels a chunk (mixed partitions,
+    StreamDiT, arXiv 2507.03745). Half the time every chunk is at the top of its band, as in a rolling window of a
+    step a chunk, otherwise anywhere in it. A window that is not yet full holds the noisiest chunks.
+    """
+    sigma = np.empty((size, noisy))
+    for row in sigma:
+        chunk = int(rng.choice([1, 2, 3, 6, full], p=[0.1, 0.15, 0.45, 0.15, 0.15]))
+        bands = -(-full // chunk)
+        within = np.ones(bands) if rng.random() < 0.5 else 1.0 - rng.random(bands)
+        band = np.arange(full - noisy, full) // chunk
+        row[:] = _shift((band + within[band]) / bands, float(rng.choice(JOINT_SHIFTS)))
+    return sigma
+
+
+def _shift(level: np.ndarray, shift: float) -> np.ndarray:
+    return shift * level / (1.0 + (shift - 1.0) * level)
