@@ -9,13 +9,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import autoencoder, data, dit, windows
+from training.blend import blend
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
+from training.export import export
 from training.sample import Redraw, sigmas
 from training.windows import Batch
 
@@ -114,6 +117,35 @@ def test_a_student_begins_as_its_teacher_and_is_kept_beside_it(tmp_path: Path, s
     assert torch.equal(dit.load_denoiser(tmp_path).state_dict()[key], teacher[key])
     assert torch.equal(dit.load_denoiser(tmp_path, "distil").state_dict()[key], student[key])
     assert any("loss" in json.loads(line) for line in (tmp_path / "distil.jsonl").read_text().splitlines())
+
+
+def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(tmp_path: Path, small: None) -> None:
+    fake_data(tmp_path)
+    AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
+    for name in ("autoencoder", "decoder"):
+        (tmp_path / f"{name}.jsonl").write_text('{"step": 1, "seconds": 1.0}\n')
+    torch.manual_seed(7)
+    old = dit.Denoiser(vocabulary())
+    for part in ("transformer", "text_encoder"):
+        getattr(old, part).to(torch.bfloat16).save_pretrained(tmp_path / "old" / part)
+    (tmp_path / "old" / "card.json").write_text('{"version": "7"}')
+    new = dit.train_dit(tmp_path, steps=1, log_every=1, batch_size=1)
+    blend(tmp_path, tmp_path / "old", 0.25)
+    for key, value in dit.load_denoiser(tmp_path, "blend").state_dict().items():
+        if key.split(".")[0] in ("transformer", "text_encoder") and value.is_floating_point():
+            ends = (one.state_dict()[key].bfloat16().float() for one in (old, new))
+            torch.testing.assert_close(value, torch.lerp(*ends, 0.25))
+    card = export(tmp_path, tmp_path / "made")
+    assert (card["training"]["blend_share"], card["training"]["blend_before"]) == (0.25, "7")
+    assert "25% of the weights so made, the rest version 7's" in (tmp_path / "made" / "README.md").read_text()
+    made = load_file(tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors")
+    blended = dit.load_denoiser(tmp_path, "blend").transformer.state_dict()
+    assert all(torch.equal(value, blended[key].bfloat16()) for key, value in made.items())
+    with pytest.raises(ValueError, match="no blend"):
+        blend(tmp_path, tmp_path / "old", 1.5)
+    dit.Denoiser(["zebra"]).text_encoder.save_pretrained(tmp_path / "old" / "text_encoder")
+    with pytest.raises(ValueError, match="other words"):
+        blend(tmp_path, tmp_path / "old", 0.5)
 
 
 def test_decoder_learns_while_the_encoder_stays_and_a_killed_run_goes_on(

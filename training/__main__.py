@@ -19,6 +19,7 @@ import torch
 
 from models.taehv import AutoencoderTAEHV
 from training import ablation, autoencoder, data, dit, export, scorer, scorer_training
+from training.blend import blend
 from training.distil import GUIDANCE, STEPS, train_distil
 from training.dit import Denoiser, load_denoiser
 from training.export import newest
@@ -26,9 +27,11 @@ from training.sample import Redraw, sample, save_grid
 
 STAGES = ("autoencoder", "data", "dit", "distil", "decoder", "scorer", "export")
 ABLATION_STEPS = 300
-MINUTES = {"autoencoder": 14.0, "dit": 480.0, "distil": 11.0, "decoder": 75.0}
+MINUTES = {"autoencoder": 14.0, "dit": 590.0, "distil": 11.0, "decoder": 75.0}
 """What the shipped weights were given on two CPU cores, all their runs together."""
 SHARDS = 48
+SHARE = 0.35
+"""Of a new run in its blend with the model it went on from: what shipped."""
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "embedded"
 BANDS = Path(__file__).parent / "bands.json"
 LOOK = (
@@ -43,7 +46,9 @@ LOOK = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or the check of all of them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", choices=(*STAGES, "all", "ablation"), nargs="?", help="what to make; all: the stages")
+    parser.add_argument(
+        "stage", choices=(*STAGES, "blend", "all", "ablation"), nargs="?", help="what to make; all: the stages"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/training"), help="scratch folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     length = parser.add_mutually_exclusive_group()
@@ -58,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--start_from",
         type=Path,
-        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data)",
+        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data), or blend with them",
+    )
+    parser.add_argument(
+        "--share", type=float, default=SHARE, help="of the new weights in a blend with --start_from (%(default)s)"
     )
     parser.add_argument(
         "--rate", type=float, default=1.0, help="of learning, over the usual one (dit, ablation); less to go on"
@@ -73,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             return check(Path(folder))
     if options.stage is None:
-        parser.error(f"say a stage ({', '.join(STAGES)}, all, ablation) or --check")
+        parser.error(f"say a stage ({', '.join(STAGES)}, blend, all, ablation) or --check")
+    if options.stage == "blend" and options.start_from is None:
+        parser.error("say with --start_from which model's folder to blend the run with")
     for stage in STAGES if options.stage == "all" else (options.stage,):
         run(stage, options)
     return 0
@@ -138,6 +148,8 @@ def run(stage: str, options: argparse.Namespace) -> None:
         else:
             train_distil(options.out, **shared)
         torch.set_num_threads(threads)
+    elif stage == "blend":
+        blend(options.out, options.start_from, options.share)
     elif stage == "scorer":
         given = {"steps": options.steps} if options.steps else {}
         scorer_training.train_scorer(options.out / "scorer", seed=options.seed, start_from=scorer.WEIGHTS, **given)

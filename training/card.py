@@ -79,7 +79,7 @@ Plots, the worst films, and what the memory is worth: docs/quality.md.
 
 ## Limits
 
-- Twelve hours of two processor cores are little: scenes, colours and motions follow the prompt, and shapes mostly do,
+- Thirteen hours of two processor cores are little: scenes, colours and motions follow the prompt, and shapes mostly do,
   but outlines are soft and a shape may change on its way; a star may come as a flower, a flower as a ball.
 - A plain prompt sometimes gets its object twice.
 - A second object hardly ever comes as it was asked for (docs/quality.md, rich prompts).
@@ -113,6 +113,9 @@ def readme(card: dict[str, Any], words: int) -> str:
         for name, what in STAGES.items()
         if f"{name}_steps" in card["training"]
     )
+    if "blend_share" in card["training"]:
+        share, before = card["training"]["blend_share"], card["training"]["blend_before"]
+        values["distilled"] += f"| blend | {share:.0%} of the weights so made, the rest version {before}'s | |\n"
     values |= {
         "size": " x ".join(str(side) for side in card["sizes"][0]),
         "chunk": " or ".join(str(chunk) for chunk in card["chunk"]),

@@ -26,7 +26,7 @@ from training.noise import SHIFT
 from training.run import load_checkpoint, step_seed
 from training.windows import SINK, WINDOW
 
-VERSION = "2.3"
+VERSION = "2.4"
 PLANS = ("serial-clean", "rolling-window", "moving-buffer")
 """Noise plans that the weights are as good under as under the first one, which `rivulet bench quality` shows."""
 
@@ -47,8 +47,8 @@ def export(out: Path, target: Path) -> dict[str, Any]:
 
 
 def newest(out: Path) -> str:
-    """The last run of the transformer there is in `out`: "distil", or "dit" before it is distilled."""
-    return "distil" if (out / "distil.pt").exists() else "dit"
+    """The last run of the transformer there is in `out`: "blend", "distil", or "dit" before it is distilled."""
+    return next((name for name in ("blend", "distil") if (out / f"{name}.pt").exists()), "dit")
 
 
 def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
     curves = {name: _curve(out / f"{name}.jsonl") for name in ("autoencoder", "dit", "distil", "decoder")}
     drawn = curves["decoder"] or curves["autoencoder"]
     held_out = [line["held_out_psnr"] for line in drawn if "held_out_psnr" in line]
-    few = newest(out) == "distil"
-    saved = load_checkpoint(out / "dit.pt") or {}
+    few = (out / "distil.pt").exists()
+    saved, blended = (load_checkpoint(out / f"{name}.pt") or {} for name in ("dit", "blend"))
     parts = {
         "transformer": denoiser.transformer,
         "autoencoder": autoencoder,
@@ -92,6 +92,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),
             **{f"{name}_{kind}": value for name in ("distil", "decoder") for kind, value in _length(curves[name])},
+            **{f"blend_{key}": blended[key] for key in ("share", "before") if key in blended},
             "remarks": _remarks(out / "remarks.txt"),
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}",
         },
