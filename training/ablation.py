@@ -75,8 +75,12 @@ ASKED: dict[str, Mix] = {
     "no prompt": replace(_WINDOWS, dropped=1.0, switches=(False,)),
     "turns": replace(_WINDOWS, turns=(1.0, 1.0), windows=(0.0, 0.0)),
     "films with a switch": replace(_WINDOWS, switches=(True,)),
+    "words of pictures": replace(_WINDOWS, pictures=(1.0, 1.0), windows=(0.0, 0.0), other=0.5, closest=0.5, focus=0.0),
+    "words behind a switch": replace(_WINDOWS, turns=(1.0, 1.0), windows=(0.0, 0.0), other=0.5, focus=0.0),
 }
 """Ways of asking -> the windows that ask so."""
+WORDS = ("words of pictures", "words behind a switch")
+"""Those that ask how far the model goes to what the prompt says, from what it might say as well."""
 HELD_OUT = 99_999
 """Number of the shards that are held out: training counts from 0."""
 BATCHES = 6
@@ -113,16 +117,24 @@ def questions(shelves: Shelves, asked: str, count: int) -> list[Batch]:
 
 
 @torch.no_grad()
-def error(model: Denoiser, batches: list[Batch]) -> float:
-    """Mean square error of the flow over all that counts; noise and prompts are the same for every model."""
+def error(model: Denoiser, asked: str, batches: list[Batch]) -> float:
+    """Mean square error of the flow over all that counts, or of the way that is left for one of WORDS.
+
+    Noise and prompts are the same for every model.
+    """
+    model.mix = replace(USUAL, outline=0.0, course=0.0, listening=1.0)
     total, counted = 0.0, 0.0
     for number, batch in enumerate(batches):
         generator = torch.Generator().manual_seed(number)
         noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
         tokens: Tensor = model.text_encoder.tokenize(batch.prompts)
-        _, plain = model.loss(batch, noise, shake, tokens)
-        total += float((plain * batch.weight).sum())
-        counted += float(batch.weight.sum())
+        loss, plain = model.loss(batch, noise, shake, tokens)
+        if asked in WORDS and batch.heard is not None:  # nothing is in the loss but the plain error and the way
+            total += float(loss) - float((plain * batch.weight).sum())
+            counted += float(batch.heard.sum())
+        else:
+            total += float((plain * batch.weight).sum())
+            counted += float(batch.weight.sum())
     return total / counted
 
 
@@ -181,7 +193,7 @@ def ablate(
             mix=mix_of(run),
             shelves=shelves,
         )
-        errors[str(run)] = {asked: error(model.cpu(), asking) for asked, asking in batches.items()}
+        errors[str(run)] = {asked: error(model.cpu(), asked, asking) for asked, asking in batches.items()}
         file.write_text(json.dumps(result, indent=1), encoding="utf-8")
         report(f"run {run + 1} of {RUNS}: {errors[str(run)]}")
     return result
