@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from training import autoencoder, data, dit, windows
 from training.blend import blend
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
-from training.export import export
+from training.export import export, newest
 from training.sample import Redraw, sigmas
 from training.windows import Batch
 
@@ -141,6 +142,8 @@ def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(tmp_path: Pa
     made = load_file(tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors")
     blended = dit.load_denoiser(tmp_path, "blend").transformer.state_dict()
     assert all(torch.equal(value, blended[key].bfloat16()) for key, value in made.items())
+    os.utime(tmp_path / "dit.pt", (later := (tmp_path / "blend.pt").stat().st_mtime + 1, later))
+    assert newest(tmp_path) == "dit", "the run went on since"
     with pytest.raises(ValueError, match="no blend"):
         blend(tmp_path, tmp_path / "old", 1.5)
     dit.Denoiser(["zebra"]).text_encoder.save_pretrained(tmp_path / "old" / "text_encoder")

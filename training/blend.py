@@ -14,7 +14,7 @@ import torch
 from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
 from training.dit import load_denoiser
-from training.run import load_checkpoint, save_checkpoint
+from training.run import save_checkpoint
 
 
 @torch.no_grad()
@@ -43,7 +43,5 @@ def blend(out: Path, before: Path, share: float) -> None:
         values = dict(other.named_parameters())
         for key, value in part.named_parameters():
             value.copy_(torch.lerp(values[key].float(), value.bfloat16().float(), share))
-    saved = load_checkpoint(out / f"{name}.pt") or {}
-    kept = {"step": saved["step"], "seconds": saved["seconds"]}
     version = json.loads((before / "card.json").read_text(encoding="utf-8"))["version"]
-    save_checkpoint(out / "blend.pt", {**kept, "ema": model.state_dict(), "share": share, "before": version})
+    save_checkpoint(out / "blend.pt", {"ema": model.state_dict(), "share": share, "before": version})

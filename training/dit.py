@@ -153,7 +153,7 @@ class Denoiser(nn.Module):
         noisy = torch.where(sigma > 0, (1.0 - sigma) * under + sigma * noise, history)
         if teach is not None:
             target = teach(batch, noisy, history, tokens)
-        else:  # the way to the clean film, from wherever the noisy one is
+        else:  # the way to the clean film, from wherever the noisy one is; finite where it does not count
             target = noise - clean if batch.under is None else (noisy - clean) / sigma.clamp_min(1e-3)
         error = self.flow(batch, noisy, batch.sigma, history, tokens) - target
         square = error.square().mean(dim=2)

@@ -48,7 +48,10 @@ def export(out: Path, target: Path) -> dict[str, Any]:
 
 def newest(out: Path) -> str:
     """The last run of the transformer there is in `out`: "blend", "distil", or "dit" before it is distilled."""
-    return next((name for name in ("blend", "distil") if (out / f"{name}.pt").exists()), "dit")
+    last = "distil" if (out / "distil.pt").exists() else "dit"
+    blended, made = out / "blend.pt", out / f"{last}.pt"
+    fresh = blended.exists() and (not made.exists() or blended.stat().st_mtime >= made.stat().st_mtime)
+    return "blend" if fresh else last  # a blend of weights that went on since is nobody's
 
 
 def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> dict[str, Any]:
@@ -57,7 +60,8 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
     drawn = curves["decoder"] or curves["autoencoder"]
     held_out = [line["held_out_psnr"] for line in drawn if "held_out_psnr" in line]
     few = (out / "distil.pt").exists()
-    saved, blended = (load_checkpoint(out / f"{name}.pt") or {} for name in ("dit", "blend"))
+    saved = load_checkpoint(out / "dit.pt") or {}
+    blended = (load_checkpoint(out / "blend.pt") or {}) if newest(out) == "blend" else {}
     parts = {
         "transformer": denoiser.transformer,
         "autoencoder": autoencoder,

@@ -8,6 +8,8 @@ import numpy as np
 
 SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
 """Shift of the sampler's noise levels, and those that plans of a joint window use."""
+SHAKE = 0.12
+"""Most noise on history that is declared clean."""
 
 
 def draw_sigma(rng: np.random.Generator, size: int, levels: Sequence[float] | None = None) -> np.ndarray:
@@ -38,6 +40,11 @@ def draw_rising_sigma(rng: np.random.Generator, size: int, noisy: int, full: int
         band = np.arange(full - noisy, full) // chunk
         row[:] = _shift((band + within[band]) / bands, float(rng.choice(JOINT_SHIFTS)))
     return sigma
+
+
+def draw_shake(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
+    """How much noise lies on history that is declared clean, in a share of the rows, [size, 1]."""
+    return np.where(rng.random((size, 1)) < share, rng.uniform(0.0, SHAKE, (size, 1)), 0.0)
 
 
 def _shift(level: np.ndarray, shift: float) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 from training.captions import caption
 from training.data import ALIKE, CORNERS, FRAMES, TURN, Film, Shelf
 from training.mix import USUAL, Mix
-from training.noise import draw_rising_sigma, draw_sigma
+from training.noise import draw_rising_sigma, draw_shake, draw_sigma
 
 WINDOW, SINK = 12, 3
 """Latent frames the engine's embedded preset shows at once, and how many of them are the sink."""
@@ -240,7 +240,7 @@ def _windows(
     """The batch of windows at noise levels [B, F]; what is clean does not count."""
     # Slightly wrong history that is declared clean teaches the model to repair its errors instead of adding to them:
     # shaken by noise, or painted by the model itself.
-    shaken = np.where(rng.random((len(windows), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(windows), 1)), 0.0)
+    shaken = draw_shake(rng, len(windows), mix.shaken)
     own = int(rng.integers(1, OWN_ROUNDS + 1)) if forced and rng.random() < mix.own else 0
     if own:
         shaken = rng.uniform(*OWN_NOISE, shaken.shape) if ladder is None else np.full(shaken.shape, ladder[-1])
@@ -291,23 +291,28 @@ def _pictures(
     first = rng.integers(len(pictures.films) // ALIKE, size=(groups, 1)) * ALIKE
     if closest:
         scenes = pictures.latents[(first + np.arange(ALIKE)).ravel()].unflatten(0, (groups, ALIKE))
-        which, other = _closest(rng, scenes)
+        which, instead = _closest(rng, scenes)
     else:
-        which, other = _any(rng, groups)
-    picks, others = (first + which).ravel(), (first + other).ravel()
+        which, instead = _any(rng, groups)
+    picks, others = (first + which).ravel(), (first + instead).ravel()
     prompts = [_prompt(rng, pictures.films[n], 0, mix.dropped) for n in picks]
     sigma = draw_sigma(rng, len(picks), levels)
-    others = np.where([prompt == "" for prompt in prompts], picks, others)
-    swapped = (rng.random(len(picks)) < mix.other) & (sigma > OTHER_NOISE)
-    if levels:  # a student learns from its teacher, not from the truth
-        swapped[:] = False
-    under = np.where(swapped, others, picks)
+    other = 0.0 if levels else mix.other  # a student learns from its teacher, not from the truth
+    others, under = _swapped(rng, picks, others, prompts, sigma, other)
     batch = _openings(pictures, picks, prompts, sigma, 1, levels, mix)
     either = torch.maximum(pictures.outlines[picks], pictures.outlines[under])
     batch = replace(batch, focus=_focus(either, mix.focus), under=pictures.latents[under].float())
     if levels:
         return batch
     return replace(batch, instead=pictures.latents[others].float(), heard=(batch.sigma < PLACE_NOISE).float())
+
+
+def _swapped(
+    rng: np.random.Generator, picks: np.ndarray, others: np.ndarray, prompts: list[str], sigma: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What else might be asked for, nothing where there is no prompt, and what the noise is laid over."""
+    others = np.where([prompt == "" for prompt in prompts], picks, others)
+    return others, np.where((rng.random(len(picks)) < share) & (sigma > OTHER_NOISE), others, picks)
 
 
 def _any(rng: np.random.Generator, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -338,15 +343,12 @@ def _turns(rng: np.random.Generator, turns: Shelf, squares: int, levels: Sequenc
     prompts = [
         _prompt(rng, film, int(film.switch is not None), mix.dropped) for film in map(turns.films.__getitem__, picks)
     ]
-    others = np.where([prompt == "" for prompt in prompts], picks, others)
     level = draw_sigma(rng, len(picks), levels)
-    swapped = (rng.random(len(picks)) < mix.other) & (level > OTHER_NOISE)
-    if levels:
-        swapped[:] = False
-    under = np.where(swapped, others, picks)
+    other = 0.0 if levels else mix.other  # a student learns from its teacher, not from the truth
+    others, under = _swapped(rng, picks, others, prompts, level, other)
     new = torch.arange(TURN) >= TURN - SINK
     batch = _openings(turns, picks, prompts, level, TURN, levels, mix)
-    shaken = np.where(rng.random((len(picks), 1)) < mix.shaken, rng.uniform(0.0, 0.12, (len(picks), 1)), 0.0)
+    shaken = draw_shake(rng, len(picks), mix.shaken)
     either = torch.maximum(turns.outlines[picks], turns.outlines[under])
     batch = replace(
         batch,
