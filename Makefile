@@ -58,16 +58,16 @@ bench: $(APP)
 golden: $(APP)
 	@RIVULET_GOLDEN="$${RIVULET_GOLDEN:-tests/golden}" $(BIN)/python -m tests.golden_replay
 
-# The environment: stamps newer than pyproject.toml, so that a second call does nothing.
+# The environment: stamps newer than what it is made from, so that a second call does nothing.
 
-$(APP): pyproject.toml
+$(APP): pyproject.toml constraints.txt
 	@.ci/install '$(VENV)' .
 	@touch $@
 
-$(WEB): pyproject.toml
+$(WEB): pyproject.toml constraints.txt
 	@.ci/install '$(VENV)' '.[web]'
 	@touch $(APP) $@
 
-$(DEV): pyproject.toml
+$(DEV): pyproject.toml constraints.txt
 	@.ci/install '$(VENV)' '.[dev]'
 	@touch $(APP) $(WEB) $@

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,22 @@ def test_the_installed_libraries_are_in_the_ranges_that_the_project_asks_for() -
             continue
         installed = Version(version(requirement.name))
         assert requirement.specifier.contains(installed.base_version), f"{line}, installed {installed}"
+
+
+def test_every_library_asked_for_has_a_tested_version_in_its_range_but_torch() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    tested = {canonicalize_name(pin.name): pin.specifier for pin in pins}
+    assert len(tested) == len(pins)
+    assert "torch" not in tested  # a local CPU wheel is taken
+    extras = PROJECT["project"]["optional-dependencies"]
+    for line in (*PROJECT["project"]["dependencies"], *extras["web"], *extras["text"], *extras["lora"], *extras["dev"]):
+        requirement = Requirement(line)
+        if requirement.name in ("torch", "rivulet"):
+            continue
+        (pin,) = tested[canonicalize_name(requirement.name)]
+        assert pin.operator == "==", line
+        assert requirement.specifier.contains(pin.version), f"{line}, constraints.txt {pin}"
 
 
 def test_nothing_here_can_be_uploaded_to_an_index_by_mistake() -> None:
