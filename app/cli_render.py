@@ -5,8 +5,10 @@ flag is None until it is given, or it could not be told from its default.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +16,18 @@ import typer
 
 from app.aliases import ALIASES, GROUPS, primary
 from app.errors import UsageMistake, printable, shorten
+from app.nodes import one_line
 from app.options import ModelName, Threads
 from app.setting_values import READERS
+from pipelines.file_names import names_a_file
 
 EPILOG = (
     'Example: rivulet render "a red ball bounces over the sea" "a blue star over snow" -o out.mp4. '
+    "A word that is a file, or ends like one, is read as a script and never filmed; say such words with --prompt. "
     "Settings may follow as name=value (sink_size=3) and stand in a --config file; "
     "flags win over these, these over the file, the file over the preset."
 )
 
-_SCRIPT = re.compile(r"\S+\.(yaml|yml|txt|jsonl|json)", re.IGNORECASE)
 _SETTING = re.compile(r"([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)=", re.ASCII)
 
 
@@ -33,16 +37,19 @@ def render_command(
         list[str] | None,
         typer.Argument(
             metavar="PROMPT|SCRIPT",
-            help="What to show; several prompts share the film equally. Or one script file.",
+            help="What to show; several prompts share the film equally. Or one script: a file that is there, or a name "
+            "that ends like one (.yaml, .txt, .srt, .csv, ...) or begins like a path.",
             show_default=False,
         ),
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="A prompt, as it stands.", show_default=False)
+        list[str] | None, typer.Option("--prompt", help="A prompt, as it stands; may be repeated.", show_default=False)
     ] = None,
     script: Annotated[
         str | None,
-        typer.Option("--script", metavar="FILE", help="Shot list: .yaml, .txt (a shot a line), .jsonl, .json."),
+        typer.Option(
+            "--script", metavar="FILE", help="Shot list, prompts a line, table, subtitles, ... (docs/render.md)."
+        ),
     ] = None,
     prompts: Annotated[
         str | None, typer.Option("--prompts", metavar="FILE", help="A film a line; --output is then a folder.")
@@ -199,8 +206,8 @@ def render_command(
     texts, overrides = split_words(words or [])
     settings = {*READERS, "size"} - {"prompt"}
     flags: dict[str, object] = {name: value for name, value in context.params.items() if name in settings}
-    file = texts[0] if len(texts) == 1 and not prompt and _SCRIPT.fullmatch(texts[0]) else None
-    if file is not None and script is None:
+    file = script_among(texts, others=[*(prompt or []), *(f for f in (script, prompts) if f)])
+    if file is not None:
         flags["script"] = file
     else:
         flags["prompt"] = [*texts, *(prompt or [])]
@@ -224,6 +231,50 @@ def render_command(
             accept_licence=tuple(accept_licence or ()),
         ),
     )
+
+
+def script_among(words: Sequence[str], *, others: Sequence[str]) -> str | None:
+    """The one of some words that names a file, if one does; the words are then nothing but this script.
+
+    Args:
+        words: prompts, or a script.
+        others: what else was given to be filmed.
+
+    Raises:
+        UsageMistake: a file that is not there or is a folder, several files, or a file beside prompts.
+    """
+    files = [word for word in words if names_a_file(word)]
+    if not files:
+        return None
+    shown = [one_line(shorten(word, 60)) for word in files]
+    say = f"--prompt {shlex.quote(shown[0])} to film these words"
+    if len(files) > 1:
+        raise UsageMistake(f"{shown[0]} and {shown[1]} are both files. Render one script at a time, or say {say}.")
+    if len(words) > 1 or others:
+        other = one_line(shorten([*(word for word in words if word not in files), *others][0], 40))
+        raise UsageMistake(f"{shown[0]} is a script, and {other} is to be filmed too. Give one of them, or say {say}.")
+    file = Path(files[0])
+    try:
+        folder, there = file.is_dir(), file.exists() or file.is_symlink()
+    except (OSError, ValueError):
+        folder, there = False, False
+    if folder:
+        raise UsageMistake(f"{shown[0]} is a folder. Give a script in it, or say {say}.")
+    if not there:
+        near = _nearest(file)
+        hint = f"; did you mean {one_line(shorten(near, 60))}?" if near else "."
+        raise UsageMistake(f"There is no file {shown[0]}{hint} Check its name and folder, or say {say}.")
+    return files[0]
+
+
+def _nearest(file: Path) -> str | None:
+    """The file beside it that is spelled most alike."""
+    try:
+        names = {path.name: path for path in islice(file.parent.iterdir(), 1000)}
+    except (OSError, ValueError):
+        return None
+    near = get_close_matches(file.name.strip(), names, n=1, cutoff=0.8)
+    return str(names[near[0]]) if near else None
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

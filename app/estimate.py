@@ -20,12 +20,13 @@ from app.errors import EXIT_OK
 from app.film import Film
 from app.joining import join
 from app.journal import KEPT, Journal
+from app.judging import judge
 from app.opening import Opened, open_stream
 from app.recipe import RenderRequest, header_of
 from app.script import check_script
 from app.sidecar import one_line, shot_records, written_bytes
 from app.stills import sink_kind
-from app.timeline import Shot, Timeline, resolve
+from app.timeline import Shot, Timeline
 from pipelines.types import Controls
 
 SHARE, LEAST = 1 / 50, 12
@@ -75,9 +76,8 @@ def estimate_film(request: RenderRequest) -> tuple[Timeline, Estimate]:
     check_script(request.script)
     seed = max(request.seed, 0)
     opened = open_stream(request.engine, seed)
-    fps = request.fps or Fraction(opened.fps)
-    timeline = resolve(request.script, length=request.length, fps=float(fps), rhythm=opened.rhythm)
-    return timeline, measure(opened, timeline, request, fps, seed)
+    judged = judge(request, opened)
+    return judged.timeline, measure(opened, judged.timeline, request, judged.fps, seed)
 
 
 def measure(opened: Opened, timeline: Timeline, request: RenderRequest, fps: Fraction, seed: int) -> Estimate:

@@ -7,6 +7,7 @@ is wrong with one is told at the end, after the others.
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +19,10 @@ from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, RenderFailure
 from app.estimate import dry_run
 from app.exporting import export
 from app.importers import load_script, switch_at
-from app.opening import EngineRequest
+from app.judging import judge
+from app.opening import EngineRequest, OneModel
 from app.recipe import SEGMENT_CHUNKS, RenderRequest
-from app.render import render
+from app.render import StreamOpener, check_request, render
 from app.script import SOFT_CHUNKS, Script, script_of
 from app.setting_values import SEED_LIMIT, choose
 from pipelines.types import TRANSITIONS, Transition
@@ -55,7 +57,10 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
             console.print(printable(told), soft_wrap=True)
         if not flags.dry_run:
             return EXIT_OK
+    opener = OneModel()
     if flags.dry_run:
+        if len(requests) > 1:
+            _judge_all(requests, opener)
         if not flags.as_json:
             for name, value, origin in resolved.table():
                 if origin != "default":
@@ -63,7 +68,7 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
         return max(dry_run(request, console=console, as_json=flags.as_json) for request in requests)
     if len(requests) == 1:
         return render(requests[0], console=console)
-    return render_batch(requests, console=console)
+    return render_batch(requests, console=console, opener=opener)
 
 
 def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script] | None = None) -> list[RenderRequest]:
@@ -132,26 +137,41 @@ def read_scripts(resolved: Resolved) -> list[Script]:
     return [script if settings.switch_frame_indices is None else switch_at(script, settings.switch_frame_indices)]
 
 
-def render_batch(requests: Sequence[RenderRequest], *, console: Console) -> int:
-    """Render films one after the other and return the exit code; Ctrl-C ends all of them.
+def render_batch(requests: Sequence[RenderRequest], *, console: Console, opener: StreamOpener | None = None) -> int:
+    """Check films, render them one after the other and return the exit code; Ctrl-C ends all of them.
+
+    Args:
+        requests: a film each.
+        console: for what is said.
+        opener: of their streams; one that loads the model once if None.
 
     Raises:
         RenderFailure: some films could not be made; the others were.
-        UsageMistake, ValueError, OSError: already the first film could not.
+        UsageMistake, ValueError, OSError: one of them cannot be made as it was asked for, so none was begun; or
+            already the first could not.
     """
+    opener = opener or OneModel()
     folder = requests[0].output.parent
+    fresh = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageMistake(
             f"{folder} cannot be a folder for films ({error.strerror}). Give another --output."
         ) from error
+    try:
+        _judge_all([request for request in requests if check_request(request)], opener)
+    except BaseException:
+        if fresh:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     failed: list[str] = []
     for index, request in enumerate(requests):
         if not request.json_progress:
             console.print(f"Film {index + 1} of {len(requests)}: {request.output}", soft_wrap=True)
         try:
-            code = render(request, console=console)
+            code = render(request, console=console, opener=opener)
         except Exception as error:
             if index == 0:
                 raise
@@ -168,6 +188,14 @@ def render_batch(requests: Sequence[RenderRequest], *, console: Console) -> int:
             "Correct what was said above and run the same command with --resume."
         )
     return EXIT_OK
+
+
+def _judge_all(requests: Sequence[RenderRequest], opener: StreamOpener) -> None:
+    """Refuse what the model of a batch cannot make; its films differ in their scripts, not in their engine."""
+    if requests:
+        opened = opener(requests[0].engine, 0)
+        for request in requests:
+            judge(request, opened)
 
 
 def _transition(settings: Settings) -> Transition:

@@ -1,25 +1,48 @@
-"""Any file with prompts into scripts: our shot list, and what four other communities write.
+"""Any file with prompts into scripts: our shot list, and what other communities write.
 
-The kind is told from the file's ending and content, never asked for: txt, LongLive's and MemFlow's jsonl,
-FramePack-Studio's timed sections, Daydream Scope's timelines. Each reader is a file of its own; this one chooses.
+The kind is told from the file's ending and content, never asked for: prompts as text, timed lists, tables, subtitles,
+LongLive's and MemFlow's jsonl, FramePack-Studio's timed sections, Deforum's and AnimateDiff's prompts by frame,
+Daydream Scope's timelines. Each reader is a file of its own; this one chooses, for the command line, jobs, the page and
+Python alike.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from app.cues import cues_script, looks_like_cues
+from app.deforum import deforum_script, holds_prompt_map
 from app.errors import UsageMistake
+from app.foreign_words import NEGATIVE_NOTE, refuse_foreign_words, without_negative
 from app.framepack_prompt import looks_timed, parse_framepack
 from app.json_tree import parse_json
 from app.lengths import Length
-from app.nodes import Node, one_line, read_text
+from app.nodes import Node, clean_text, one_line, read_text
+from app.plain_text import Line, lines_of, paragraphs
 from app.scope_timeline import scope_script
 from app.script import MAX_SHOTS, Script, ScriptShot, check_script
-from app.shot_list import native_script, parse_native
+from app.setting_values import READERS
+from app.shot_list import native_script
+from app.tables import looks_like_a_table, record_scripts, table_scripts
+from app.timed_lines import prompt_map, timed_lines
+from app.toml_tree import parse_toml
+from app.yaml_tree import parse_yaml
+from pipelines.types import prompt_text
 
 MAX_VIDEOS = 10_000
-_KINDS = "Use a shot list (.yaml), prompts (.txt), LongLive .jsonl, or a Scope timeline (.json)."
+_KINDS = (
+    "Use a shot list (.yaml), prompts or a timed list (.txt), a table (.csv), subtitles (.srt, .vtt), LongLive .jsonl, "
+    "Deforum prompts or a Scope timeline (.json)."
+)
+_TEXT = ("txt", "text", "prompt", "prompts", "md", "markdown")
+_ENDING = re.compile(r"[^/\\]\.([A-Za-z]\w{0,9})\s*$", re.ASCII)
+_SHOT_LIST = re.compile(r"^shots[ \t]*:[ \t]*$", re.MULTILINE)
+_LOOSE_SHOT_LIST = re.compile(r"^(version|shots)[ \t]*:", re.MULTILINE)
+_NO_JSON = re.compile(r"\s*\{(?:[^{}\":]*\}|\s*[\"']?-?\d[^\n:]*:\s*[^\s{\[\"'])")
+"""A wildcard, or a timed list in braces."""
+
+_Reader = Callable[[str, str, bool], list[Script]]
 
 
 def load_script(
@@ -44,6 +67,7 @@ def parse_script(
     text: str, file: str, *, as_videos: bool = False, switch_frame_indices: Sequence[int] | None = None
 ) -> list[Script]:
     """What load_script does with the text of a file; `file` is its name, whose ending counts."""
+    text = clean_text(text, file)
     if not text.strip():
         raise UsageMistake(f"{file}: this file is empty. Write what the film should show.")
     scripts = _reader(text, file)(text, file, as_videos)
@@ -73,58 +97,110 @@ def switch_at(script: Script, indices: Sequence[int]) -> Script:
     return timed
 
 
-def _reader(text: str, file: str) -> Callable[[str, str, bool], list[Script]]:
-    ending = Path(file).suffix.lower()
-    if ending in (".yaml", ".yml"):
-        return lambda text, file, videos: [parse_native(text, file)]
-    if ending in (".jsonl", ".ndjson"):
-        return _jsonl
-    if ending == ".json":
+def _reader(text: str, file: str) -> _Reader:
+    ending = _ENDING.search(file)
+    kind = ending[1].lower() if ending else ""
+    if kind in _BY_ENDING:
+        return _BY_ENDING[kind]
+    if looks_like_cues(text):
+        return _cues
+    if looks_like_a_table(text):
+        return _table
+    begin = text.lstrip()[:1]
+    if begin == "{" and prompt_map(text, file) is None and not _NO_JSON.match(text):
+        first, _, more = text.strip().partition("\n")
+        return _jsonl if more and first.rstrip().endswith("}") else _json
+    if re.match(r"\s*\[\s*([\"{\[]|$)", text):
         return _json
-    if text.lstrip().startswith("{"):
-        return _json if re.match(r"\s*\{\s*\n", text) else _jsonl
-    if ending not in (".txt", ".prompt") and re.search(r"^(version|shots)[ \t]*:", text, re.MULTILINE):
-        return lambda text, file, videos: [parse_native(text, file)]
+    if _SHOT_LIST.search(text) if kind in _TEXT else _LOOSE_SHOT_LIST.search(text):
+        return _yaml
+    if kind not in (*_TEXT, ""):
+        raise UsageMistake(f"{file}: no script ends in .{kind}. {_KINDS} A prompt a line is .txt.")
     return _txt
 
 
 def _txt(text: str, file: str, as_videos: bool) -> list[Script]:
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    if (script := prompt_map(text, file)) is not None:
+        return [script]
+    lines = lines_of(text)
+    if not lines:
+        raise UsageMistake(f"{file}: there are only remarks in this file. Write what the film should show.")
+    if (script := timed_lines(lines, file)) is not None:
+        return [script]
     if as_videos:
-        lines = [(number, line) for number, line in lines if line]
         _refuse_many(len(lines), file)
         return [
-            parse_framepack(line, file, first_line=number)
-            if looks_timed(line)
-            else _shared([(number, line)], file, f", line {number}")
-            for number, line in lines
+            _sections(line.text, file, first_line=line.number)
+            if looks_timed(line.text) and not line.exact
+            else _shared([line], file, f", line {line.number}")
+            for line in lines
         ]
-    if looks_timed(text):
-        return [parse_framepack(text, file)]
-    return [_shared(_paragraphs(lines), file)]
+    if looks_timed(text) and not any(line.exact for line in lines):
+        rows = {line.number: line.text for line in lines}
+        return [_sections("\n".join(rows.get(number + 1, "") for number in range(text.count("\n") + 1)), file)]
+    if (joined := paragraphs(lines)) is not None:
+        return [_shared(joined, file, note=f"Read as {len(joined)} paragraphs, a shot each.")]
+    return [_shared(lines, file)]
 
 
-def _paragraphs(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lines as they are; where blank lines stand between them, each paragraph as one line."""
-    shots: list[tuple[int, str]] = []
-    fresh, blank = True, False
-    for number, line in lines:
-        if not line:
-            fresh = True
-        elif fresh:
-            blank |= bool(shots)
-            shots.append((number, line))
-            fresh = False
-        else:
-            shots[-1] = (shots[-1][0], f"{shots[-1][1]} {line}")
-    return shots if blank else [(number, line) for number, line in lines if line]
+def _sections(text: str, file: str, *, first_line: int = 1) -> Script:
+    """FramePack-Studio's sections; what is in them is looked at as any other tool's words are."""
+    script = parse_framepack(text, file, first_line=first_line)
+    for shot in script.shots:
+        for words in (prompt_text(shot.prompt), script.style):
+            refuse_foreign_words(words, shot.place)
+    return script
 
 
-def _shared(prompts: list[tuple[int, str]], file: str, at: str = "") -> Script:
-    shots = tuple(ScriptShot(None, text, place=f"{file}, line {number}") for number, text in prompts)
-    script = Script(shots, place=f"{file}{at}")
+def _shared(lines: Sequence[Line], file: str, at: str = "", note: str = "") -> Script:
+    """Lines that share a film equally."""
+    texts = [(line.text, f"{file}, line {line.number}", line.exact) for line in lines]
+    return _equal_shares(texts, f"{file}{at}", [note] if note else [])
+
+
+def _equal_shares(texts: Sequence[tuple[str, str, bool]], place: str, notes: list[str]) -> Script:
+    """A script without times, of texts with their places; those that are not exact may hold other tools' words."""
+    shots: list[ScriptShot] = []
+    for text, where, exact in texts:
+        if not exact:
+            text, cut = without_negative(text)  # what is left of it
+            refuse_foreign_words(text, where)
+            if cut and NEGATIVE_NOTE not in notes:
+                notes.append(NEGATIVE_NOTE)
+        shots.append(ScriptShot(None, text, place=where))
+    script = Script(tuple(shots), place=place, notes=tuple(notes))
     check_script(script)
     return script
+
+
+def _yaml(text: str, file: str, as_videos: bool) -> list[Script]:
+    return _tree(parse_yaml(text, file), as_videos)
+
+
+def _toml(text: str, file: str, as_videos: bool) -> list[Script]:
+    return _tree(parse_toml(text, file), as_videos)
+
+
+def _tree(document: Node, as_videos: bool) -> list[Script]:
+    """A shot list; or, as people write them in the same notations, a bare list of prompts or prompts by frame."""
+    if document.kind == "list":
+        return _list(document, as_videos)
+    if document.kind == "mapping" and "shots" not in document.entries:
+        if holds_prompt_map(document.entries):
+            return [deforum_script(document)]
+        if any(name in READERS for name in document.entries):
+            raise UsageMistake(f"{document.file}: these are settings and no shots. Give this file with --config.")
+    return [native_script(document)]
+
+
+def _cues(text: str, file: str, as_videos: bool) -> list[Script]:
+    return [cues_script(text, file)]
+
+
+def _table(text: str, file: str, as_videos: bool) -> list[Script]:
+    scripts = table_scripts(text, file, as_videos=as_videos)
+    _refuse_many(len(scripts), file)
+    return scripts
 
 
 def _jsonl(text: str, file: str, as_videos: bool) -> list[Script]:
@@ -155,12 +231,20 @@ def _longlive(document: Node) -> Script:
 
 
 def _json(text: str, file: str, as_videos: bool) -> list[Script]:
+    if (script := prompt_map(text, file)) is not None:
+        return [script]
     document = parse_json(text, file)
+    if document.kind == "list":
+        return _list(document, as_videos)
     root = document.mapping((), "a script", ignore=True)
-    if "shots" in root or ("version" in root and "prompts" not in root and "timeline" not in root):
+    if "shots" in root or ("version" in root and not {"prompts", "timeline", "animation_prompts"} & root.keys()):
         return [native_script(document)]
     if "timeline" in root or root.get("format", document).written == "scope-workflow":
         return [scope_script(document)]
+    if holds_prompt_map(root):
+        return [deforum_script(document)]
+    if _is_comfy(root):
+        document.wrong(f"this is a ComfyUI workflow, which is not read. Copy the prompts out of it. {_KINDS}")
     if "prompts" not in root:
         document.wrong(f"this is no script that Rivulet knows: it has neither shots nor prompts. {_KINDS}")
     prompts = root["prompts"].list_of("prompts")
@@ -169,6 +253,42 @@ def _json(text: str, file: str, as_videos: bool) -> list[Script]:
     return [_longlive(document)]
 
 
+def _list(document: Node, as_videos: bool) -> list[Script]:
+    """A bare list: of texts, of records with times, or of films."""
+    items = document.items
+    if not items:
+        document.wrong('this list is empty. Write ["a text", "another"].')
+    if all(item.kind in ("text", "plain") for item in items):
+        texts = [(" ".join(item.text().split()), item.place, False) for item in items]
+        if not as_videos:
+            return [_equal_shares(texts, document.file, [])]
+        _refuse_many(len(texts), document.file)
+        return [_equal_shares([text], text[1], []) for text in texts]
+    if any(item.kind != "mapping" for item in items):
+        document.wrong('a list holds either texts or records. Write ["a text"] or [{"start": 0, "prompt": "a text"}].')
+    if all("prompts" in item.entries for item in items):
+        _refuse_many(len(items), document.file)
+        return [_longlive(item) for item in items]
+    scripts = record_scripts(items, document.file, as_videos=as_videos)
+    _refuse_many(len(scripts), document.file)
+    return scripts
+
+
+def _is_comfy(root: Mapping[str, Node]) -> bool:
+    """Whether a document is a graph of ComfyUI, as it is saved or as its API takes it."""
+    return {"nodes", "links"} <= root.keys() or any("class_type" in node.entries for node in root.values())
+
+
 def _refuse_many(videos: int, file: str) -> None:
     if videos > MAX_VIDEOS:
         raise UsageMistake(f"{file}: {videos} videos are too many for one file. Give at most {MAX_VIDEOS}.")
+
+
+_BY_ENDING: Mapping[str, _Reader] = {
+    **dict.fromkeys(("yaml", "yml"), _yaml),
+    "toml": _toml,
+    "json": _json,
+    **dict.fromkeys(("jsonl", "ndjson"), _jsonl),
+    **dict.fromkeys(("csv", "tsv"), _table),
+    **dict.fromkeys(("srt", "vtt"), _cues),
+}

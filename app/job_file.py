@@ -49,6 +49,9 @@ SETTINGS = (
 )
 """What `settings` of a request may hold: everything that decides pictures, nothing that is a path or of the machine."""
 
+ScriptKind = Literal["yaml", "txt", "jsonl", "json", "csv", "tsv", "srt", "vtt"]
+"""Endings of the scripts that app/importers.py reads; txt covers all that can be told from its content."""
+
 Setting = bool | int | float | str | list[float]
 
 
@@ -62,7 +65,7 @@ class VideoRequest(BaseModel):
 
     prompt: str | list[str] | None = Field(None, description="What to show; several share the film equally.")
     script: str | None = Field(None, description="A whole script instead, as text.")
-    script_kind: Literal["yaml", "txt", "jsonl", "json"] = Field("yaml", description="What the script is written in.")
+    script_kind: ScriptKind = Field("yaml", description="What the script is written in.")
     seconds: float | None = Field(None, description="Length; the script's own, or 20 s.")
     size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT; the model's own where it is left out.")
     seed: int | None = Field(None, description="-1 draws one; 42 where it is left out.")
@@ -118,7 +121,7 @@ def new_job(job_id: str, request: VideoRequest, *, models: Sequence[str]) -> Job
     Raises:
         UsageMistake: it cannot be rendered; one sentence and one action.
     """
-    resolved, timeline = place(request, models=models)
+    resolved, _, timeline = place(request, models=models)
     settings = resolved.settings
     first = timeline.shots[0].prompt
     shown = request.name or (first if isinstance(first, str) else first[0][0])
@@ -139,8 +142,8 @@ def new_job(job_id: str, request: VideoRequest, *, models: Sequence[str]) -> Job
     )
 
 
-def place(request: VideoRequest, *, models: Sequence[str]) -> tuple[Resolved, Timeline]:
-    """The settings that hold and where the shots come to stand; loads no model.
+def place(request: VideoRequest, *, models: Sequence[str]) -> tuple[Resolved, Script, Timeline]:
+    """The settings that hold, the script as it was read, and where its shots come to stand; loads no model.
 
     Raises:
         UsageMistake: see new_job.
@@ -149,12 +152,14 @@ def place(request: VideoRequest, *, models: Sequence[str]) -> tuple[Resolved, Ti
         choose(request.model, models, "model")  # a name, never a folder of this machine
     resolved = resolve([given_by_flags(_flags(request))])
     settings = resolved.settings
-    return resolved, place_shots(
-        _script(request, resolved),
+    script = _script(request, resolved)
+    timeline = place_shots(
+        script,
         length=settings.length,
         fps=float(Fraction(settings.fps or 16)),
         rhythm=rhythm_of(resolved.preset),
     )
+    return resolved, script, timeline
 
 
 def load(folder: Path) -> Job | None:

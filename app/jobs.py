@@ -138,8 +138,8 @@ class Jobs:
         Raises:
             UsageMistake: what `rivulet render` would refuse before it loads a model.
         """
-        _, timeline = place(request, models=self._models)
-        return dry_run_data(timeline)
+        _, script, timeline = place(request, models=self._models)
+        return dry_run_data(timeline, notes=script.notes)
 
     def check(self, request: VideoRequest) -> dict[str, Any]:
         """The dry run of a request, measured on this machine: app.dry_run.dry_run_data.
@@ -227,7 +227,7 @@ class Jobs:
     def chunks(self, job_id: str, since: int = 0) -> dict[str, Any]:
         """What was made of a job so far, chunk by chunk from `since` on: app.job_chunks.chunk_rows."""
         job = self.get(job_id)
-        _, timeline = place(job.request, models=self._models)
+        _, _, timeline = place(job.request, models=self._models)
         return chunk_rows(self.folder / job.id, timeline, since=since)
 
     def film(self, job_id: str) -> Path | None:

@@ -136,7 +136,8 @@ def read_text(path: Path) -> str:
     """The text of a file, line ends as \\n.
 
     Raises:
-        UsageMistake: there is none, it is no ordinary file, larger than LARGEST_FILE, not UTF-8, or holds NUL bytes.
+        UsageMistake: there is none, it is no ordinary file, larger than LARGEST_FILE, neither UTF-8 nor UTF-16, or
+            holds NUL bytes.
     """
     shown = shorten_path(one_line(str(path)))
     if "\0" in str(path):
@@ -160,14 +161,34 @@ def read_text(path: Path) -> str:
 
 
 def decode(data: bytes, file: str) -> str:
-    """UTF-8 to text, with or without a byte order mark, line ends as \\n; `file` is for errors."""
-    nul = data.find(b"\0")
-    if nul >= 0:
-        line = data.count(b"\n", 0, nul) + 1
-        raise UsageMistake(f"{file}, line {line}: this holds a NUL byte. Save it as plain text in UTF-8.")
+    """UTF-8 to text, or UTF-16 with its mark, line ends as \\n; `file` is for errors.
+
+    Raises:
+        UsageMistake: another encoding, or NUL bytes.
+    """
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise UsageMistake(f"{file}, line 1: this is UTF-32 text. Save it again as UTF-8.")
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageMistake(f"{file}, line {line}: this is not UTF-8 text. Save it again as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        name = "UTF-16 to its end" if wide else "UTF-8 text"
+        if b"\0" in data and not wide:
+            name = "plain text: it holds a NUL byte"
+        raise UsageMistake(f"{file}, line {line}: this is not {name}. Save it again as UTF-8.") from error
+    return clean_text(text, file)
+
+
+def clean_text(text: str, file: str) -> str:
+    """A text without marks of its encoding, line ends as \\n, wherever it came from.
+
+    Raises:
+        UsageMistake: it holds a NUL byte.
+    """
+    nul = text.find("\0")
+    if nul >= 0:
+        line = text.count("\n", 0, nul) + 1
+        raise UsageMistake(f"{file}, line {line}: this holds a NUL byte. Save it as plain text in UTF-8.")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.lstrip("\ufeff").replace("\n\ufeff", "\n")

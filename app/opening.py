@@ -110,9 +110,27 @@ def load_model(request: EngineRequest) -> Loaded:
     return Loaded(name, components, device, threads, memory)
 
 
+class OneModel:
+    """Opens the streams of many films, one after the other, over one model that is loaded with the first of them."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[EngineRequest, Loaded] | None = None
+
+    def __call__(self, request: EngineRequest, seed: int) -> Opened:
+        """A stream; raises as `load_model`."""
+        if self._loaded is None or self._loaded[0] != request:
+            self._loaded = None  # two models at a time may not fit
+            self._loaded = request, load_model(request)
+        return stream_of(self._loaded[1], request, seed)
+
+
 def open_stream(request: EngineRequest, seed: int) -> Opened:
     """Load the model of `request` and build its stream; raises as `load_model`."""
-    loaded = load_model(request)
+    return stream_of(load_model(request), request, seed)
+
+
+def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
+    """Build the stream of `request` over its model, which is loaded already."""
     from pipelines.build import build_stream
     from pipelines.snapshots import load_snapshot, save_snapshot
 

@@ -7,7 +7,6 @@ them to the film. The stream comes from `open_stream`, so that the job can be te
 import secrets
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -27,13 +26,13 @@ from app.errors import (
 from app.film import Film
 from app.interrupt import Interrupt
 from app.journal import Header, Journal, Past, Segment
+from app.judging import judge
 from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
 from app.progress import Progress
 from app.recipe import RenderRequest, header_of, reconcile
 from app.script import check_script
-from app.stills import PngSequence, check_stills, sink_kind
-from app.timeline import resolve
+from app.stills import PngSequence, sink_kind
 from pipelines.types import Controls
 
 
@@ -50,11 +49,9 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
         UsageMistake, ValueError, OSError: something the person can put right.
         RenderFailure: the film could not be finished; what there is of it plays from `request.part`.
     """
-    _check_request(request)
-    if request.resume and not request.folder.is_dir() and _is_whole(request.output):
+    if not check_request(request):
         _say(console, request, f"{request.output} is whole already; there is nothing to resume.")
         return EXIT_OK
-    _check_output(request)
     with Journal(request.folder) as journal:
         past = journal.read() if request.resume else None
         if past is None:
@@ -64,6 +61,26 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
         return _render(request, journal, past, console, opener)
 
 
+def check_request(request: RenderRequest) -> bool:
+    """Check what can be checked without a model; False where the film is whole already.
+
+    Raises:
+        UsageMistake: what the person can put right: texts, sound, the output's name and place.
+    """
+    if request.script.shots or not request.resume:
+        check_script(request.script)
+    if "\0" in str(request.output):
+        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
+    if request.audio is not None:
+        from app.soundtrack import check_audio
+
+        check_audio(request.audio)
+    if request.resume and not request.folder.is_dir() and _is_whole(request.output):
+        return False
+    _check_output(request)
+    return True
+
+
 def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
     if past is not None:
         request = reconcile(request, past.header)
@@ -71,14 +88,8 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     begun = time.perf_counter()
     opened = opener(request.engine, seed)
     ready = time.perf_counter()
-    unknown = {
-        text: opened.read_prompt(text)
-        for prompt in request.script.prompts
-        for text in ([prompt] if isinstance(prompt, str) else [words for words, _ in prompt])
-    }
-    fps = request.fps or Fraction(opened.fps)
-    timeline = resolve(request.script, length=request.length, fps=float(fps), rhythm=opened.rhythm)
-    check_stills(request.output, timeline.frames, fps=fps)
+    judged = judge(request, opened)
+    timeline, fps = judged.timeline, judged.fps
     pictures = sink_kind(request.output) != "mp4"
     header = header_of(request, opened, timeline, fps, seed)
     start = None
@@ -88,7 +99,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     if start is None:
         journal.begin(header)
     if not request.json_progress:
-        announce(console, request, opened, timeline, seed, ready - begun, unknown)
+        announce(console, request, opened, timeline, seed, ready - begun, judged.unknown)
     film = Film(
         request.output if pictures else request.part,
         journal,
@@ -231,17 +242,6 @@ def _is_whole(output: Path) -> bool:
 def _say(console: Console, request: RenderRequest, text: str) -> None:
     if not request.json_progress:
         console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def _check_request(request: RenderRequest) -> None:
-    if request.script.shots or not request.resume:
-        check_script(request.script)
-    if "\0" in str(request.output):
-        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
-    if request.audio is not None:
-        from app.soundtrack import check_audio
-
-        check_audio(request.audio)
 
 
 def _check_output(request: RenderRequest) -> None:

@@ -85,7 +85,7 @@ def restored(origin: Origin, *, models: Sequence[str]) -> dict[str, Any]:
     request = request_again(origin, VideoRequest.model_validate({}), models=models)
     if len((request.script or "").encode()) > LARGEST_FILE:
         raise UsageMistake(f"Its script is longer than {LARGEST_FILE} bytes. Render it with rivulet replay.")
-    _, timeline = place(request, models=models)
+    _, _, timeline = place(request, models=models)
     notes = list(origin.notes)
     if request.model is None:
         notes.append(f"This server has no model {shorten(str(origin.settings['model']), 40)!r}; choose another.")

@@ -15,6 +15,7 @@ from app.nodes import DEEPEST, MOST_VALUES, Node, quote
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times faster, and in every wheel of PyYAML
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NESTED = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
 _EMPTY = {"", "~", "null", "Null", "NULL"}
 
 
@@ -38,6 +39,10 @@ def parse_yaml(text: str, file: str) -> Node:
                 reader.fail(event, "a second document begins. Keep one document a file.")
             root = reader.value(next(events), "", 0)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        if found := _NESTED.search(text):  # parsers have limits of their own, and words of their own for them
+            line = text.count("\n", 0, found.end()) + 1
+            deep = f"lists and mappings are nested more than {DEEPEST} deep. Make it flatter."
+            raise UsageMistake(f"{file}, line {line}: {deep}") from error
         raise UsageMistake(_explain(error, file)) from error
     return root or Node("null", file, 1)
 

@@ -46,6 +46,19 @@ end: 30s
     b'"text": "a heart", "transitionSteps": 2, "temporalInterpolationMethod": "slerp"}], "settings": {"seed": 4}}\n',
     "my.scope-workflow.json": b'{"format": "scope-workflow", "format_version": "1.0", "pipelines": [], "timeline": '
     b'{"entries": [{"start_time": 0, "end_time": 8, "prompts": [{"text": "a ball", "weight": 100}]}]}}\n',
+    "travel.txt": b"0: a red ball bounces over the sea\n30: a blue star\n75: a yellow heart at night\n",
+    "schedule.txt": b'"0" :"a red ball, sea",\n"16" :"a blue star --neg rain",\n',
+    "braces.txt": b"{0:'a red ball', 16:'a blue star'}\n",
+    "clocks.txt": b"# takes\n[0:00] a red ball\n[0:04-0:08] a blue star\n00:00:08,500 a heart\n",
+    "deforum.json": b'{"fps": 15, "max_frames": 120, "prompts": {"0": "a ball", "30": "a star --neg x"}, '
+    b'"animation_prompts_positive": "film grain", "seed": 3}\n',
+    "subtitles.srt": b"1\n00:00:00,000 --> 00:00:04,000\na red ball\n\n2\n00:00:04,000 --> 00:00:08,000\na star\n",
+    "film.vtt": b"WEBVTT\n\nNOTE x\n\n00:00:00.000 --> 00:00:04.000\na ball &amp; a star\n\n"
+    b"00:00:04.000 --> 00:00:08.000\n0.70 a fox + 0.30 a wolf\n",
+    "table.csv": b'start,end,prompt,seed\n0,4,"a ball, red",1\n0:04,8s,a star,2\n',
+    "table.tsv": b"frame\tprompt\n0\ta ball\n30\ta star\n",
+    "list.json": b'[{"start": 0, "prompt": "a ball"}, {"start": "0:04", "prompt": "a star"}]\n',
+    "shots.toml": b"[[shots]]\nat = '0s'\nprompt = 'a ball'\n[[shots]]\nat = '4s'\nprompt = 'a star'\n",
 }
 _PIECES: tuple[bytes, ...] = (
     *(b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\t", b"\x1b[2J", b"\xe2\x80\xa8", b"\xc2\x85"),

@@ -5,11 +5,13 @@ The command line opens its streams itself, because it also has to tell people ab
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.build import build_stream, choose_device, load_components
+from pipelines.file_names import is_script_name
 from pipelines.presets import get_preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -70,17 +72,23 @@ def film(
     """A whole film as a list of frames, uint8 RGB [H, W, 3], `Stream.fps` of them a second.
 
     Args:
-        prompts: what to show; several share the film equally, each beginning with the first chunk of its share.
+        prompts: what to show; several share the film equally, each beginning with the first chunk of its share. Words,
+            not the name of a script: `app.filming.film_script` films those.
         seconds: length, rounded to whole frames.
         seed: of all its noise.
         preset: how to stream; a name of pipelines.presets.
         stream: go on with this stream, from `open_stream`, instead of opening one; `seed` and `preset` are then its.
 
     Raises:
-        ValueError: no prompt, an empty one, or no length; else as `open_stream`.
+        ValueError: no prompt, an empty one, the name of a file, or no length; else as `open_stream`.
     """
     if not prompts:
         raise ValueError("a film needs a prompt: say in a few words what it should show")
+    for prompt in prompts:
+        if isinstance(prompt, os.PathLike) or is_script_name(prompt):
+            raise ValueError(
+                f"{str(prompt)[:80]!r} names a script: give it to film_script of app.filming, or say words"
+            )
     controls = [Controls(prompt) for prompt in prompts]  # an empty one is refused before a model is loaded
     if not 0 < seconds < float("inf"):
         raise ValueError(f"a film of {seconds} seconds cannot be made: give it a length above 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from app.config import given_by_flags, resolve
 from app.errors import RenderFailure, UsageMistake
 from app.films import RunFlags, film, film_requests, read_scripts, render_batch
 from app.lengths import Length
-from app.render import RenderRequest
+from app.opening import EngineRequest, Opened
+from app.render import RenderRequest, StreamOpener
 from pipelines.types import Transition
+from tests.app_doubles import Opener
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], int]) -> list
     """Stand in for render: `act` gets the number of the film; returns the names that were asked for."""
     asked: list[str] = []
 
-    def render(request: RenderRequest, *, console: Console) -> int:
+    def render(request: RenderRequest, *, console: Console, opener: StreamOpener) -> int:
         asked.append(request.output.name)
         return act(len(asked) - 1)
 
@@ -148,7 +151,7 @@ def fail_on(*bad: int, error: Exception) -> Callable[[int], int]:
 def test_a_batch_goes_on_after_a_film_that_failed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = rendered(monkeypatch, fail_on(1, 2, error=UsageMistake("This prompt is too long. Shorten it.")))
     with pytest.raises(RenderFailure, match=r"2 of 4 films in out are not there \(001.mp4, 002.mp4\).*--resume"):
-        render_batch(requests(prompts=lines(4)), console=Console(quiet=True))
+        render_batch(requests(prompts=lines(4)), console=Console(quiet=True), opener=Opener())
     assert asked == ["000.mp4", "001.mp4", "002.mp4", "003.mp4"]
     assert (here / "out").is_dir()
 
@@ -156,21 +159,88 @@ def test_a_batch_goes_on_after_a_film_that_failed(here: Path, monkeypatch: pytes
 def test_what_is_wrong_with_the_first_film_stops_the_batch(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = rendered(monkeypatch, fail_on(0, error=ValueError("no such size")))
     with pytest.raises(ValueError, match="no such size"):
-        render_batch(requests(prompts=lines(4)), console=Console(quiet=True))
+        render_batch(requests(prompts=lines(4)), console=Console(quiet=True), opener=Opener())
     assert asked == ["000.mp4"]
+
+
+class Short(Opener):
+    """A model that reads no more than so many words; it counts how often it was opened."""
+
+    def __call__(self, request: EngineRequest, seed: int) -> Opened:
+        def read(prompt: str) -> dict[str, tuple[str, ...]]:
+            if len(prompt.split()) > 5:
+                raise ValueError(f"The prompt has {len(prompt.split())} words, the model reads at most 5; shorten it.")
+            return {}
+
+        return replace(super().__call__(request, seed), read_prompt=read)
+
+
+def test_a_batch_is_checked_whole_before_its_first_film(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = rendered(monkeypatch, lambda index: 0)
+    Path("night.txt").write_text("# a batch\na ball\na star\na ball over the wide and stormy sea\n")
+    opener = Short()
+    with pytest.raises(UsageMistake) as refused:
+        render_batch(requests(prompts="night.txt"), console=Console(quiet=True), opener=opener)
+    assert str(refused.value) == (
+        "night.txt, line 4: in shot 1 the prompt has 8 words, the model reads at most 5; shorten it."
+    )
+    assert (asked, len(opener.streams)) == ([], 1)
+    assert not (here / "out").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "said"),
+    [
+        ('{"prompts": ["a", "b", "c d e f g h"]}', "a.jsonl", "a.jsonl, line 2, prompts[2]: in shot 3 the prompt has"),
+        (
+            '{"prompts": ["a", "b"], "switch_frame_indices": [4000]}',
+            "a.jsonl",
+            "line 2, prompts[1]: this shot begins at",
+        ),
+    ],
+)
+def test_every_film_of_a_batch_is_placed_and_read(
+    line: str, name: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = rendered(monkeypatch, lambda index: 0)
+    Path(name).write_text(f'{{"prompts": ["a"]}}\n{line}\n')
+    with pytest.raises(UsageMistake) as refused:
+        render_batch(requests(script=name), console=Console(quiet=True), opener=Short())
+    assert said in str(refused.value)
+    assert asked == []
+
+
+def test_the_names_of_a_batch_are_checked_before_its_first_film(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = rendered(monkeypatch, lambda index: 0)
+    Path("out").mkdir()
+    Path("out/002.mp4").write_bytes(b"a film of yesterday")
+    with pytest.raises(UsageMistake, match=r"out/002\.mp4 exists already\. Add --overwrite"):
+        render_batch(requests(prompts=lines(4)), console=Console(quiet=True), opener=Opener())
+    assert asked == []
+    assert [path.name for path in Path("out").iterdir()] == ["002.mp4"]
+
+
+def test_a_dry_run_of_several_films_reads_all_of_them_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.films, "OneModel", Short)
+    dry: list[Path] = []
+    monkeypatch.setattr(app.films, "dry_run", lambda request, **_: dry.append(request.output) or 0)
+    Path("night.txt").write_text("a ball\na ball over the wide and stormy sea\n")
+    with pytest.raises(UsageMistake, match=r"night\.txt, line 2: in shot 1 the prompt has 8 words"):
+        film(resolve([given_by_flags({"prompts": "night.txt"})]), RunFlags(dry_run=True))
+    assert dry == []
 
 
 @pytest.mark.parametrize("code", [130, 143])
 def test_ctrl_c_ends_the_whole_batch(code: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = rendered(monkeypatch, lambda index: code if index == 1 else 0)
-    assert render_batch(requests(prompts=lines(4)), console=Console(quiet=True)) == code
+    assert render_batch(requests(prompts=lines(4)), console=Console(quiet=True), opener=Opener()) == code
     assert asked == ["000.mp4", "001.mp4"]
 
 
 def test_a_folder_that_cannot_be_is_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = rendered(monkeypatch, lambda index: 0)
     with pytest.raises(UsageMistake, match="cannot be a folder for films"):
-        render_batch(requests(prompts=lines(2), output="no/such"), console=Console(quiet=True))
+        render_batch(requests(prompts=lines(2), output="no/such"), console=Console(quiet=True), opener=Opener())
     assert asked == []
 
 

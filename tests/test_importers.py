@@ -44,10 +44,33 @@ def test_lines_of_a_text_are_shots() -> None:
     assert script.shots[1].place == "a.txt, line 2"
 
 
-def test_blank_lines_make_paragraphs_shots() -> None:
-    script = one("\na red ball\nover the sea\n \n\na blue star\n", "a.txt")
-    assert prompts_of(script) == ["a red ball over the sea", "a blue star"]
+WRAPPED = """
+A red ball bounces over the wide sea and
+the wind blows hard against the small
+white sails.
+
+A blue star drifts over the snow and the
+night is dark.
+"""
+
+
+def test_prose_that_a_narrow_page_wrapped_is_a_shot_a_paragraph() -> None:
+    script = one(WRAPPED, "a.txt")
+    assert prompts_of(script) == [
+        "A red ball bounces over the wide sea and the wind blows hard against the small white sails.",
+        "A blue star drifts over the snow and the night is dark.",
+    ]
     assert script.shots[1].place == "a.txt, line 6"
+    assert script.notes == ("Read as 2 paragraphs, a shot each.",)
+
+
+def test_blank_lines_between_prompts_change_nothing() -> None:
+    for text in ("a red ball\na blue star\n\na heart\n", "a red ball\n\na blue star\n \na heart"):
+        script = one(text, "a.txt")
+        assert prompts_of(script) == ["a red ball", "a blue star", "a heart"]
+        assert script.notes == ()
+    long = "a red ball bounces over the wide and stormy sea of the north"
+    assert prompts_of(one(f"{long}\na blue star\n\n{long}", "a.txt")) == [long, "a blue star", long]
 
 
 def test_lines_of_a_text_are_videos_when_asked() -> None:
@@ -230,7 +253,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "too many lines": ("a.txt", "a\n" * 10_001, "10001 shots are too many"),
     "section without s": ("a.txt", "[0s: a] [5: b]", 'the section "[5: b]" cannot be read. Write it like [5s: a'),
     "section without colon": ("a.txt", "[0s: a]\n[5s b]", "a.txt, line 2: the section"),
-    "old form": ("a.txt", "[0s] a fox\n[5s] a wolf", "line 1: the section"),
+    "old form on one line": ("a.txt", "[0s] a fox [5s] a wolf", "line 1: this line holds more than one time"),
     "open section": ("a.txt", "[0s: a] [5s: b", "cannot be read"),
     "negative section": ("a.txt", "[0s: a] [-5s: b]", "cannot be read"),
     "section backwards": ("a.txt", "[0s: a] [5s-2s: b]", "this section ends at 2s, before it begins"),
@@ -253,7 +276,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "jsonl index words": ("a.jsonl", '{"prompts": ["a", "b"], "switch_frame_indices": "1"}', "where a list of latent"),
     "json of another kind": ("a.json", '{"name": "x"}', "this is no script that Rivulet knows"),
     "key over lines": ("a.json", '{"shots": [{"prompt": "a", "x\\ny": 1}]}', "a.json, line 1, shots[0].x\\ny: a shot"),
-    "json list": ("a.json", "[1]", "where a script belongs"),
+    "json list": ("a.json", "[1]", "a list holds either texts or records"),
     "scope version": ("a.json", scope({"startTime": 0, "text": "a"}, version="1.0"), 'version "1.0" are not read'),
     "scope nothing": ("a.json", scope({"startTime": 1, "endTime": 1, "text": "a"}), "there is no prompt on this"),
     "scope no start": ("a.json", scope({"text": "a"}), "line 3, prompts[0]: this prompt has no startTime"),
@@ -304,7 +327,7 @@ def test_a_bad_file_gets_its_place_and_one_action(
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"a\nein gr\xfcner W\xfcrfel")
-    (tmp_path / "utf16.txt").write_bytes("a ball".encode("utf-16"))
+    (tmp_path / "utf16.txt").write_bytes("a ball".encode("utf-16-le"))
     (tmp_path / "large.txt").write_bytes(b"x" * (LARGEST_FILE + 1))
     os.mkfifo(tmp_path / "pipe.txt")
     for name, said in {

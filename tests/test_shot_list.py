@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "equal keys": (HEAD + "  - prompt: a\n    prompt: b\n", 'line 4: the key "prompt" stands there twice'),
     "two documents": (HEAD + "  - prompt: a\n---\nshots: []\n", "line 4: a second document begins"),
     "deep": ("shots: " + "[" * 500 + "]" * 500, f"nested more than {DEEPEST} deep"),
-    "never closed": ("shots: " + "[" * 9_000, "nested more than"),
+    "never closed": ("shots: " + "[" * 9_000, "shots.yaml, line 1: lists and mappings are nested more than"),
     "list as key": ("? [a]\n: b\n", "a key is a list"),
     "control character": ("shots: [{prompt: a\x07}]", "control character"),
     "empty document": ("# nothing\n", "this file is empty"),

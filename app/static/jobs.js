@@ -58,7 +58,7 @@ function bytesText(count) {
 function guessKind(text) {
   const start = text.trimStart();
   if (/^\s*(version|shots|defaults)\s*:/m.test(text)) return "yaml";
-  if (!/^[[{]/.test(start)) return "txt";
+  if (!/^[[{]\s*["{]/.test(start)) return "txt"; // the server tells timed lists, tables and subtitles from their content
   try {
     return JSON.parse(start).shots ? "yaml" : "prompts" in JSON.parse(start) ? "jsonl" : "json";
   } catch {
