@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -241,7 +240,7 @@ def script_among(words: Sequence[str], *, others: Sequence[str]) -> str | None:
         others: what else was given to be filmed.
 
     Raises:
-        UsageMistake: a file that is not there or is a folder, several files, or a file beside prompts.
+        UsageMistake: a folder, several files, or a file beside prompts.
     """
     files = [word for word in words if names_a_file(word)]
     if not files:
@@ -253,28 +252,13 @@ def script_among(words: Sequence[str], *, others: Sequence[str]) -> str | None:
     if len(words) > 1 or others:
         other = one_line(shorten([*(word for word in words if word not in files), *others][0], 40))
         raise UsageMistake(f"{shown[0]} is a script, and {other} is to be filmed too. Give one of them, or say {say}.")
-    file = Path(files[0])
     try:
-        folder, there = file.is_dir(), file.exists() or file.is_symlink()
+        folder = Path(files[0]).is_dir()
     except (OSError, ValueError):
-        folder, there = False, False
+        folder = False
     if folder:
         raise UsageMistake(f"{shown[0]} is a folder. Give a script in it, or say {say}.")
-    if not there:
-        near = _nearest(file)
-        hint = f"; did you mean {one_line(shorten(near, 60))}?" if near else "."
-        raise UsageMistake(f"There is no file {shown[0]}{hint} Check its name and folder, or say {say}.")
     return files[0]
-
-
-def _nearest(file: Path) -> str | None:
-    """The file beside it that is spelled most alike."""
-    try:
-        names = {path.name: path for path in islice(file.parent.iterdir(), 1000)}
-    except (OSError, ValueError):
-        return None
-    near = get_close_matches(file.name.strip(), names, n=1, cutoff=0.8)
-    return str(names[near[0]]) if near else None
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ is wrong with one is told at the end, after the others.
 
 import os
 import secrets
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,16 @@ from pathlib import Path
 from rich.console import Console
 
 from app.config import Resolved, Settings
-from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, RenderFailure, UsageMistake, explain, printable
+from app.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    RenderFailure,
+    UsageMistake,
+    explain,
+    printable,
+    shorten,
+)
 from app.estimate import dry_run
 from app.exporting import export
 from app.importers import load_script, switch_at
@@ -121,11 +131,16 @@ def read_scripts(resolved: Resolved) -> list[Script]:
     settings = resolved.settings
     transition = _transition(settings)
     if settings.script is not None or settings.prompts is not None:
-        scripts = load_script(
-            Path(settings.script or settings.prompts or ""),
-            as_videos=settings.prompts is not None,
-            switch_frame_indices=settings.switch_frame_indices,
-        )
+        file = settings.script or settings.prompts or ""
+        try:
+            scripts = load_script(
+                Path(file), as_videos=settings.prompts is not None, switch_frame_indices=settings.switch_frame_indices
+            )
+        except UsageMistake as mistake:
+            if os.path.lexists(file):
+                raise
+            say = f"--prompt {shlex.quote(printable(shorten(file, 60)))}"
+            raise UsageMistake(f"{str(mistake).rstrip('.')}, or say {say} to film these words.") from mistake
         if "transition" in resolved.given:
             scripts = [replace(script, transition=transition) for script in scripts]
         return scripts

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -151,13 +152,25 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
     except FileNotFoundError as error:
-        raise UsageMistake(f"There is no file {shown}. Check its name and folder.") from error
+        near = _nearest(path)
+        hint = f"; did you mean {shorten_path(one_line(near))}?" if near else "."
+        raise UsageMistake(f"There is no file {shown}{hint} Check its name and folder.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "its name is not one this system can open"
         raise UsageMistake(f"{shown} cannot be read ({reason}). Give another file.") from error
     if len(data) > LARGEST_FILE:
         raise UsageMistake(f"{shown} is larger than {LARGEST_FILE // 10**6} MB. Split it into several files.")
     return decode(data, shown)
+
+
+def _nearest(path: Path) -> str | None:
+    """The file beside one that is not there that is spelled most alike."""
+    try:
+        names = [other.name for other in islice(path.parent.iterdir(), 1000)]
+    except (OSError, ValueError):
+        return None
+    near = get_close_matches(path.name.strip()[:80], names, n=1, cutoff=0.8)
+    return str(path.with_name(near[0])) if near else None
 
 
 def decode(data: bytes, file: str) -> str:

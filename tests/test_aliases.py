@@ -155,8 +155,9 @@ def test_one_word_that_is_a_file_name_is_a_script(filmed: list[tuple[Resolved, R
 
     assert asked("shots.yaml") == {"script": "shots.yaml"}
     assert asked("lines.TXT", "seed=3") == {"script": "lines.TXT"}
-    assert asked("shots.yaml", "a ball") == {"prompt": ["shots.yaml", "a ball"]}
-    assert asked("my shots.yaml") == {"prompt": ["my shots.yaml"]}
+    assert asked("my shots.yaml") == {"script": "my shots.yaml"}
+    assert asked("a ball.", "day/night") == {"prompt": ["a ball.", "day/night"]}
+    assert main(["render", "shots.yaml", "a ball"]) == 2
     assert asked("--prompt", "shots.yaml", "--prompt", "seed=3") == {"prompt": ["shots.yaml", "seed=3"]}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.cli_render import script_among
+from app.config import given_by_flags, resolve
 from app.errors import UsageMistake
+from app.films import read_scripts
 from app.importers import load_script, parse_script
 from app.script import Script
 from benchmarks.fuzz import is_told_well
@@ -219,10 +221,6 @@ def test_a_file_that_is_there_is_the_script(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("words", "others", "said"),
     [
-        (["nigt shots.yaml"], [], "There is no file nigt shots.yaml; did you mean night shots.yaml? Check"),
-        (["no.srt"], [], "There is no file no.srt. Check its name and folder, or say --prompt no.srt to film"),
-        (["./no"], [], "There is no file ./no."),
-        (["loose.yaml"], [], "There is no file loose.yaml"),
         (["folder"], [], "folder is a folder. Give a script in it, or say --prompt folder to film these words."),
         (["night shots.yaml", "b.txt"], [], "night shots.yaml and b.txt are both files. Render one script at a time"),
         (["night shots.yaml", "a ball"], [], "night shots.yaml is a script, and a ball is to be filmed too."),
@@ -241,6 +239,22 @@ def test_a_file_is_a_script_or_one_clear_error(
         script_among(words, others=others)
     assert said in str(caught.value)
     assert is_told_well(str(caught.value)), str(caught.value)
+
+
+def test_a_file_that_is_missing_is_told_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("night shots.yaml").write_text("a ball\n")
+    for word, said in {
+        "nigt shots.yaml": "There is no file nigt shots.yaml; did you mean night shots.yaml? Check its name",
+        "no.srt": "There is no file no.srt. Check its name and folder, or say --prompt no.srt to film these words.",
+        "./no": "There is no file no. Check its name and folder, or say --prompt ./no to film these words.",
+        "-": "There is no file -. Check its name and folder, or say --prompt - to film these words.",
+    }.items():
+        assert script_among([word], others=[]) == word
+        with pytest.raises(UsageMistake) as caught:
+            read_scripts(resolve([given_by_flags({"script": word})]))
+        assert said in str(caught.value)
+        assert is_told_well(str(caught.value)), str(caught.value)
 
 
 def test_links_to_nowhere_and_pipes_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
