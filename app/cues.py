@@ -16,7 +16,7 @@ from app.spans import Span, read_moment, script_of_spans
 from pipelines.types import Prompt
 
 _CLOCK = r"(?:\d{1,9}:)?\d{1,9}:\d{1,9}(?:[.,]\d{1,9})?"
-_TIMES = re.compile(rf"\s*(-?{_CLOCK})\s*-->\s*(-?{_CLOCK})(?:[ \t].*)?", re.ASCII)
+_TIMES = re.compile(rf"\s*(-?{_CLOCK})\s*-->\s*(-?{_CLOCK})(?:[ \t]+\w+:\S+)*[ \t]*", re.ASCII)
 _CUE = re.compile(
     rf"(?:\d{{1,9}}[ \t]*\n)?[ \t]*-?{_CLOCK}\s*-->[ \t]*{_CLOCK}(?:[ \t]+\w+:\S+)*[ \t]*$", re.ASCII | re.MULTILINE
 )
@@ -48,7 +48,8 @@ def cues_script(text: str, file: str) -> Script:
     spans: list[Span] = []
     at = 0
     if vtt:
-        while at < len(lines) and lines[at].strip():
+        at = next(number for number, line in enumerate(lines) if line.strip())
+        while at < len(lines) and lines[at].strip() and "-->" not in lines[at]:
             at += 1
     while at < len(lines):
         line, place = lines[at].strip(), f"{file}, line {at + 1}"
@@ -56,7 +57,7 @@ def cues_script(text: str, file: str) -> Script:
         if not line:
             at += 1
         elif vtt and re.match(r"(NOTE|STYLE|REGION)(\s|$)", line) and "-->" not in line:
-            while at < len(lines) and lines[at].strip():
+            while at < len(lines) and lines[at].strip():  # which holds no cue, by the rules of the format
                 at += 1
         elif "-->" in line:
             found = _TIMES.fullmatch(lines[at])

@@ -6,12 +6,12 @@ brackets is what every shot shares, as its users expect (FP-Studio issue 65).
 
 import re
 from bisect import bisect_left
-from itertools import pairwise
 
 from app.errors import UsageMistake
-from app.lengths import Length, parse_moment
+from app.lengths import parse_moment
 from app.nodes import quote
-from app.script import RECACHE, Script, ScriptShot, check_script
+from app.script import Script
+from app.spans import Span, script_of_spans
 
 _SECTION = re.compile(r"\[\s*(\d{1,9}(?:\.\d{1,9})?)s\s*(?:-\s*(\d{1,9}(?:\.\d{1,9})?)s\s*)?:([^\[\]]*)\]", re.ASCII)
 _MEANT = re.compile(r"\[\s*-?[\d.]{1,20}\s*(?:s\b|[-:\]])[^\]]{0,40}\]?", re.ASCII)
@@ -27,7 +27,7 @@ def parse_framepack(text: str, file: str, *, first_line: int = 1) -> Script:
     """Read timed sections into a script; they may stand in any order, as in FramePack-Studio.
 
     Raises:
-        UsageMistake: a section that cannot be read, sections that overlap, and what check_script refuses.
+        UsageMistake: a section that cannot be read, and what script_of_spans refuses.
     """
 
     breaks = [found.start() for found in re.finditer("\n", text)]
@@ -38,7 +38,7 @@ def parse_framepack(text: str, file: str, *, first_line: int = 1) -> Script:
     outside = _SECTION.sub("", text)
     if broken := _MEANT.search(_SECTION.sub(lambda found: " " * len(found[0]), text)):
         raise UsageMistake(f"{place(broken.start())}: the section {quote(broken[0])} cannot be read. {_FORM}")
-    timed: list[tuple[Length, Length | None, ScriptShot]] = []
+    spans: list[Span] = []
     for found in _SECTION.finditer(text):
         where = place(found.start())
         try:
@@ -47,26 +47,6 @@ def parse_framepack(text: str, file: str, *, first_line: int = 1) -> Script:
             raise UsageMistake(f"{where}: {mistake}") from mistake
         if end is not None and end.amount <= start.amount:
             raise UsageMistake(f"{where}: this section ends at {end}, before it begins. Give an end after {start}.")
-        timed.append((start, end, ScriptShot(start, " ".join(found[3].split()), place=where)))
-    timed.sort(key=lambda section: section[0].amount)
-    refuse_overlap([(shot, start.amount, end and end.amount) for start, end, shot in timed])
-    script = Script(
-        tuple(shot for _, _, shot in timed),
-        end=timed[-1][1] if timed else None,
-        style=" ".join(outside.split()),
-        transition=RECACHE,
-        place=file,
-    )
-    check_script(script)
-    return script
-
-
-def refuse_overlap(shots: list[tuple[ScriptShot, float, float | None]]) -> None:
-    """Refuse shots, sorted by their start in seconds, of which one begins before the one above it ends."""
-    for (_, start, end), (shot, begin, _) in pairwise(shots):
-        until = start if end is None else end
-        if begin < until - 1e-3:
-            raise UsageMistake(
-                f"{shot.place}: this shot begins at {begin:g}s, while the one before it lasts until {until:g}s. "
-                f"Let it begin at {until:g}s or end the other one earlier."
-            )
+        spans.append(Span(start, end, " ".join(found[3].split()), where))
+    spans.sort(key=lambda span: 0.0 if span.start is None else span.start.amount)
+    return script_of_spans(spans, file, style=" ".join(outside.split()))

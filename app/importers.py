@@ -28,7 +28,6 @@ from app.tables import looks_like_a_table, record_scripts, table_scripts
 from app.timed_lines import prompt_map, timed_lines
 from app.toml_tree import parse_toml
 from app.yaml_tree import parse_yaml
-from pipelines.types import prompt_text
 
 MAX_VIDEOS = 10_000
 _KINDS = (
@@ -130,26 +129,17 @@ def _txt(text: str, file: str, as_videos: bool) -> list[Script]:
     if as_videos:
         _refuse_many(len(lines), file)
         return [
-            _sections(line.text, file, first_line=line.number)
+            parse_framepack(line.text, file, first_line=line.number)
             if looks_timed(line.text) and not line.exact
             else _shared([line], file, f", line {line.number}")
             for line in lines
         ]
     if looks_timed(text) and not any(line.exact for line in lines):
         rows = {line.number: line.text for line in lines}
-        return [_sections("\n".join(rows.get(number + 1, "") for number in range(text.count("\n") + 1)), file)]
+        return [parse_framepack("\n".join(rows.get(number + 1, "") for number in range(text.count("\n") + 1)), file)]
     if (joined := paragraphs(lines)) is not None:
         return [_shared(joined, file, note=f"Read as {len(joined)} paragraphs, a shot each.")]
     return [_shared(lines, file)]
-
-
-def _sections(text: str, file: str, *, first_line: int = 1) -> Script:
-    """FramePack-Studio's sections; what is in them is looked at as any other tool's words are."""
-    script = parse_framepack(text, file, first_line=first_line)
-    for shot in script.shots:
-        for words in (prompt_text(shot.prompt), script.style):
-            refuse_foreign_words(words, shot.place)
-    return script
 
 
 def _shared(lines: Sequence[Line], file: str, at: str = "", note: str = "") -> Script:

@@ -9,7 +9,10 @@ _REMARK = re.compile(r"#|//")
 _RULE = re.compile(r"[-=_*~]{3,}")
 _QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201c\u201d]+)\u201d')
 _SENTENCE = re.compile(r"[.!?\u2026\u3002][\"'\u201d\u2019)]*$")
-_MARK = re.compile(r"(?:[-*+\u2022]|(\d{1,5})[.)])\s+(?=\S)", re.ASCII)
+_MARK = re.compile(
+    r"(?:[-*+\u2022]|(?:(?:shot|scene|clip|part|prompt|segment)\s*#?(\d{1,5})\s*[:.)-])|(\d{1,5})[.)])\s+(?=\S)",
+    re.ASCII | re.IGNORECASE,
+)
 _NARROWEST = 40
 """Letters in a full line of wrapped prose, at least; shorter lines are prompts."""
 
@@ -28,7 +31,7 @@ class Line:
 
 
 def lines_of(text: str) -> list[Line]:
-    """The lines of a text that hold prompts: no remarks (`#`, `//`), no rules (`---`), no marks of a list."""
+    """The lines of a text that hold prompts: no remarks (`#`, `//`), rules (`---`) or marks (`-`, `1.`, `Shot 1:`)."""
     lines: list[Line] = []
     fresh = True
     for number, written in enumerate(text.split("\n"), 1):
@@ -71,9 +74,10 @@ def paragraphs(lines: Sequence[Line]) -> list[Line] | None:
 
 
 def _without_marks(lines: list[Line]) -> list[Line]:
-    """The lines without bullets or numbers, where every one of them has the next."""
+    """The lines without bullets or numbers, where every one of them has the next one."""
     marks = [_MARK.match(line.text) for line in lines]
     for number, (line, mark) in enumerate(zip(lines, marks, strict=True), 1):
-        if line.exact or mark is None or (mark[1] is not None and int(mark[1]) != number):
+        said = None if mark is None else mark[1] or mark[2]
+        if line.exact or mark is None or (said is not None and int(said) != number):
             return lines
     return [replace(line, text=line.text[mark.end() :]) for line, mark in zip(lines, marks, strict=True) if mark]

@@ -4,11 +4,11 @@ Both are lists of spans in seconds with weighted texts; the workflow file says t
 such a file (model, seed, adapters) stays out, and the script's notes say so.
 """
 
-from app.framepack_prompt import refuse_overlap
 from app.lengths import LONGEST_SECONDS, Length
 from app.nodes import Node, quote
-from app.script import MAX_SOFT_CHUNKS, Script, ScriptShot, check_script
+from app.script import MAX_SOFT_CHUNKS, Script
 from app.shot_list import read_mix
+from app.spans import Span, script_of_spans
 from pipelines.types import Prompt, Transition
 
 _EXPORT = {"start": "startTime", "end": "endTime", "steps": "transitionSteps", "method": "temporalInterpolationMethod"}
@@ -27,7 +27,7 @@ def scope_script(document: Node) -> Script:
     does. `transitionSteps` n above 0 is a soft transition of n chunks.
 
     Raises:
-        UsageMistake: no timeline in it, another version, spans that overlap, and what check_script refuses.
+        UsageMistake: no timeline in it, another version, and what script_of_spans refuses.
     """
     root = document.mapping((), "a Scope file", ignore=True)
     names, notes = _EXPORT, ["Only the prompts and their times are taken from a Scope file; model and seed are not."]
@@ -44,7 +44,7 @@ def scope_script(document: Node) -> Script:
         version = root.get("version")
         if version is not None and not version.scalar("a version").startswith("2"):
             version.wrong(f"Scope timelines of version {quote(version.written)} are not read. Export it as version 2.")
-    shots: list[tuple[ScriptShot, float, float | None]] = []
+    shots: list[Span] = []
     slerp = False
     for span in spans.list_of("prompts"):
         entries = span.mapping((), "a prompt of the timeline", ignore=True)
@@ -58,22 +58,14 @@ def scope_script(document: Node) -> Script:
         method = entries.get(names["method"])
         slerp |= method is not None and method.written == "slerp"
         prompt, steps = _prompt(span), entries.get(names["steps"])
-        shots.append((ScriptShot(Length(start, "s"), prompt, _steps(steps), place=span.place), start, end))
+        until = None if end is None else Length(end, "s")
+        shots.append(Span(Length(start, "s"), until, prompt, span.place, _steps(steps)))
     if not shots:
         spans.wrong("there is no prompt on this timeline. Add one in Scope and export it again.")
-    shots.sort(key=lambda shot: shot[1])
-    refuse_overlap(shots)
+    shots.sort(key=lambda shot: 0.0 if shot.start is None else shot.start.amount)
     if slerp:
         notes.append("Scope's slerp blends become linear ones: the texts in between differ a little.")
-    last = shots[-1][2]
-    script = Script(
-        tuple(shot for shot, _, _ in shots),
-        end=None if last is None else Length(last, "s"),
-        place=document.file,
-        notes=tuple(notes),
-    )
-    check_script(script)
-    return script
+    return script_of_spans(shots, document.file, notes=notes, exact=True)
 
 
 def _second(span: Node, name: str) -> float | None:

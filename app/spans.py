@@ -10,7 +10,7 @@ from app.foreign_words import NEGATIVE_NOTE, refuse_foreign_words, without_negat
 from app.lengths import LONGEST_SECONDS, Length, parse_moment
 from app.nodes import quote
 from app.script import Script, ScriptShot, check_script
-from pipelines.types import Prompt
+from pipelines.types import Prompt, Transition
 
 _EXACT = 1e-3
 """Seconds, or parts of a frame, by which two times may miss each other."""
@@ -23,12 +23,14 @@ _BARE = re.compile(r"-?\d*\.?\d+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A text from `start` to `end`; None leaves them open. `place` is where it stands, for errors."""
+    """A text from `start` to `end`; None leaves them open. `place` is where it stands, for errors; `transition` None
+    takes the script's."""
 
     start: Length | None
     end: Length | None
     text: Prompt
     place: str
+    transition: Transition | None = None
 
 
 def script_of_spans(
@@ -40,6 +42,7 @@ def script_of_spans(
     exact: bool = False,
     head: str = "",
     tail: str = "",
+    style: str = "",
 ) -> Script:
     """A script of spans in the order of the film; a gap keeps the prompt before it, and a note says so.
 
@@ -51,6 +54,7 @@ def script_of_spans(
         exact: the texts mean what they say; otherwise those of other tools are refused.
         head: stands before every text.
         tail: stands behind every text.
+        style: of the script.
 
     Raises:
         UsageMistake: spans that end before they begin, overlap or lack a time; what check_script refuses.
@@ -65,7 +69,7 @@ def script_of_spans(
                 told.append(NEGATIVE_NOTE)
             refuse_foreign_words(text, span.place)
             text = ", ".join(part for part in (head, text, tail) if part.strip()) if text.strip() else text
-        shots.append(ScriptShot(span.start, text, place=span.place))
+        shots.append(ScriptShot(span.start, text, span.transition, place=span.place))
         if span.start is None and (span.end is not None or spans[0].start is not None):
             raise UsageMistake(f"{span.place}: this shot does not say when it begins. Give it a time, as the others.")
         if span.start is not None and span.end is not None and not _before(span.start, span.end):
@@ -73,7 +77,9 @@ def script_of_spans(
                 f"{span.place}: this shot ends at {span.end}, before it begins. Give an end after {span.start}."
             )
     last = spans[-1].end if spans else None
-    script = Script(tuple(shots), end=end or last, place=file)
+    if not exact:
+        refuse_foreign_words(style, file)
+    script = Script(tuple(shots), end=end or last, style=style, place=file)
     check_script(script)
     for before, span in pairwise(spans):
         if before.end is None or span.start is None or before.end.unit != span.start.unit:

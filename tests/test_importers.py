@@ -159,7 +159,9 @@ def test_timed_sections_are_shots_and_what_is_outside_is_style() -> None:
 
 
 def test_a_gap_between_sections_keeps_the_prompt() -> None:
-    film = resolve(one("[0s-1s: a] [6s-8s: b]", "a.txt"), length=None, fps=16, rhythm=Rhythm(3, 3))
+    script = one("[0s-1s: a] [6s-8s: b]", "a.txt")
+    assert script.notes == ("From 1s to 6s nothing is asked for: the prompt before it goes on.",)
+    film = resolve(script, length=None, fps=16, rhythm=Rhythm(3, 3))
     assert film.frames == 128
     assert [shot.actual.frame for shot in film.shots] == [0, 105]
     assert film.blend(5) == (("a", 1.0),)

@@ -163,6 +163,11 @@ first
     assert shots_of(one(text, "a.vtt")) == [("0s", "a fox & a wolf <3"), ("4s", (("a fox", 0.7), ("a wolf", 0.3)))]
 
 
+def test_webvtt_whose_first_cue_follows_its_head_at_once() -> None:
+    text = "\n\nWEBVTT\n00:00.000 --> 00:04.000\na ball\n\n00:04.000 --> 00:08.000\na star\n"
+    assert shots_of(one(text, "a.vtt")) == [("0s", "a ball"), ("4s", "a star")]
+
+
 HOSTILE = [
     "a red ball",
     "00:00:00.000 --> 00:00:09.000",
@@ -217,6 +222,7 @@ def test_a_mix_comes_back_from_subtitles(tmp_path: Path) -> None:
         ("a.srt", SRT.replace("00:00:08", "00:00:99"), "is not a time"),
         ("a.srt", SRT.replace("00:00:04,000 --> 00:00:08,000", "00:00:04,000 -> x"), 'line 6: "2" belongs to no cue'),
         ("a.srt", SRT.replace("{\\an8}a blue star", ""), "a prompt is empty"),
+        ("a.srt", SRT.replace("08,000\n", "08,000 a blue star\n"), "cannot be read"),
         ("a.srt", SRT + "\nlast words\n", '"last words" belongs to no cue'),
         ("a.srt", SRT.replace("blue", "{blue|red}"), "a choice or a variable"),
         ("a.vtt", "WEBVTT\n", "there is no cue in it"),
