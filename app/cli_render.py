@@ -4,6 +4,7 @@ Flags only: what they mean beside a config file is decided in app/config.py, wha
 flag is None until it is given, or it could not be told from its default.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -242,6 +243,10 @@ def script_among(words: Sequence[str], *, others: Sequence[str]) -> str | None:
     Raises:
         UsageMistake: a folder, several files, or a file beside prompts.
     """
+    together = " ".join(words)
+    if len(words) > 1 and os.path.lexists(together):
+        quoted = shlex.quote(one_line(shorten(together, 60)))
+        raise UsageMistake(f"{quoted} is a file, and its name has spaces in it. Put the name in quotes.")
     files = [word for word in words if names_a_file(word)]
     if not files:
         return None

@@ -11,6 +11,7 @@ import pytest
 
 import app.estimate
 import app.films
+import app.opening
 from app.access import Access
 from app.cli import main
 from app.errors import UsageMistake
@@ -242,10 +243,16 @@ def test_a_style_counts_to_the_length_of_a_prompt(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_batch_loads_its_model_once_and_films_as_single_renders_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_loads_its_model_once_and_films_as_single_renders_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads: list[object] = []
+    load = app.opening.load_model
+    monkeypatch.setattr(app.opening, "load_model", lambda request: loads.append(request) or load(request))
     Path("batch.txt").write_text("a red ball\na blue star\n")
     films = ["--duration", "9f", "--threads", "1", "--scale", "1"]
     assert main(["render", "--prompts", "batch.txt", "--seed", "5", *films]) == 0
+    assert len(loads) == 1
     assert main(["render", "a blue star", "--seed", "6", "-o", "one.mp4", *films]) == 0
     hashes = [json.loads(Path(name).read_text())["film"]["sha256"] for name in ("out/001.json", "one.json")]
     assert hashes[0] == hashes[1]

@@ -223,6 +223,11 @@ def test_a_file_that_is_there_is_the_script(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("words", "others", "said"),
     [
+        (
+            ["night", "shots.yaml"],
+            [],
+            "'night shots.yaml' is a file, and its name has spaces in it. Put the name in quotes.",
+        ),
         (["folder"], [], "folder is a folder. Give a script in it, or say --prompt folder to film these words."),
         (["night shots.yaml", "b.txt"], [], "night shots.yaml and b.txt are both files. Render one script at a time"),
         (["night shots.yaml", "a ball"], [], "night shots.yaml is a script, and a ball is to be filmed too."),
