@@ -25,7 +25,7 @@ from app.script import MAX_SHOTS, Script, ScriptShot, check_script
 from app.setting_values import READERS
 from app.shot_list import native_script
 from app.tables import looks_like_a_table, record_scripts, table_scripts
-from app.timed_lines import prompt_map, timed_lines
+from app.timed_lines import prompt_map, refuse_unread_times, timed_lines
 from app.toml_tree import parse_toml
 from app.yaml_tree import parse_yaml
 
@@ -126,6 +126,8 @@ def _txt(text: str, file: str, as_videos: bool) -> list[Script]:
         raise UsageMistake(f"{file}: there are only remarks in this file. Write what the film should show.")
     if (script := timed_lines(lines, file)) is not None:
         return [script]
+    if not looks_timed(text):
+        refuse_unread_times(lines, file)
     if as_videos:
         _refuse_many(len(lines), file)
         return [

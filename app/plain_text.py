@@ -10,7 +10,7 @@ _RULE = re.compile(r"[-=_*~]{3,}")
 _QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201c\u201d]+)\u201d')
 _SENTENCE = re.compile(r"[.!?\u2026\u3002][\"'\u201d\u2019)]*$")
 _MARK = re.compile(
-    r"(?:[-*+\u2022]|(?:(?:shot|scene|clip|part|prompt|segment)\s*#?(\d{1,5})\s*[:.)-])|(\d{1,5})[.)])\s+(?=\S)",
+    r"(?:[-*+\u2022]|(?:(?:shot|scene|clip|part|prompt|segment)\s*#?(\d{1,5})\s*[:.)-])|(\d{1,5})[.)]|prompt\s*:)\s+(?=\S)",
     re.ASCII | re.IGNORECASE,
 )
 _NARROWEST = 40

@@ -8,10 +8,12 @@ where they do not, it is refused rather than guessed at.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 from app.errors import UsageMistake
 from app.framepack_prompt import looks_timed
+from app.nodes import quote
 from app.plain_text import Line
 from app.script import MAX_SHOTS, Script
 from app.spans import Span, read_moment, script_of_spans
@@ -45,6 +47,13 @@ _ENTRY = re.compile(
     r"(\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+')(\s*,?)",
     re.DOTALL,
 )
+_UNREAD = (
+    re.compile(r"\W*(?:[a-z]{1,12}\W*)?(\d{1,9}(?::\d{1,9}){0,3}(?:[.,]\d{1,9})?)", re.ASCII | re.IGNORECASE),
+    re.compile(r"\W*(?:[a-z]{1,12}\W*)?\d{1,9}\W+(\d{1,9}(?::\d{1,9}){1,3}(?:[.,]\d{1,9})?)", re.ASCII | re.IGNORECASE),
+)
+"""Where times stand in forms that are not read: `0) a text`, `k0: a text`, `Scene 1 (0:00): a text`."""
+_HEAD = 40
+"""Letters at the head of a line in which a time would stand."""
 _CLOSING = re.compile(r"\s*([})]|$)")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
@@ -166,6 +175,28 @@ def _is_timed(marks: Sequence[Mark | None]) -> bool:
     return plainly or (every and differ and all(mark.kind != "bare" for mark in known))
 
 
+def refuse_unread_times(lines: Sequence[Line], file: str) -> None:
+    """Refuse lines of which every one begins with a number and these rise from 0: times, in a form that is not read.
+
+    Raises:
+        UsageMistake: names the forms that are.
+    """
+    if len(lines) < 2 or any(line.exact for line in lines):
+        return
+    for form in _UNREAD:
+        found = [form.match(line.text[:_HEAD]) for line in lines]
+        times = [_seconds(match[1]) for match in found if match is not None]
+        if len(times) == len(lines) and times[0] == 0 and all(before < after for before, after in pairwise(times)):
+            _fail(
+                f"{file}, line {lines[0].number}", "here numbers rise from 0 with the lines, in a form that is not read"
+            )
+
+
+def _seconds(number: str) -> float:
+    parts = number.replace(",", ".").split(":")
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+
+
 def _script(spans: Sequence[Span], file: str) -> Script:
     if spans and spans[0].start is not None and spans[0].start.amount:
         _fail(spans[0].place, f"this list begins at {spans[0].start}, and before it there is nothing. Begin it at 0")
@@ -173,6 +204,9 @@ def _script(spans: Sequence[Span], file: str) -> Script:
 
 
 def _span(mark: Mark, text: str, place: str) -> Span:
+    for moment in (mark.start, mark.end):
+        if moment is not None and _is_count(moment) and "." in moment:
+            _fail(place, f"{quote(moment)} is neither frames nor seconds. Write {moment}s for seconds")
     return Span(
         read_moment(mark.start, place, bare="f"),
         None if mark.end is None else read_moment(mark.end, place, bare="f"),

@@ -39,6 +39,7 @@ def test_lines_with_a_hash_are_remarks() -> None:
     assert prompts_of(one("# Title\n\n- a ball\n- a star\n", "a.md")) == ["a ball", "a star"]
     assert prompts_of(one("1. a ball\n2) a star")) == ["a ball", "a star"]
     assert prompts_of(one("Shot 1: a ball\nShot 2: a star")) == ["a ball", "a star"]
+    assert prompts_of(one("Prompt: a ball\nprompt: a star")) == ["a ball", "a star"]
     assert prompts_of(one("Shot 1: a ball\na star")) == ["Shot 1: a ball", "a star"]
     assert prompts_of(one("1. a ball\n3. a star")) == ["1. a ball", "3. a star"], "no list: left as it is"
     assert prompts_of(one("[0s: a ball]\n# then\n[4s: a star]")) == ["a ball", "a star"]
