@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 Layers = Annotated[int, Field(ge=1, le=512)]
 Width = Annotated[int, Field(ge=1, le=2**20)]
@@ -88,7 +88,7 @@ class TextEncoderConfig(_Config):
 
 
 VOCABULARY: TypeAdapter[list[str]] = TypeAdapter(
-    Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=2**20)],
+    Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=2**20), FailFast()],
     config=ConfigDict(strict=True),
 )
 """vocabulary.json of models/text.py: the words, in the order of the embedding's rows."""

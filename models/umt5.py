@@ -42,6 +42,9 @@ def outline_umt5(**config: Any) -> nn.Module:
     return UMT5EncoderModel(UMT5Config(**config))
 
 
+outline_umt5.__name__ = "UMT5EncoderModel"  # what sentences call it
+
+
 def clean_prompt(prompt: str) -> str:
     """What the Wan models were trained to read: mended Unicode, HTML entities resolved, single spaces.
 

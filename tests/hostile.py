@@ -57,16 +57,18 @@ def save_sound(root: Path) -> None:
     (root / "card.json").write_text(json.dumps(card))
 
 
-def _tensors(part: str, change: Callable[[dict[str, Tensor]], object]) -> Spoil:
+def _tensors(part: str, change: Callable[[dict[str, Tensor]], object], file: str = WEIGHTS) -> Spoil:
     def spoil(root: Path) -> None:
-        tensors = {key: value.clone() for key, value in load_file(root / part / WEIGHTS).items()}
+        tensors = {key: value.clone() for key, value in load_file(root / part / file).items()}
         change(tensors)
-        save_file(tensors, str(root / part / WEIGHTS))
+        save_file(tensors, str(root / part / file), metadata={"format": "pt"})
 
     return spoil
 
 
-def _poison(part: str, value: float, dtype: torch.dtype = torch.float32, *, every: bool = False) -> Spoil:
+def _poison(
+    part: str, value: float, dtype: torch.dtype = torch.float32, *, every: bool = False, file: str = WEIGHTS
+) -> Spoil:
     def change(tensors: dict[str, Tensor]) -> None:
         for name in sorted(tensors) if every else sorted(tensors)[-1:]:
             tensors[name] = tensors[name].to(dtype)
@@ -76,7 +78,7 @@ def _poison(part: str, value: float, dtype: torch.dtype = torch.float32, *, ever
             if every:
                 flat[:] = bad
 
-    return _tensors(part, change)
+    return _tensors(part, change, file)
 
 
 def _json(file: str, **changes: Any) -> Spoil:
@@ -182,6 +184,7 @@ SPOILS: dict[str, Spoil] = {
             ("transformer", float("inf"), torch.float32),
             ("transformer", float("-inf"), torch.float64),
             ("transformer", 1e300, torch.float64),
+            ("transformer", -1e38, torch.float32),
             ("transformer", float("nan"), torch.bfloat16),
             ("transformer", float("inf"), torch.float16),
             ("transformer", float("nan"), torch.float8_e4m3fn),
@@ -397,3 +400,38 @@ SPOILS: dict[str, Spoil] = {
     "GPTQ": _renamed("transformer", str, {"blocks.0.attn1.to_q.qweight": _ONE, "blocks.0.attn1.to_q.qzeros": _ONE}),
     "a LoRA": _renamed("transformer", lambda name: name.replace(".weight", ".lora_A.weight")),
 }
+
+V, U = "vae/config.json", "text_encoder/config.json"
+
+RELEASED_SPOILS: dict[str, Spoil] = {
+    **{
+        f"{file.split('/')[0]} {field} {str(value)[:28]}": _json(file, **{field: value})
+        for file, field, value in (
+            (V, "z_dim", _HUGE),
+            (V, "base_dim", "8"),
+            (V, "dim_mult", [1, _HUGE]),
+            (V, "num_res_blocks", _HUGE),
+            (V, "temperal_downsample", [True]),
+            (V, "temperal_downsample", [1, 1, 0]),
+            (V, "latents_std", [0.0] * 4),
+            (V, "latents_std", ...),
+            (V, "latents_mean", None),
+            (V, "_class_name", "AutoencoderKL"),
+            (U, "num_layers", _HUGE),
+            (U, "num_layers", 9),
+            (U, "d_model", _HUGE),
+            (U, "vocab_size", 10**6),
+            (U, "layer_norm_epsilon", -1.0),
+            (U, "feed_forward_proj", "nonsense"),
+            (U, "model_type", "t5"),
+            (U, "quantization_config", {"quant_method": "bitsandbytes"}),
+            (U, "id2label", 7),
+        )
+    },
+    **{f"{file} deep": _bytes(file, _DEEP) for file in (V, U, "tokenizer/tokenizer.json")},
+    **{f"{file} pipe": _pipe(file) for file in (V, U, "tokenizer/tokenizer_config.json")},
+    "a pipe that nobody asked for": lambda root: os.mkfifo(root / "tokenizer" / "special_tokens_map.json"),
+    "vae NaN": _poison("vae", float("nan")),
+    "text encoder NaN": _poison("text_encoder", float("nan"), file="model.safetensors"),
+}
+"""The same for a folder in the layout of the released Wan models."""

@@ -26,18 +26,20 @@ class Card(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
 
     name: Name
-    sizes: Annotated[list[Annotated[list[Side], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    sizes: Annotated[
+        list[Annotated[list[Side], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=1000)
+    ]
     """[height, width] in pixels, the usual one first."""
-    plans: list[Name]
+    plans: Annotated[list[Name], Field(max_length=1000)]
     fps: Annotated[int, Field(ge=1, le=240)] = 16
-    chunk: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[])
+    chunk: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[], max_length=1000)
     window: Annotated[int, Field(ge=1, le=100_000)] = 12
     sink: Frames = 0
     steps: Annotated[int, Field(ge=1, le=1000)] = 4
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 1.0
     shift: Annotated[float, Field(gt=0, le=1000)] = 5.0
     text_len: Annotated[int, Field(ge=1, le=65536)] = 512
-    latents_mean: list[Mean] = Field(default=[])
+    latents_mean: list[Mean] = Field(default=[], max_length=4096)
     latents_std: Statistics = Field(default=[1.0])
     drift_spreads: Statistics = Field(default=[1.0])
     """The usual spread of each statistic of pipelines/drift.py."""

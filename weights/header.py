@@ -20,8 +20,8 @@ ITEM_BITS = {
     "F4": 4,
 }
 """Bits of a number of each type that the format knows."""
-MOST_HEADER, MOST_TENSORS = 100_000_000, 200_000
-"""Bytes, as the format's own reader allows; tensors, a hundred times those of the largest video models."""
+MOST_HEADER, MOST_TENSORS = 16 * 2**20, 100_000
+"""Bytes and tensors; some thirty times those of the largest video models, and read within a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def read_header(path: Path) -> Header:
         data = file.read(length) if 8 + length <= size and length <= MOST_HEADER else b""
     try:
         if size < 8 or len(data) != length:
-            raise ValueError("its header is longer than the file" if size >= 8 else "it has no header")
+            raise ValueError("its header is longer than the file, or than any" if size >= 8 else "it has no header")
         return _header(parse_json(data), size - 8 - length)
     except ValueError as error:
         reason = what_begins_with(head)

@@ -200,7 +200,7 @@ def read_config(folder: Path, cls: type | None = None) -> dict[str, Any]:
     ours = [] if cls is None else [each.__name__ for each in cls.__mro__]
     if ours and named is not None and named not in ours:
         raise CheckpointError(
-            f"{file} describes a {shown(named, 60)}, where a {ours[0]} belongs; take the weights made for that class."
+            f"{file} describes {shown(named, 60)}, where {ours[0]} belongs; take the weights made for that class."
         )
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
@@ -293,7 +293,7 @@ def _build(build: Callable[..., M], config: Mapping[str, Any], source: Path) -> 
     except Exception as error:  # constructors check little; whatever they stumble over stands in the config
         reason = shown(str(error).strip().split("\n", 1)[0].rstrip("."), 200)
         raise CheckpointError(
-            f"{source} does not describe a {name} ({type(error).__name__}: {reason}); restore the file, or fetch it "
+            f"{source} does not describe {name} ({type(error).__name__}: {reason}); restore the file, or fetch it "
             "again."
         ) from error
 

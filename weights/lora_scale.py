@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from weights.plain_files import CheckpointError, few, parse_json, read_json, shown
@@ -32,8 +32,8 @@ class _AdapterConfig(BaseModel):
 
     r: int | None = None
     lora_alpha: float | None = None
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
+    rank_pattern: Annotated[dict[str, int], Field(max_length=10_000)] | None = None
+    alpha_pattern: Annotated[dict[str, float], Field(max_length=10_000)] | None = None
     use_rslora: bool | None = False
     use_dora: bool | None = False
     fan_in_fan_out: bool | None = False

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-MOST_JSON = 32 * 2**20
-"""Bytes; the largest index of shards of a released model has 2 MiB."""
+MOST_JSON = 8 * 2**20
+"""Bytes; the largest index of shards of a released video model has less than one MiB."""
 DEEPEST = 32
 """Lists and objects inside each other; a config has three."""
 
@@ -125,8 +126,7 @@ def _must_be_flat(value: Any) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"it sets {shown(twice, 40)!r} twice")
     return found
 
