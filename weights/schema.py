@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,9 @@ def _first(error: ValidationError) -> str:
     mistakes = error.errors(include_url=False, include_context=False)
     mistake = mistakes[0]
     place = shown(".".join(str(part) for part in mistake["loc"]), 60)
-    reason = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    reason = reason[:1].lower() + reason[1:]
+    if place.isdigit():
+        place = f"entry {place}"
+    reason = re.sub(r"^(Value error, |(Input|String|List|Value|Dictionary) (?=should))", "", mistake["msg"])
     if not place and mistake["type"] == "value_error":  # a rule over several fields says it all
         text = reason
     elif mistake["type"] == "missing":
