@@ -284,6 +284,8 @@ SPOILS: dict[str, Spoil] = {
             ("name", ...),
             ("name", ["small"]),
             ("name", None),
+            ("name", "small\nmodel"),
+            ("name", ""),
             ("sizes", ...),
             ("sizes", []),
             ("sizes", [[32]]),
@@ -293,6 +295,7 @@ SPOILS: dict[str, Spoil] = {
             ("sizes", [[32.0, 48.0]]),
             ("sizes", [[_HUGE, _HUGE]]),
             ("sizes", [[-32, 48]]),
+            ("sizes", [[32, 10_000]]),
             ("sizes", {"height": 32}),
             ("plans", ...),
             ("plans", "serial-clean"),
@@ -395,6 +398,11 @@ SPOILS: dict[str, Spoil] = {
     "web page": _bytes(f"transformer/{WEIGHTS}", b"<!DOCTYPE html><html>Access denied</html>"),
     "nunchaku": _renamed(
         "transformer", str, {"blocks.0.attn1.to_q.qweight": _ONE, "blocks.0.attn1.to_q.wscales": _ONE}
+    ),
+    "quantised by its header": lambda root: save_file(
+        load_file(root / "transformer" / WEIGHTS),
+        str(root / "transformer" / WEIGHTS),
+        metadata={"quantization_config": "{}"},
     ),
     "bitsandbytes": _renamed("transformer", str, {"blocks.0.attn1.to_q.weight.absmax": _ONE}),
     "GPTQ": _renamed("transformer", str, {"blocks.0.attn1.to_q.qweight": _ONE, "blocks.0.attn1.to_q.qzeros": _ONE}),

@@ -12,8 +12,8 @@ from weights.schema import validate
 
 CARD_FILE = "card.json"
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Side = Annotated[int, Field(ge=8, le=16384)]
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Side = Annotated[int, Field(ge=8, le=4096)]
 Frames = Annotated[int, Field(ge=0, le=100_000)]
 Spread = Annotated[float, Field(gt=1e-9, le=1e9)]
 Mean = Annotated[float, Field(ge=-1e9, le=1e9)]

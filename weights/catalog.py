@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from weights.foreign import describe_file
+from weights.foreign import describe_file, refuse_foreign
+from weights.header import read_header
 
 Kind = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "lora"]
 Where = Literal["package", "hub", "local"]
@@ -274,6 +275,8 @@ def get_model(name: str) -> ModelSpec:
             f"{', '.join(MODELS)}."
         )
     if folder.exists():
+        if folder.suffix.lower() == ".safetensors":
+            refuse_foreign(folder, read_header(folder).tensors)
         what = describe_file(folder) if folder.is_file() else "no file and no folder"
         raise ValueError(
             f"{folder} is {what}, and a model is a folder with {_LAYOUT}: give such a folder, or one of "

@@ -86,7 +86,7 @@ def refuse_foreign(source: Path, names: Iterable[str]) -> None:
 
 
 def refuse_quantised(file: Path, config: Mapping[str, Any]) -> None:
-    """CheckpointError for a config.json that says its weights are quantised."""
+    """CheckpointError for a config.json, or a header's texts, that say that the weights are quantised."""
     about = config.get("quantization_config", config.get("compression_config"))
     if about is not None:
         method = about.get("quant_method") if isinstance(about, dict) else None

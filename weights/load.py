@@ -236,7 +236,9 @@ def read_pickle(path: Path) -> Any:
 def _outlines(file: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file as its header tells them, without numbers."""
     outlines: dict[str, Tensor] = {}
-    for name, entry in read_header(file).tensors.items():
+    header = read_header(file)
+    refuse_quantised(file, header.texts)
+    for name, entry in header.tensors.items():
         if entry.dtype not in _DTYPES:
             raise CheckpointError(
                 f"{file} holds {shown(name)} as {entry.dtype}, which is not read here; take bf16 or fp16 weights."
