@@ -254,6 +254,7 @@ SPOILS: dict[str, Spoil] = {
             (T, "qk_norm", "other"),
             (T, "_class_name", "MochiTransformer3DModel"),
             (T, "_class_name", 7),
+            (T, "_class_name", None),
             (T, "strange", 1),
             (T, "quantization_config", {"quant_method": "bitsandbytes"}),
             (A, "decoder_blocks", [_HUGE, 1, 1]),

@@ -198,7 +198,7 @@ def read_config(folder: Path, cls: type | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{file} holds no JSON object; fetch it again.")
     named = config.get("_class_name")
     ours = [] if cls is None else [each.__name__ for each in cls.__mro__]
-    if ours and named is not None and named not in ours:
+    if ours and "_class_name" in config and named not in ours:
         raise CheckpointError(
             f"{file} describes {shown(named, 60)}, where {ours[0]} belongs; take the weights made for that class."
         )
