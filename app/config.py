@@ -23,6 +23,7 @@ from app.setting_values import READERS, size
 from app.toml_tree import parse_toml
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
+from weights.card import read_card
 from weights.catalog import get_model
 
 FLAGS_ONLY = ("config", "export", "overwrite", "resume", "dry_run", "json", "json_progress", "accept_licence")
@@ -299,7 +300,7 @@ def _place(node: Node) -> str:
 
 
 def _of_card(model: str, given: Given | None) -> dict[str, Any]:
-    """Size and frame rate from the model's card; whoever loads it tells what is wrong with it."""
+    """Size and frame rate from the model's card; whoever loads a model without one tells what is wrong with it."""
     try:
         spec = get_model(model)
     except (OSError, ValueError) as error:
@@ -308,11 +309,13 @@ def _of_card(model: str, given: Given | None) -> dict[str, Any]:
     if spec.transformer.where == "hub":
         return {"height": spec.size[0], "width": spec.size[1], "fps": str(spec.fps)}
     try:
-        card = json.loads((Path(spec.transformer.file).parent / "card.json").read_text(encoding="utf-8"))
-        height, width = (int(side) for side in card["sizes"][0])
-        return {"height": height, "width": width, "fps": str(int(card.get("fps", 16)))}
-    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        card = read_card(Path(spec.transformer.file).parent)
+    except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise UsageMistake(_with_place(given, str(error))) from None
+    height, width = card["sizes"][0]
+    return {"height": height, "width": width, "fps": str(card.get("fps", 16))}
 
 
 def _check_transition(found: Mapping[str, Given]) -> None:

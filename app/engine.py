@@ -15,6 +15,7 @@ from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 from app.encode import EncodeThread
+from app.errors import EXIT_USAGE, explain, printable
 from app.heap import give_back
 from app.live_film import Studio
 from app.live_model import LiveModel, LiveOpener, open_live
@@ -212,7 +213,11 @@ class LiveEngine:
             self._studio = Studio(model, self._clock, self._changed)
             self.folder.mkdir(parents=True, exist_ok=True)
         except Exception as error:
-            _log.exception("the model could not be loaded")
+            message, code = explain(error)
+            if code == EXIT_USAGE:  # a folder that somebody can put right is a sentence here too
+                _log.error("the model could not be loaded: %s", printable(message))
+            else:
+                _log.exception("the model could not be loaded")
             self._failure = error
         self._loaded.set()
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 INSTALL = "pip install -e '.[text]'"
+SHARED_EMBEDDING = {"encoder.embed_tokens.weight": "shared.weight"}
+"""The encoder reads its words through a second name of the embedding; a file may hold either, or both."""
 
 
 def require_text_packages() -> None:
@@ -31,6 +33,16 @@ def require_text_packages() -> None:
             f"The text encoder of the Wan models (UMT5) needs {' and '.join(missing)}, not installed here; "
             f"run: {INSTALL}"
         )
+
+
+def outline_umt5(**config: Any) -> nn.Module:
+    """The encoder that a config.json describes, with weights that nobody filled; for comparing names and shapes."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(UMT5Config(**config))
+
+
+outline_umt5.__name__ = "UMT5EncoderModel"  # what sentences call it
 
 
 def clean_prompt(prompt: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,22 +11,29 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from cache.types import NoisePlan, TokenScorer
+from models.configs import VOCABULARY, TAEHVConfig, TextEncoderConfig, UMT5Config, WanConfig, WanVAEConfig
 from models.taehv import AutoencoderTAEHV
 from models.text import VOCABULARY_FILE, TextEncoder
-from models.umt5 import UMT5TextEncoder, require_text_packages
+from models.umt5 import SHARED_EMBEDDING, UMT5TextEncoder, outline_umt5, require_text_packages
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.conditioning import Conditioner
+from pipelines.drift import NAMES as DRIFT_NAMES
 from pipelines.engine import Autoencoder, Engine, Policies, Sigmas
 from pipelines.presets import PRESETS, Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
 from schedulers.flow_match import FlowMatchSchedule
 from schedulers.unipc import UniPCSchedule
+from weights.card import CARD_FILE, read_card
 from weights.catalog import ModelSpec, WeightSpec, get_model
 from weights.fetch import fetch
-from weights.load import GENERATOR_KEYS, CheckpointError, load_component, load_generator
+from weights.finite import must_be_finite
+from weights.load import GENERATOR_KEYS, CheckpointError, check_component, load_component, load_generator
 from weights.lora import merge_lora
+from weights.memory import must_fit
+from weights.plain_files import must_hold_files, read_json
+from weights.schema import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +87,16 @@ def load_components(
         for part in spec.weights
     }
     card = _card(spec, found["transformer"].parent)  # before anything large is read
+    must_fit(spec.name, found.values(), dtype, device)
     transformer = _load_transformer(spec, found, dtype, device)
     if spec.tokenizer is None:
-        autoencoder = load_component(AutoencoderTAEHV, found["autoencoder"], dtype, device).requires_grad_(False)
+        autoencoder = load_component(AutoencoderTAEHV, found["autoencoder"], dtype, device, schema=TAEHVConfig)
+        autoencoder.requires_grad_(False)
+        _check_statistics(card, autoencoder.config, found["autoencoder"])
         text_encoder = _load_text_encoder(found["text_encoder"], dtype, device)
         channels, text_dim = autoencoder.config["latent_channels"], text_encoder.config["text_dim"]
     else:
-        vae = load_component(AutoencoderKLWan, found["autoencoder"], dtype, device).requires_grad_(False)
-        autoencoder = WanVAEStream(vae)
+        autoencoder = _load_wan_vae(found["autoencoder"], dtype, device)
         text_encoder = _load_umt5(found, transformer.config["text_len"], dtype, device)
         channels, text_dim = autoencoder.latent_channels, text_encoder.text_dim
     if (channels, text_dim) != (transformer.config["in_channels"], transformer.config["text_dim"]):
@@ -96,6 +104,12 @@ def load_components(
             f"the parts of {spec.name!r} do not belong together: its transformer reads "
             f"{transformer.config['in_channels']} latent channels and text of width {transformer.config['text_dim']}, "
             f"its autoencoder makes {channels} and its text encoder {text_dim}; take all parts from one model"
+        )
+    rows = text_encoder.text_len if isinstance(text_encoder, UMT5TextEncoder) else text_encoder.config["text_len"]
+    if rows > transformer.config["text_len"]:
+        raise CheckpointError(
+            f"the parts of {spec.name!r} do not belong together: its text encoder makes {rows} rows of text, its "
+            f"transformer reads {transformer.config['text_len']}; take all parts from one model"
         )
     return Components(spec.name, transformer, autoencoder, text_encoder, card, tuple(found.values()))
 
@@ -273,9 +287,11 @@ def _load_transformer(
     working = dtype if lora is None else torch.promote_types(dtype, torch.float32)
     if path.is_file():
         keys = spec.transformer.key or GENERATOR_KEYS
-        model = load_generator(CausalWanTransformer3DModel, path, spec.config, keys=keys, dtype=working, device=device)
+        model = load_generator(
+            CausalWanTransformer3DModel, path, spec.config, keys=keys, dtype=working, device=device, schema=WanConfig
+        )
     else:
-        model = load_component(CausalWanTransformer3DModel, path, working, device)
+        model = load_component(CausalWanTransformer3DModel, path, working, device, schema=WanConfig)
     model.requires_grad_(False)
     if lora is not None:
         merge_lora(model, lora, alpha=spec.lora_alpha)
@@ -286,26 +302,49 @@ def _load_transformer(
     return model
 
 
+def _load_wan_vae(folder: Path, dtype: torch.dtype, device: str) -> WanVAEStream:
+    """diffusers' autoencoder as a stream."""
+    vae = load_component(AutoencoderKLWan, folder, dtype, device, schema=WanVAEConfig).requires_grad_(False)
+    try:
+        return WanVAEStream(vae)
+    except ValueError as error:  # models/ knows nothing of files
+        raise CheckpointError(f"{folder / 'config.json'}: {error} Take another autoencoder.") from error
+
+
 def _load_text_encoder(folder: Path, dtype: torch.dtype, device: str) -> TextEncoder:
     """The small encoder with its vocabulary, a file beside the weights."""
-    encoder = load_component(TextEncoder, folder, dtype, device).requires_grad_(False)
     path = folder / VOCABULARY_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it is saved beside the text encoder's weights, restore it.")
+    words = validate(VOCABULARY, read_json(path, "it is saved beside the text encoder's weights, restore it"), path)
+    encoder = load_component(TextEncoder, folder, dtype, device, schema=TextEncoderConfig).requires_grad_(False)
     try:
-        encoder.set_words(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        encoder.set_words(words)
+    except ValueError as error:
         raise CheckpointError(f"{path} is not this encoder's vocabulary ({error}); restore the file.") from error
     return encoder
 
 
 def _load_umt5(found: Mapping[str, Path], text_len: int, dtype: torch.dtype, device: str) -> UMT5TextEncoder:
+    """transformers' encoder with its tokenizer; what transformers would build for hours is refused before."""
+    folder, tokenizer = found["text_encoder"], found["tokenizer"]
+    for each in (folder, tokenizer):
+        must_hold_files(each)
+    check_component(outline_umt5, folder, UMT5Config, twins=SHARED_EMBEDDING)
     try:
-        return UMT5TextEncoder.from_folders(
-            found["text_encoder"], found["tokenizer"], text_len=text_len, dtype=dtype, device=device
-        )
+        encoder = UMT5TextEncoder.from_folders(folder, tokenizer, text_len=text_len, dtype=dtype, device=device)
     except ValueError as error:  # models/ knows nothing of checkpoints
         raise CheckpointError(str(error)) from error
+    must_be_finite(encoder.named_parameters(), folder)
+    return encoder
+
+
+def _check_statistics(card: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    """The autoencoder must normalise latents as the transformer was trained to see them, which the card repeats."""
+    for name in ("latents_mean", "latents_std"):
+        if name in card and list(card[name]) != list(config[name] or ()):
+            raise CheckpointError(
+                f"{folder / 'config.json'} and {CARD_FILE} beside its folder disagree about {name}; take both from one "
+                "model."
+            )
 
 
 def _card(spec: ModelSpec, folder: Path) -> dict[str, Any]:
@@ -314,21 +353,15 @@ def _card(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     Those are trained for the plans of the presets that are named after them. Without such a preset a model is the
     bidirectional base, trained for none.
     """
-    if spec.tokenizer is None or (spec.transformer.where == "local" and (folder / "card.json").is_file()):
-        return _read_card(folder)
+    path = folder / CARD_FILE
+    if spec.tokenizer is None or (spec.transformer.where == "local" and (path.exists() or path.is_symlink())):
+        card = read_card(folder)
+        spreads = card.get("drift_spreads")
+        if spreads is not None and len(spreads) != len(DRIFT_NAMES):
+            raise CheckpointError(
+                f"{path}: drift_spreads has {len(spreads)} values, one for each of {', '.join(DRIFT_NAMES)} belongs "
+                "there; restore the file."
+            )
+        return card
     plans = sorted({preset.plan for preset in PRESETS.values() if preset.model == spec.name})
     return {"name": spec.name, "sizes": [list(spec.size)], "plans": plans or ["bidirectional"], "fps": spec.fps}
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    path = folder / "card.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a model folder holds card.json beside its three components")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}): restore the file") from error
-    missing = [key for key in ("name", "sizes", "plans") if key not in card]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}: restore the file")
-    return card

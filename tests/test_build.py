@@ -166,11 +166,12 @@ def causal(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
 
 
 def merged(dtype: torch.dtype) -> dict[str, Tensor]:
-    """What the transformer must be: W + alpha / rank * B A in float32, rounded once."""
+    """What the transformer must be: W + alpha / rank * B A, rounded once."""
     model = tiny_wan()
     expected = {key: value.clone() for key, value in model.state_dict().items()}
     for name, (b, a) in lora_factors(model).items():
-        expected[f"{name}.weight"] += ALPHA / RANK * (b @ a)
+        exact = expected[f"{name}.weight"].double() + ALPHA / RANK * (b.double() @ a.double())
+        expected[f"{name}.weight"] = exact.float()
     kept = set(CausalWanTransformer3DModel._keep_in_fp32_modules or ())
     return {key: value if kept & set(key.split(".")) else value.to(dtype) for key, value in expected.items()}
 
@@ -208,11 +209,11 @@ def test_a_released_model_is_put_together_from_its_parts(saved: Path, causal: Mo
     assert all(path.exists() for path in components.sources)
 
 
-def test_a_lora_is_added_in_float32_and_rounded_once(saved: Path, causal: ModelSpec) -> None:
+def test_a_lora_is_added_before_it_is_rounded(saved: Path, causal: ModelSpec) -> None:
     components = load_components(NAME, models_dir=saved / "hub", offline=True, dtype=torch.bfloat16)
     name = "blocks.0.attn1.to_q"
     weight, (b, a) = tiny_wan().get_submodule(name).weight, lora_factors(tiny_wan())[name]
-    once = (weight + ALPHA / RANK * (b @ a)).to(torch.bfloat16)
+    once = (weight.double() + ALPHA / RANK * (b.double() @ a.double())).float().to(torch.bfloat16)
     twice = (weight.to(torch.bfloat16).float() + ALPHA / RANK * (b @ a)).to(torch.bfloat16)
     assert not torch.equal(once, twice)
     assert torch.equal(components.transformer.get_submodule(name).weight, once)
@@ -406,7 +407,7 @@ def damage(root: Path, what: str) -> None:
         ("truncated vae", r"is no complete safetensors file.*fetch it again"),
         ("other vae", r"do not belong together: .* reads 4 latent channels.*makes 5.*take all parts from one model"),
         ("vae of another shape", r"does not fit AutoencoderKLWan.*Check that its config\.json belongs"),
-        ("truncated text", r"text_encoder does not load as UMT5.*fetch it again"),
+        ("truncated text", r"is no complete safetensors file.*fetch it again"),
     ],
 )
 def test_damaged_and_foreign_weights_are_one_sentence(

@@ -17,12 +17,14 @@ from rich.console import Console
 
 from app.encode import LiveFrame
 from app.engine import Busy, LiveEngine
+from app.opening import EngineRequest
 from app.pace import CALM, SLACK, Pace
 from app.parked import read_parked
 from app.retake import retake
 from app.take import read_take
 from app.undo import Undo
 from app.wire import Do, Done, QueueEdit, QueueItem, Stop
+from pipelines.presets import PRESETS
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
 
 
@@ -356,6 +358,20 @@ def test_a_model_that_cannot_be_loaded_is_told_to_whoever_opens(tmp_path: Path) 
         engine.open()
     assert not engine.ready
     engine.close()
+
+
+def test_a_model_that_somebody_can_put_right_is_a_sentence_in_the_log_and_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "spoilt" / "transformer").mkdir(parents=True)
+    (tmp_path / "spoilt" / "transformer" / "config.json").write_text("{}")
+    (tmp_path / "spoilt" / "card.json").write_text("null")
+    request = EngineRequest(preset=PRESETS["embedded"], model=str(tmp_path / "spoilt"))
+    engine = LiveEngine(request, folder=tmp_path, prompt="a fox")
+    engine.load()
+    (told,) = [record for record in caplog.records if "could not be loaded" in record.message]
+    assert "spoilt" in told.message
+    assert told.exc_info is None
 
 
 def test_chunks_take_time_on_the_clock_of_these_tests(stage: Stage) -> None:

@@ -6,12 +6,16 @@ A *model* is weights and a config; which policies stream it is a preset's busine
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+
+from weights.foreign import describe_file, refuse_foreign
+from weights.header import read_header
 
 Kind = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "lora"]
 Where = Literal["package", "hub", "local"]
@@ -250,6 +254,9 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+_LAYOUT = "transformer/, autoencoder/ or vae/, and text_encoder/ in it"
+
+
 def get_model(name: str) -> ModelSpec:
     """The model of that name, or the one in that local folder (transformer/, autoencoder/, text_encoder/).
 
@@ -259,9 +266,22 @@ def get_model(name: str) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
     folder = Path(name).expanduser()
-    if (folder / "transformer" / "config.json").is_file():
-        licence = "the owner's: a local folder"
-        return ModelSpec(folder.resolve().name, str(folder), *_folder(folder, "local", licence))
+    if folder.is_dir():
+        if os.path.lexists(folder / "transformer" / "config.json"):  # whoever reads it tells what is wrong with it
+            licence = "the owner's: a local folder"
+            return ModelSpec(folder.resolve().name, str(folder), *_folder(folder, "local", licence))
+        raise ValueError(
+            f"The folder {folder} has no transformer/config.json: give a folder with {_LAYOUT}, or one of "
+            f"{', '.join(MODELS)}."
+        )
+    if folder.exists():
+        if folder.suffix.lower() == ".safetensors":
+            refuse_foreign(folder, read_header(folder).tensors)
+        what = describe_file(folder) if folder.is_file() else "no file and no folder"
+        raise ValueError(
+            f"{folder} is {what}, and a model is a folder with {_LAYOUT}: give such a folder, or one of "
+            f"{', '.join(MODELS)}."
+        )
     near = get_close_matches(name, MODELS, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(

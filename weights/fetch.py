@@ -7,10 +7,11 @@ Downloads go to the Hugging Face cache or to the folder that the user names, nev
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from weights.catalog import WeightSpec
+from weights.header import read_shards
+from weights.plain_files import CheckpointError
 
 _COMPONENT = ("*.json", "*.safetensors", "*.model", "*.txt")  # what a component's folder may need
 
@@ -57,8 +58,6 @@ def fetch(
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != spec.sha256:
-            from weights.load import CheckpointError  # here: it brings torch, which a download does not need
-
             raise CheckpointError(
                 f"{path} is not the {spec.name} that the catalogue knows (sha256 {found[:12]}..., expected "
                 f"{spec.sha256[:12]}...); delete it and fetch it again."
@@ -97,7 +96,7 @@ def _complete(folder: Path) -> bool:
     index = next(folder.glob("*.safetensors.index.json"), None)
     if index is None:
         return any(folder.glob("*.safetensors"))
-    return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+    return all((folder / name).is_file() for name in read_shards(index))
 
 
 def _download(spec: WeightSpec, models_dir: str | Path | None) -> Path:

@@ -7,18 +7,23 @@ film; and never `pickle`, because a weight file from the internet must not be ab
 from __future__ import annotations
 
 import inspect
-import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from weights.finite import must_be_finite
+from weights.foreign import other_weights, refuse_foreign, refuse_quantised
+from weights.header import read_header, read_shards
+from weights.plain_files import CheckpointError, few, must_be_a_file, read_json, shown
 from weights.remap import to_diffusers, unwrap_key
+from weights.schema import validate
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,8 +31,21 @@ GENERATOR_KEYS = ("generator_ema", "generator", "model", "state_dict")
 """Where training scripts put the transformer inside a nested checkpoint, best first."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the file, what is wrong with it, and one thing to do."""
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""Types of safetensors that weights are read in."""
 
 
 def load_component(
@@ -35,6 +53,8 @@ def load_component(
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    *,
+    schema: type[BaseModel] | None = None,
     **arguments: Any,
 ) -> M:
     """Build `cls` from a folder's config.json and fill it from the folder's safetensors, exactly.
@@ -44,6 +64,7 @@ def load_component(
         folder: holds config.json and one `*.safetensors`, or shards with their `*.safetensors.index.json`.
         dtype: of the parameters; what `cls._keep_in_fp32_modules` names stays float32, as in diffusers.
         device: where the parameters go.
+        schema: what config.json may say; None = whatever the constructor takes.
         **arguments: constructor arguments that config.json does not hold; they win over it.
 
     Returns:
@@ -51,21 +72,61 @@ def load_component(
 
     Raises:
         FileNotFoundError: folder, config.json or weights are missing.
-        CheckpointError: anything in them does not fit.
+        CheckpointError: anything in them does not fit, or a number is not finite.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = check_component(cls, folder, schema, **arguments)
     files = _weight_files(folder)
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= read_tensors(file)
-    return _fill(
-        _build(cls, config | arguments, folder / "config.json"),
-        to_diffusers(tensors),
-        files[0],
-        dtype,
-        device,
-    )
+    model = _build(cls, config, folder / "config.json")
+    return _fill(model, to_diffusers(tensors), files[0], dtype, device)
+
+
+def check_component(
+    build: Callable[..., nn.Module],
+    folder: Path,
+    schema: type[BaseModel] | None = None,
+    *,
+    twins: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Compare a folder's config.json with the headers of its weights, without allocating or reading any of them.
+
+    Args:
+        build: a class, or a function, that takes the config's entries and makes a module.
+        folder: as in `load_component`.
+        schema: as in `load_component`; it also bounds how long `build` may take.
+        twins: second names of a shared parameter, which a file may hold too or instead, and the first ones.
+        **arguments: as in `load_component`.
+
+    Returns:
+        The config with `arguments`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_component`.
+    """
+    file = folder / "config.json"
+    config = read_config(folder, build if isinstance(build, type) else None)
+    refuse_quantised(file, config)
+    if schema is not None:
+        validate(schema, config, file)
+    config |= arguments
+    files = _weight_files(folder)
+    outlines: dict[str, Tensor] = {}
+    for each in files:
+        outlines |= _outlines(each)
+    for twin, name in (twins or {}).items():
+        if twin in outlines:
+            outlines.setdefault(name, outlines[twin])
+            del outlines[twin]
+    refuse_foreign(files[0], outlines)
+    expected = _expected(build, config, file)
+    for twin in twins or {}:
+        expected.pop(twin, None)
+    _compare(getattr(build, "__name__", "model"), expected, to_diffusers(outlines), files[0])
+    return config
 
 
 def load_generator(
@@ -76,6 +137,7 @@ def load_generator(
     keys: tuple[str, ...] = GENERATOR_KEYS,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    schema: type[BaseModel] | None = None,
 ) -> M:
     """Fill `cls` from one released generator file: .pt as training scripts nest them, or .safetensors.
 
@@ -89,11 +151,16 @@ def load_generator(
         keys: entries to look for in a nested file, in this order; the first that is there is taken.
         dtype: as in `load_component`.
         device: as in `load_component`.
+        schema: as in `load_component`.
     """
     path = Path(path)
     if isinstance(config, str | Path):
-        config = read_config(Path(config))
-    return _fill(_build(cls, config, path), to_diffusers(generator_tensors(path, keys)), path, dtype, device)
+        config = read_config(Path(config), cls)
+    if schema is not None:
+        validate(schema, dict(config), path)
+    tensors = to_diffusers(generator_tensors(path, keys))  # mapped, not read; a pickle has no header to ask before
+    _compare(cls.__name__, _expected(cls, config, path), tensors, path)
+    return _fill(_build(cls, config, path), tensors, path, dtype, device)
 
 
 def generator_tensors(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> dict[str, Tensor]:
@@ -103,10 +170,11 @@ def generator_tensors(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> dic
         raise CheckpointError(f"{path} holds a {type(content).__name__}; use the file with the generator's weights.")
     nested = next((key for key in keys if isinstance(content.get(key), dict)), None)
     content = content if nested is None else content[nested]
+    refuse_foreign(path, (str(key) for key in content))
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers or not content:
         raise CheckpointError(
-            f"{path} holds {_few(strangers) or 'nothing'} and no state dict under {_few(keys, 4)}; "
+            f"{path} holds {few(strangers) or 'nothing'} and no state dict under {few(keys, 4)}; "
             "name the entry that has the transformer."
         )
     tensors = {unwrap_key(str(key)): value for key, value in content.items()}
@@ -115,37 +183,44 @@ def generator_tensors(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> dic
     return tensors
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a component's folder without its notes (`_class_name`, `_diffusers_version`)."""
+def read_config(folder: Path, cls: type | None = None) -> dict[str, Any]:
+    """config.json of a component's folder without its notes (`_class_name`, `_diffusers_version`).
+
+    Args:
+        folder: the component's.
+        cls: the class that is to be built; a config that names another one is refused.
+    """
     file = folder / "config.json"
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder}; check the path or the name of the model.")
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; give the folder of one component (transformer/ ...).")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); fetch it again.") from error
+    config = read_json(file, "give the folder of one component (transformer/ ...), or fetch it again")
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object; fetch it again.")
+    named = config.get("_class_name")
+    ours = [] if cls is None else [each.__name__ for each in cls.__mro__]
+    if ours and "_class_name" in config and named not in ours:
+        raise CheckpointError(
+            f"{file} describes {shown(named, 60)}, where {ours[0]} belongs; take the weights made for that class."
+        )
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of one safetensors file, mapped from disk."""
-    _must_be_a_file(file)
+    must_be_a_file(file)
     try:
         with safe_open(str(file), framework="pt", device="cpu") as content:
             return {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, AttributeError) as error:
+        read_header(file)  # which knows more of what is wrong
         raise CheckpointError(
-            f"{file} is no complete safetensors file ({error}, {file.stat().st_size} bytes); fetch it again."
+            f"{file} is no complete safetensors file ({shown(error)}, {file.stat().st_size} bytes); fetch it again."
         ) from error
 
 
 def read_pickle(path: Path) -> Any:
     """A torch.save file read without running any code in it, mapped from disk where its format allows."""
-    _must_be_a_file(path)
+    must_be_a_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (PermissionError, MemoryError):
@@ -153,30 +228,37 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything; every cause has the same cure
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
         raise CheckpointError(
-            f"{path} is damaged or holds more than tensors ({type(error).__name__}: {reason}, "
+            f"{path} is damaged or holds more than tensors ({type(error).__name__}: {shown(reason)}, "
             f"{path.stat().st_size} bytes) and was not run; fetch it again or convert it to .safetensors."
         ) from error
 
 
-def _must_be_a_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"No file {path}; check the path or fetch the weights.")
+def _outlines(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file as its header tells them, without numbers."""
+    outlines: dict[str, Tensor] = {}
+    header = read_header(file)
+    refuse_quantised(file, header.texts)
+    for name, entry in header.tensors.items():
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{file} holds {shown(name)} as {entry.dtype}, which is not read here; take bf16 or fp16 weights."
+            )
+        outlines[name] = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype], device="meta")
+    return outlines
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The one safetensors file of a folder, or every shard that its index names."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        try:
-            names = sorted(set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{indices[0]} is no index of safetensors shards; fetch it again.") from error
-        return [folder / Path(str(name)).name for name in names]  # .name: an index must not point out of its folder
+        return [folder / name for name in read_shards(indices[0])]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no .safetensors file; fetch the weights or convert the .bin there.")
+        other = other_weights(folder)
+        found = f"{folder} holds {other} and no .safetensors file" if other else f"{folder} has no .safetensors file"
+        raise FileNotFoundError(f"{found}; fetch the weights as safetensors, or convert them.")
     if len(files) > 1:
-        raise CheckpointError(f"{folder} has {_few(f.name for f in files)} and no index; leave the one that counts.")
+        raise CheckpointError(f"{folder} has {few(f.name for f in files)} and no index; leave the one that counts.")
     return files
 
 
@@ -192,33 +274,44 @@ class _NoInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build(cls: type[M], config: Mapping[str, Any], source: Path) -> M:
-    parameters = inspect.signature(cls).parameters
+def _build(build: Callable[..., M], config: Mapping[str, Any], source: Path) -> M:
+    parameters = inspect.signature(build).parameters
+    name = getattr(build, "__name__", "model")
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         unknown = sorted(set(config) - set(parameters))
         if unknown:
-            raise CheckpointError(
-                f"{source} sets {_few(unknown)}, unknown to {cls.__name__}; use weights made for that class."
-            )
-    lacking = [name for name, p in parameters.items() if p.default is p.empty and name not in config]
+            raise CheckpointError(f"{source} sets {few(unknown)}, unknown to {name}; use weights made for that class.")
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     lacking = [
-        n
-        for n in lacking
-        if parameters[n].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        key for key, p in parameters.items() if p.default is p.empty and p.kind not in several and key not in config
     ]
     if lacking:
-        raise CheckpointError(f"{source} does not set {_few(lacking)} of {cls.__name__}; complete the config.")
-    with _NoInit():
-        return cls(**config)
+        raise CheckpointError(f"{source} does not set {few(lacking)} of {name}; complete the config.")
+    try:
+        with _NoInit():
+            return build(**config)
+    except MemoryError:
+        raise
+    except Exception as error:  # constructors check little; whatever they stumble over stands in the config
+        reason = shown(str(error).strip().split("\n", 1)[0].rstrip("."), 200)
+        raise CheckpointError(
+            f"{source} does not describe {name} ({type(error).__name__}: {reason}); restore the file, or fetch it "
+            "again."
+        ) from error
 
 
-def _fill(model: M, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype, device: str | torch.device) -> M:
-    expected = model.state_dict()
-    name = type(model).__name__
+def _expected(build: Callable[..., nn.Module], config: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
+    """Names, types and shapes of what `build` makes of the config; on no device, so of any size."""
+    with torch.device("meta"):
+        return _build(build, config, source).state_dict()
+
+
+def _compare(name: str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse tensors that are not those of a model, all that is wrong in one sentence."""
     complaints = [
-        f"lacks {_few(sorted(expected.keys() - tensors.keys()))}" if expected.keys() - tensors.keys() else "",
-        f"has the unknown {_few(sorted(tensors.keys() - expected.keys()))}" if tensors.keys() - expected.keys() else "",
-        _few(
+        f"lacks {few(sorted(expected.keys() - tensors.keys()))}" if expected.keys() - tensors.keys() else "",
+        f"has the unknown {few(sorted(tensors.keys() - expected.keys()))}" if tensors.keys() - expected.keys() else "",
+        few(
             f"{key} as {_kind(tensors[key])} where {_kind(value)} belongs"
             for key, value in expected.items()
             if key in tensors and not _fits(tensors[key], value)
@@ -229,17 +322,19 @@ def _fill(model: M, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype
             f"{source} does not fit {name}: {'; '.join(c for c in complaints if c)}. "
             "Check that its config.json belongs to these weights."
         )
+
+
+def _fill(model: M, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype, device: str | torch.device) -> M:
+    expected = model.state_dict()
     keep = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
-    model.load_state_dict(
-        {
-            key: tensors[key].to(
-                device=device, dtype=_target(key, expected[key], dtype, keep), copy=True
-            )  # copy: the module must not live on a mapped file that somebody replaces
-            for key in expected
-        },
-        strict=True,
-        assign=True,
-    )
+    values = {
+        key: tensors[key].to(
+            device=device, dtype=_target(key, expected[key], dtype, keep), copy=True
+        )  # copy: the module must not live on a mapped file that somebody replaces
+        for key in expected
+    }
+    must_be_finite(values.items(), source)
+    model.load_state_dict(values, strict=True, assign=True)
     return model.to(device).eval()
 
 
@@ -255,10 +350,3 @@ def _fits(found: Tensor, expected: Tensor) -> bool:
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-
-
-def _few(names: Any, show: int = 3) -> str:
-    """The first names and how many more: `a, b, c and 12 more`."""
-    names = [str(name) for name in names]
-    rest = len(names) - show
-    return ", ".join(names[:show]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,101 +1,114 @@
-"""LoRA files of the causal systems: read, renamed for diffusers, merged.
+"""LoRA files over a model: merged into its weights, or beside them as a live adapter; either way the same film.
 
 Merged before streaming, because the released scripts run 300 live adapters every pass for a result that one
-addition gives once, and because a quantised weight cannot be adapted any more. To keep an adapter switchable,
-hand `lora_tensors` to diffusers' `load_lora_adapter` instead (needs the extra `lora`).
+addition gives once, and because a quantised weight cannot be adapted any more. A live adapter can be switched.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weights.load import CheckpointError, read_pickle, read_tensors
-from weights.remap import unwrap_key
+from weights.finite import must_be_finite
+from weights.lora_file import Factors, read_lora
+from weights.plain_files import CheckpointError, few
 
-_SIDES = (".lora_A.weight", ".lora_B.weight")
 
+def lora_tensors(
+    path: str | Path, model: nn.Module, *, alpha: float | None = None, weight: float = 1.0
+) -> dict[str, Tensor]:
+    """A LoRA as PEFT's state dict over the module names of `model`: `blocks.0.attn1.to_q.lora_A.weight`.
 
-def lora_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a LoRA and give it diffusers' names: `transformer.blocks.0.attn1.to_q.lora_A.weight`.
+    The scale is folded into the second factors, so that what comes back has alpha = rank, float32.
 
-    Understands PEFT's state dicts over original Wan names, nested under `generator_lora` (LongLive) or flat,
-    and `diffusion_model.` files. Stored alphas are folded into the factors, so what comes back has scale 1
-    unless the file says nothing, where alpha is the user's to know (see `merge_lora`).
+    Args:
+        path: the LoRA's file, in any layout of weights/lora_file.py.
+        model: with diffusers' names.
+        alpha: as in `merge_lora`.
+        weight: as in `merge_lora`.
 
     Raises:
-        CheckpointError: the file is damaged, or is no LoRA of a Wan transformer.
+        FileNotFoundError, CheckpointError: as `merge_lora`, or the file has differences that are no factors.
     """
     path = Path(path)
-    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if isinstance(content, dict):
-        content = content.get("generator_lora", content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} is not a state dict of tensors; use the file with the LoRA.")
-    if not any(".lora_" in str(key) for key in content):
-        raise CheckpointError(f"{path} has no lora_A or lora_B in its names; use the file with the LoRA.")
-    names = {_bare(str(key)): value for key, value in content.items()}
-    if not any("self_attn" in key or "cross_attn" in key or ".ffn.0." in key for key in names):
-        return {f"transformer.{key}": value for key, value in names.items()}
-    # diffusers' own table of names for LoRAs; private, so tests/test_weights.py pins it.
-    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
+    lora = read_lora(path, model, alpha=alpha)
+    if lora.whole:
+        raise CheckpointError(
+            f"{path} has whole differences for {len(lora.whole)} parameters ({few(sorted(lora.whole))}), which a live "
+            "adapter cannot carry; merge it instead."
+        )
+    tensors: dict[str, Tensor] = {}
+    for module, factors in lora.factors.items():
+        tensors[f"{module}.lora_A.weight"] = factors.a.float().contiguous()
+        tensors[f"{module}.lora_B.weight"] = (weight * factors.scale * factors.b.float()).contiguous()
+    return tensors
 
-    try:
-        return _convert_non_diffusers_wan_lora_to_diffusers({f"diffusion_model.{k}": v for k, v in names.items()})
-    except (ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path} is no LoRA of a Wan transformer ({error}); use another file.") from error
+
+def attach_lora(model: Any, path: str | Path, name: str, *, alpha: float | None = None, weight: float = 1.0) -> int:
+    """Load a LoRA as a live adapter of `model`, which diffusers' `disable_adapters`, `set_adapters` ... then switch.
+
+    Args:
+        model: a diffusers model.
+        path: as in `merge_lora`.
+        name: of the adapter.
+        alpha: as in `merge_lora`.
+        weight: as in `merge_lora`.
+
+    Returns:
+        How many modules it adapts.
+
+    Raises:
+        ValueError: PEFT is not installed.
+        FileNotFoundError, CheckpointError: as `lora_tensors`. Nothing is changed in that case.
+    """
+    if find_spec("peft") is None:
+        raise ValueError("A live LoRA needs peft, which is not installed here; run: pip install -e '.[lora]'")
+    tensors = lora_tensors(path, model, alpha=alpha, weight=weight)
+    model.load_lora_adapter(tensors, prefix=None, adapter_name=name)
+    return len(tensors) // 2
 
 
 @torch.no_grad()
 def merge_lora(model: nn.Module, path: str | Path, *, alpha: float | None = None, weight: float = 1.0) -> int:
-    """Add a LoRA to the weights of `model` in place: W += weight * alpha / rank * (B @ A), summed in float32.
+    """Add a LoRA to the weights of `model` in place: W += weight * alpha / rank * (B @ A), in float64, rounded once.
+
+    Whole differences (`.diff`, `.diff_b`, `.diff_m`) are added as weight * difference.
 
     Args:
         model: a transformer with diffusers' names; its dtype and device stay.
-        path: the LoRA's file (see `lora_tensors`).
+        path: the LoRA's file, in any layout of weights/lora_file.py.
         alpha: what it was trained with, where the file does not say; None = the rank, that is scale 1.
         weight: how much of it to add, 1 = as trained.
 
     Returns:
-        How many matrices changed.
+        How many parameters changed.
 
     Raises:
-        CheckpointError: a target is unknown, has another shape, or misses one of its factors. Nothing is
-            changed in that case.
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is damaged, no plain LoRA, or made for another model. Nothing is changed in that case.
     """
-    tensors = lora_tensors(path)
-    targets = sorted({key.removesuffix(side) for key in tensors for side in _SIDES if key.endswith(side)})
-    strangers = sorted(tensors.keys() - {target + side for target in targets for side in _SIDES})
-    if strangers:
-        raise CheckpointError(f"{path} has {strangers[0]}, more than plain LoRA factors; export it as plain LoRA.")
-    parameters = dict(model.named_parameters())
-    updates: list[tuple[Tensor, Tensor]] = []
-    for target in targets:
-        name = target.removeprefix("transformer.") + ".weight"
-        missing = [side for side in _SIDES if target + side not in tensors]
-        if missing:
-            raise CheckpointError(f"{path} has no {target}{missing[0]}; fetch the file again.")
-        if name not in parameters:
-            raise CheckpointError(f"{path} adapts {name}, which {type(model).__name__} has not; use its own LoRA.")
-        parameter = parameters[name]
-        a, b = (tensors[target + side].to(parameter.device, torch.float32) for side in _SIDES)
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != parameter.shape:
-            raise CheckpointError(
-                f"{path} adapts {name} {list(parameter.shape)} with {list(b.shape)} x {list(a.shape)}; "
-                "use the LoRA of this model's size."
-            )
-        scale = weight if alpha is None else weight * alpha / a.shape[0]
-        updates.append((parameter, (parameter.float() + scale * (b @ a)).to(parameter.dtype)))
-    for parameter, merged in updates:
-        parameter.copy_(merged)
-    return len(updates)
+    path = Path(path)
+    lora = read_lora(path, model, alpha=alpha)
+    parameters = {name.replace(".base_layer.", "."): value for name, value in model.named_parameters()}
+    merged: dict[str, Tensor] = {}
+    for name in dict.fromkeys([*(f"{module}.weight" for module in lora.factors), *lora.whole]):
+        parameter, factors = parameters[name], lora.factors.get(name.removesuffix(".weight"))
+        value = parameter.double()
+        if factors is not None and name.endswith(".weight"):
+            value = value + _delta(factors, parameter, weight)
+        if name in lora.whole:
+            value = value + weight * lora.whole[name].to(parameter.device, torch.float64)
+        merged[name] = value.to(parameter.dtype)
+    must_be_finite(((f"its sum with {name}", value) for name, value in merged.items()), path)
+    for name, value in merged.items():
+        parameters[name].copy_(value)
+    return len(merged)
 
 
-def _bare(key: str) -> str:
-    """`base_model.model.model.blocks.0.ffn.0.lora_A.default.weight` -> `blocks.0.ffn.0.lora_A.weight`."""
-    for prefix in ("base_model.model.", "diffusion_model.", "transformer."):
-        key = key.removeprefix(prefix)
-    return unwrap_key(key).replace(".default.", ".")
+def _delta(factors: Factors, like: Tensor, weight: float) -> Tensor:
+    a, b = (factor.to(like.device, torch.float64).flatten(1) for factor in (factors.a, factors.b))
+    return (weight * factors.scale) * (b @ a).view(like.shape)
