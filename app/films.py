@@ -14,7 +14,16 @@ from pathlib import Path
 from rich.console import Console
 
 from app.config import Resolved, Settings
-from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, RenderFailure, UsageMistake, explain, printable
+from app.errors import (
+    EXIT_HANGUP,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    RenderFailure,
+    UsageMistake,
+    explain,
+    printable,
+)
 from app.estimate import dry_run
 from app.exporting import export
 from app.importers import load_script, switch_at
@@ -158,7 +167,7 @@ def render_batch(requests: Sequence[RenderRequest], *, console: Console) -> int:
             console.print(printable(f"{request.output}: {explain(error)[0]}"), style="red", soft_wrap=True)
             failed.append(request.output.name)
             continue
-        if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        if code in (EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED):
             return code
         if code != EXIT_OK:
             failed.append(request.output.name)
