@@ -28,7 +28,7 @@ from app.estimate import dry_run
 from app.exporting import export
 from app.importers import load_script, switch_at
 from app.opening import EngineRequest
-from app.recipe import SEGMENT_CHUNKS, RenderRequest
+from app.recipe import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
 from app.render import render
 from app.script import SOFT_CHUNKS, Script, script_of
 from app.setting_values import SEED_LIMIT, choose
@@ -106,6 +106,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             report=_beside(settings.report, output, batch),
             audio=None if settings.audio is None else Path(settings.audio),
             json_progress=flags.json_progress,
+            left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]

@@ -31,6 +31,7 @@ from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
 from app.progress import Progress
 from app.recipe import RenderRequest, header_of, reconcile
+from app.remains import Remains, examine, finished, take_over
 from app.script import check_script
 from app.stills import PngSequence, check_stills, sink_kind
 from app.timeline import resolve
@@ -51,13 +52,27 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
         RenderFailure: the film could not be finished; what there is of it plays from `request.part`.
     """
     _check_request(request)
-    if request.resume and not request.folder.is_dir() and _is_whole(request.output):
-        _say(console, request, f"{request.output} is whole already; there is nothing to resume.")
-        return EXIT_OK
+    if request.resume and sink_kind(request.output) == "mp4":
+        if told := take_over(request):
+            _say(console, request, told)
+        if not (request.folder / "journal.jsonl").is_file() and (told := finished(request, None)):
+            _say(console, request, told)
+            request.part.unlink(missing_ok=True)  # a kill came between the film and this
+            if request.folder.is_dir():
+                with Journal(request.folder):
+                    pass  # an empty one goes when it is closed
+            return EXIT_OK
     _check_output(request)
     with Journal(request.folder) as journal:
         past = journal.read() if request.resume else None
+        if past is not None and (told := finished(request, past)):
+            _say(console, request, told)
+            journal.remove()
+            request.part.unlink(missing_ok=True)
+            return EXIT_OK
         if past is None:
+            if request.resume and not request.script.shots:
+                raise UsageMistake(_nothing_to_resume(request, journal))
             check_script(request.script)
         if request.resume and past is None:
             _say(console, request, f"Nothing to resume beside {request.output}: starting from the beginning.")
@@ -65,8 +80,13 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
 
 
 def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
+    remains = Remains(())
     if past is not None:
+        remains = examine(request.part, request.folder, past, asked=bool(request.script.shots))
         request = reconcile(request, past.header)
+        for told in (past.damage, remains.told):
+            if told:
+                _say(console, request, told)
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
     begun = time.perf_counter()
     opened = opener(request.engine, seed)
@@ -82,11 +102,13 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     pictures = sink_kind(request.output) != "mp4"
     header = header_of(request, opened, timeline, fps, seed)
     start = None
-    if past is not None:
+    if past is None:
+        header = journal.begin(header)
+    else:
         _check_same(past.header, header, request.folder)
-        start = _restore(opened, journal, past, request, console)
-    if start is None:
-        journal.begin(header)
+        kept = _restore(opened, journal, remains, request, console)
+        header = journal.go_on(past, kept, request.left_out)
+        start = kept[-1] if kept else None
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, unknown)
     film = Film(
@@ -98,17 +120,28 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         crf=request.crf,
         segment_chunks=request.segment_chunks,
         begin=start,
+        keep=request.resume,
+        name=header.film,
     )
-    # A film that starts over may be another one; a film that goes on may not.
-    expected = {} if past is None or start is None else {chunk.index: chunk.sha256 for chunk in past.expected}
+    expected = {} if past is None else {chunk.index: chunk.sha256 for chunk in past.expected}
     with Interrupt() as interrupt:
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
             if not film.fresh:
-                if start is None:
+                if past is None:
                     journal.remove()
                 _say(console, request, "Nothing was rendered, so no file has changed.")
                 return interrupt.code or EXIT_INTERRUPTED
+            if not film.whole and film.next <= max(expected, default=-1):
+                film.abandon()
+                _say(
+                    console,
+                    request,
+                    f"Ended by {interrupt.word} before all was made again that there had been, so {request.output} is "
+                    "as it was; --resume goes on.",
+                )
+                return interrupt.code or EXIT_INTERRUPTED
+            film.close()
             done = time.perf_counter()
             timing = sidecar.Timing(
                 load=ready - begun,
@@ -119,13 +152,13 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
             status = "whole" if film.whole else f"ended early by {interrupt.word}"
             record = finish(request, header, film, journal, timing, status)
         except BaseException as error:
-            return _stopped(error, request, film, journal, opened, console)
-    conclude(console, request, record)
-    if not film.whole and not pictures:
-        return interrupt.code or EXIT_FAILURE
-    journal.remove()
-    request.part.unlink(missing_ok=True)
-    return EXIT_OK if film.whole else interrupt.code or EXIT_FAILURE
+            return _stopped(error, request, film, journal, opened, console, fresh=past is None)
+        conclude(console, request, record)
+        if not film.whole and not pictures:
+            return interrupt.code or EXIT_FAILURE
+        journal.remove()
+        request.part.unlink(missing_ok=True)
+        return EXIT_OK if film.whole else interrupt.code or EXIT_FAILURE
 
 
 def _shoot(
@@ -157,18 +190,25 @@ def _shoot(
         record = film.add(chunk, opened.memory())
         first = first or time.perf_counter()
         progress.chunk(place, record)
-    film.close()
     return first
 
 
 def _stopped(
-    error: BaseException, request: RenderRequest, film: Film, journal: Journal, opened: Opened, console: Console
+    error: BaseException,
+    request: RenderRequest,
+    film: Film,
+    journal: Journal,
+    opened: Opened,
+    console: Console,
+    *,
+    fresh: bool,
 ) -> int:
     """Leave what is whole and say so; a second Ctrl-C is an exit code, everything else goes on as an error."""
     film.abandon()
     if not film.frames or film.path == request.output:
-        request.part.unlink(missing_ok=True)
-        journal.remove()
+        if fresh:  # what an earlier render left stays
+            request.part.unlink(missing_ok=True)
+            journal.remove()
         if isinstance(error, OSError):  # it was in order when the render began
             raise RenderFailure(explain(error)[0]) from error
         raise error
@@ -203,29 +243,31 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
             )
 
 
-def _restore(opened: Opened, journal: Journal, past: Past, request: RenderRequest, console: Console) -> Segment | None:
-    """Put the stream where the last segment begins that is whole on the disk; None starts over."""
-    size = request.part.stat().st_size if request.part.is_file() else 0
-    for segment in reversed(past.segments):
-        if segment.bytes > size or segment.snapshot is None or segment.sha256 is None:
+def _restore(
+    opened: Opened, journal: Journal, remains: Remains, request: RenderRequest, console: Console
+) -> tuple[Segment, ...]:
+    """Put the stream where the last usable segment begins; returns the segments up to it, () to start over."""
+    for number, segment in reversed([*enumerate(remains.segments, 1)]):
+        if segment.snapshot is None or segment.sha256 is None:
             continue
         try:
             opened.restore(journal.folder / segment.snapshot, segment.sha256)
         except (ValueError, OSError) as error:
             _say(console, request, f"A snapshot cannot be used ({error}); going back to the one before.")
             continue
-        journal.go_on(past, segment)
         _say(console, request, f"Going on from chunk {segment.chunk}, frame {segment.frames}.")
-        return segment
+        return remains.segments[:number]
     _say(console, request, "There is no segment to go on from: starting from the beginning.")
-    return None
+    return ()
 
 
-def _is_whole(output: Path) -> bool:
-    try:
-        return output.is_file() and sidecar.read(sidecar.sidecar_path(output)).status == "whole"
-    except (UsageMistake, OSError):
-        return False
+def _nothing_to_resume(request: RenderRequest, journal: Journal) -> str:
+    if journal.path.exists():
+        return (
+            f"{journal.path} was cut off in its first line, so what was asked for is lost. "
+            "Give the film's prompts and settings together with --resume."
+        )
+    return f"There is nothing to resume beside {request.output}. Say what to show, or give the film that was begun."
 
 
 def _say(console: Console, request: RenderRequest, text: str) -> None:
