@@ -1,11 +1,14 @@
 """What lies on the disk is not believed: whatever happened to it, the film comes out as it should, or a sentence."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import hashlib
 import json
 import os
 import pty
+import random
 import shutil
 import signal
 import subprocess
@@ -19,6 +22,7 @@ import numpy as np
 import pytest
 
 from app import sidecar
+from app.cli import main
 from app.errors import RenderFailure, UsageMistake, explain
 from app.interrupt import Interrupt
 from app.joining import read_metadata
@@ -26,7 +30,8 @@ from app.recipe import RenderRequest
 from app.script import Script
 from app.stills import sink_kind
 from app.subtitles import numbered
-from tests.app_doubles import Opener
+from benchmarks import damage
+from tests.app_doubles import Opener, save_tiny_model
 from tests.test_render import at, film_request, run
 from tests.test_resume import LENGTH, hashes, killed_films, rewrite, whole_film
 from tests.test_video import decode
@@ -120,7 +125,7 @@ def double(data: bytes, rng: np.random.Generator) -> bytes:
 DAMAGES = (flip, zero, cut, cut_out, append, double)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("harm", DAMAGES)
 @pytest.mark.parametrize("where", ["out.part.mp4", "out.part/journal.jsonl", "out.part/00000009.safetensors"])
 @pytest.mark.parametrize("prompts", [True, False], ids=["asked", "alone"])
 def test_a_damaged_file_costs_time_and_never_the_film(
@@ -128,14 +133,14 @@ def test_a_damaged_file_costs_time_and_never_the_film(
     expected: bytes,
     tmp_path: Path,
     where: str,
-    damage: Callable[[bytes, np.random.Generator], bytes],
+    harm: Callable[[bytes, np.random.Generator], bytes],
     prompts: bool,
 ) -> None:
-    rng = np.random.default_rng([len(where), DAMAGES.index(damage), prompts])
+    rng = np.random.default_rng([len(where), DAMAGES.index(harm), prompts])
     for number in range(6):
         folder = Path(shutil.copytree(killed, tmp_path / str(number)))
         path = folder / where
-        path.write_bytes(damage(path.read_bytes(), rng))
+        path.write_bytes(harm(path.read_bytes(), rng))
         before = contents(folder)
         request = film_request(folder, duration=LENGTH, resume=True) if prompts else alone(folder)
         try:
@@ -335,16 +340,16 @@ def test_the_film_never_gets_shorter_while_it_is_mended(folder: Path, expected: 
     assert (folder / "out.mp4").read_bytes() == expected
 
 
-@pytest.mark.parametrize("damage", [True, False])
-def test_ctrl_c_while_it_is_made_again_keeps_the_longer_film(tmp_path: Path, expected: bytes, damage: bool) -> None:
+@pytest.mark.parametrize("damaged", [True, False])
+def test_ctrl_c_while_it_is_made_again_keeps_the_longer_film(tmp_path: Path, expected: bytes, damaged: bool) -> None:
     run(film_request(tmp_path, duration=LENGTH), at(10, lambda: signal.raise_signal(signal.SIGINT)))
     part = tmp_path / "out.part.mp4"
     before = (tmp_path / "out.mp4").read_bytes()
-    if damage:
+    if damaged:
         data = bytearray(part.read_bytes())
         data[2000] ^= 1
         part.write_bytes(data)
-    stop = 1 if damage else 9
+    stop = 1 if damaged else 9
     code, printed = run(alone(tmp_path), at(stop, lambda: signal.raise_signal(signal.SIGINT)))
     assert code == 130
     assert "--resume goes on" in printed
@@ -446,13 +451,13 @@ def test_a_part_that_outlived_its_journal_is_no_riddle(tmp_path: Path, expected:
     assert (left / "out.mp4").read_bytes() == expected
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("harm", DAMAGES)
 def test_a_whole_film_that_changed_is_not_called_whole(
-    tmp_path: Path, damage: Callable[[bytes, np.random.Generator], bytes]
+    tmp_path: Path, harm: Callable[[bytes, np.random.Generator], bytes]
 ) -> None:
     whole_film(tmp_path / "film")
     film = tmp_path / "film" / "out.mp4"
-    film.write_bytes(damage(film.read_bytes(), np.random.default_rng(5)))
+    film.write_bytes(harm(film.read_bytes(), np.random.default_rng(5)))
     with pytest.raises(RenderFailure, match=r"has changed since it was made.*rivulet replay .*out\.json"):
         run(alone(tmp_path / "film"))
 
@@ -638,3 +643,57 @@ with Interrupt() as interrupt:
     assert process.wait(30) == 0
     assert done.read_text() == "SIGHUP 129"
     assert not Interrupt().asked
+
+
+# ------------------------------------------------------------------ the benchmark
+
+
+def test_the_benchmark_tells_films_from_what_is_none(tmp_path: Path) -> None:
+    whole_film(tmp_path / "whole")
+    (tmp_path / "whole" / "out.mp4").rename(tmp_path / "whole" / damage.FILM)
+    judge = damage._Judge(tmp_path / "whole")
+    here = Path(shutil.copytree(tmp_path / "whole", tmp_path / "here"))
+    before = damage._sizes(here)
+
+    def verdict(asked: str, code: int | None, said: str = "") -> str:
+        return judge(here, asked, damage._Told(code, said, 1.0), before)
+
+    sentence = "rivulet: journal.jsonl, line 1 is damaged. Add --overwrite to start over.\n"
+    assert verdict("resume", 0) == verdict("replay", 0) == "the film"
+    assert verdict("resume", 2, sentence) == verdict("resume", 1, sentence) == "refused"
+    assert verdict("replay", 1) == "refused"
+    assert verdict("resume", None) == "hung"
+    for code, said in ((1, ""), (3, sentence), (1, "rivulet: Something broke (KeyError). Run with --debug."), (2, "x")):
+        assert verdict("resume", code, said) == "broke"
+    film = here / damage.FILM
+    data = film.read_bytes()
+    film.write_bytes(data + b"\0")
+    assert (verdict("resume", 0), verdict("replay", 0)) == ("wrong film", "the film")  # not a picture has changed
+    film.write_bytes(data[:-2000])
+    assert verdict("replay", 0) == "wrong film"
+    assert verdict("resume", 2, sentence) == "lost"
+
+
+def test_the_benchmark_damages_what_it_says(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20
+    for kind in ("flip", "zero", "cut", "cut out", "append"):
+        changed = [damage._changed(data, kind, random.Random(seed), 100, 200) for seed in range(20)]
+        assert all(each != data and each[:100] == data[:100] for each in changed)
+        assert len(set(changed)) > 5
+        if kind in ("flip", "zero"):
+            assert all(len(each) == len(data) and each[200:] == data[200:] for each in changed)
+    assert damage._changed(b"", "flip", random.Random(0), 0, 0) != b""
+    pairs = {(number % len(damage._KINDS), number % len(damage._DAMAGES)) for number in range(200)}
+    assert len(pairs) == len(damage._KINDS) * len(damage._DAMAGES)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    file = tmp_path / "damage.json"
+    assert main(["bench", "damage", "--model", str(model), "--repeats", "9", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["passed"]
+    assert [each["exit"] for each in result["rounds"]].count(0) >= 4
+    assert all(each["said"].startswith("rivulet: ") for each in result["rounds"] if each["exit"])
+    assert "9 damages" in capsys.readouterr().out
