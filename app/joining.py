@@ -29,6 +29,7 @@ from av.video.stream import VideoStream
 from app.errors import shorten
 from app.soundtrack import Soundtrack
 from app.subtitles import Chapter
+from app.whole_file import put
 
 if TYPE_CHECKING:
     from av.container.core import Chapter as Entry  # a name of the stubs alone
@@ -90,7 +91,7 @@ def join(
         with whole.open("rb") as file:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.replace(output)
+        put(whole, output)
     finally:
         whole.unlink(missing_ok=True)
     return replace(joined, sha256=sha256)

@@ -44,12 +44,15 @@ class Header(_Line):
     """What is being rendered, and with what: a film goes on only with the same.
 
     `film` is a name that the growing film carries too, so that neither can be taken for another's; `left_out` is what
-    was asked not to be told of the film.
+    was asked not to be told of the film, `audio` its sound with the sha256 of that file, `report` where a report goes.
     """
 
     format: Literal[2, 3]
     film: str = ""
     left_out: tuple[LeftOut, ...] = ()
+    audio: str | None = None
+    audio_sha256: str | None = None
+    report: str | None = None
     seed: int
     config: Config
     model: ModelRecord
@@ -173,14 +176,13 @@ class Journal:
         segments = tuple(event for _, event in rest if isinstance(event, Segment))
         return Past(first, segments, chunks, tuple(expected.values()), damage)
 
-    def go_on(self, past: Past, segments: Sequence[Segment], left_out: Iterable[LeftOut]) -> Header:
+    def go_on(self, past: Past, segments: Sequence[Segment], header: Header) -> Header:
         """Forget everything from the last of these segments on, in one rename, and write behind it.
 
-        Without segments the film begins again, and has to become what it was. Returns the header as it now stands.
+        Without segments the film begins again, and has to become what it was. Returns the header with the film's name.
         """
         begin = segments[-1].chunk if segments else 0
-        named = {"format": FORMAT, "film": past.header.film or secrets.token_hex(16), "left_out": tuple(left_out)}
-        header = past.header.model_copy(update=named)
+        header = header.model_copy(update={"film": past.header.film or secrets.token_hex(16)})
         at = {segment.chunk: segment for segment in segments}
         kept: list[tuple[str, BaseModel]] = [("begun", header)]
         for index in range(begin + 1):

@@ -99,7 +99,8 @@ def finish(
             audio=request.audio,
             frames=film.frames,
         )
-        record = record.model_copy(update={"bytes_sha256": joined.sha256})
+        film_record = record.film.model_copy(update={"file_sha256": joined.sha256})
+        record = record.model_copy(update={"film": film_record})
     try:
         beside = sidecar.sidecar_path(request.output)
         subtitles = sidecar.beside(request.output, ".vtt")

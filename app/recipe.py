@@ -1,5 +1,6 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -90,6 +91,9 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         versions=library_versions(),
         machine=machine(),
         left_out=request.left_out,
+        audio=None if request.audio is None else str(request.audio.absolute()),
+        audio_sha256=None if request.audio is None else _sha256(request.audio),
+        report=None if request.report is None else str(request.report.absolute()),
     )
 
 
@@ -144,11 +148,19 @@ def system_of(preset: Preset) -> dict[str, Any]:
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
-    """Fill in what a resuming command left open (threads, a drawn seed) with what the film was begun with.
+    """Fill in what a resuming command left open (threads, a drawn seed, sound) with what the film was begun with.
 
     What was to be left out stays left out, and more may be.
+
+    Raises:
+        UsageMistake: what the film was begun with is not to be had any more.
     """
-    left_out = tuple(name for name in LEFT_OUT if name in (*request.left_out, *before.left_out))
+    request = replace(
+        request,
+        left_out=tuple(name for name in LEFT_OUT if name in (*request.left_out, *before.left_out)),
+        audio=_sound(before) if request.audio is None else request.audio,
+        report=Path(before.report) if request.report is None and before.report is not None else request.report,
+    )
     if not request.script.shots:
         begun = request_of(
             before.config,
@@ -163,11 +175,28 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             report=request.report,
             audio=request.audio,
             json_progress=request.json_progress,
-            left_out=left_out,
+            left_out=request.left_out,
         )
     engine = request.engine
     if engine.threads is None:
         engine = replace(engine, threads=before.config.threads)
     seed = before.seed if request.seed == -1 else request.seed
-    segments = before.config.segment_chunks
-    return replace(request, engine=engine, seed=seed, segment_chunks=segments, left_out=left_out)
+    return replace(request, engine=engine, seed=seed, segment_chunks=before.config.segment_chunks)
+
+
+def _sound(before: Header) -> Path | None:
+    """The sound that a film was begun with, as it was then."""
+    if before.audio is None:
+        return None
+    path = Path(before.audio)
+    if not path.is_file() or _sha256(path) != before.audio_sha256:
+        raise UsageMistake(
+            f"{path}, the sound that the film was begun with, is gone or has changed. "
+            "Put it back, or give the sound with --audio."
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -93,8 +93,8 @@ def finished(request: RenderRequest, past: Past | None) -> str:
         return ""
     if past is not None and sidecar.film_hash(past.chunks) != record.film.sha256:
         return ""  # of another film, which replaces this one
-    if record.bytes_sha256:
-        same, proof = _sha256(output) == record.bytes_sha256, "its bytes are those that were written"
+    if record.film.file_sha256:
+        same, proof = _sha256(output) == record.film.file_sha256, "its bytes are those that were written"
     else:
         same, proof = _frames(output) == record.film.frames, "its frames are all there; no hash of its bytes was noted"
     if not same:

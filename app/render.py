@@ -29,11 +29,12 @@ from app.interrupt import Interrupt
 from app.journal import Header, Journal, Past, Segment
 from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
+from app.outputs import check_free, check_name
 from app.progress import Progress
 from app.recipe import RenderRequest, header_of, reconcile
 from app.remains import Remains, examine, finished, take_over
 from app.script import check_script
-from app.stills import PngSequence, check_stills, sink_kind
+from app.stills import check_stills, sink_kind
 from app.timeline import resolve
 from pipelines.types import Controls
 
@@ -52,7 +53,8 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
         RenderFailure: the film could not be finished; what there is of it plays from `request.part`.
     """
     _check_request(request)
-    if request.resume and sink_kind(request.output) == "mp4":
+    check_name(request)
+    if request.resume:
         if told := take_over(request):
             _say(console, request, told)
         if not (request.folder / "journal.jsonl").is_file() and (told := finished(request, None)):
@@ -62,7 +64,7 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
                 with Journal(request.folder):
                     pass  # an empty one goes when it is closed
             return EXIT_OK
-    _check_output(request)
+    check_free(request)
     with Journal(request.folder) as journal:
         past = journal.read() if request.resume else None
         if past is not None and (told := finished(request, past)):
@@ -107,7 +109,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     else:
         _check_same(past.header, header, request.folder)
         kept = _restore(opened, journal, remains, request, console)
-        header = journal.go_on(past, kept, request.left_out)
+        header = journal.go_on(past, kept, header)
         start = kept[-1] if kept else None
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, unknown)
@@ -284,57 +286,3 @@ def _check_request(request: RenderRequest) -> None:
         from app.soundtrack import check_audio
 
         check_audio(request.audio)
-
-
-def _check_output(request: RenderRequest) -> None:
-    output = request.output
-    try:
-        _check_output_folder(request)
-    except OSError as error:
-        raise UsageMistake(f"{str(output)[:80]} cannot be written ({error.strerror}). Give another output.") from error
-
-
-def _check_output_folder(request: RenderRequest) -> None:
-    output = request.output
-    if output.is_dir():
-        raise UsageMistake(
-            f"{output} is a folder. Give a file name in it, for example {output / 'out.mp4'}, or {output}/ for PNGs."
-        )
-    kind = sink_kind(output)
-    if kind != "mp4" and request.resume:
-        raise UsageMistake(f"Only an .mp4 can be resumed, not {output}. Render it again with --overwrite.")
-    if kind != "mp4" and request.audio is not None:
-        raise UsageMistake(f"{output} holds no sound. Leave out --audio, or give {output.stem}.mp4.")
-    if kind == "png" and output.parent.parent.is_dir():
-        output.parent.mkdir(exist_ok=True)  # a folder of pictures is as much the output as a film is
-    if not output.parent.is_dir():
-        raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
-    begun = (request.folder / "journal.jsonl").is_file()
-    for path in (
-        request.part,
-        output,
-        *(sidecar.beside(output, ending) for ending in (".json", ".vtt")),
-        request.report,
-    ):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
-        if not path.parent.is_dir():
-            raise UsageMistake(f"There is no folder {path.parent}. Create it, or give another file.")
-        if path.exists() and not request.overwrite and not (request.resume and begun):
-            if path == request.part:
-                goes_on = "Add --resume to go on with it, " if begun else "Its journal is gone: add "
-                raise UsageMistake(
-                    f"{path} was left by a render that did not finish. "
-                    f"{goes_on}--overwrite to replace it, or give another output."
-                )
-            raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
-    if request.folder.exists() and not request.folder.is_dir():
-        raise UsageMistake(f"{request.folder} is a file, and a folder of that name is needed. Give another output.")
-    if kind == "png" and not request.overwrite and PngSequence(output).file(0).exists():
-        raise UsageMistake(f"{PngSequence(output).file(0)} exists already. Add --overwrite, or give another output.")
-    fresh = not request.part.exists()
-    request.part.open("ab").close()  # the only honest test of permissions, read-only systems and quotas
-    if fresh:
-        request.part.unlink()

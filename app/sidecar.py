@@ -72,9 +72,13 @@ class ChunkRecord(_Record):
 
 
 class FilmRecord(_Record):
-    """The film; `sha256` is as of `film_hash`, height and width are the engine's. It does not carry its own name."""
+    """The film; `sha256` is as of `film_hash`, height and width are the engine's.
+
+    It does not carry its own name, nor `file_sha256`, which is of every byte of its file ("" for a folder of pictures).
+    """
 
     file: str = ""
+    file_sha256: str = ""
     frames: int
     seconds: float
     fps: float
@@ -140,11 +144,10 @@ class Carried(_Record):
 
 
 class Sidecar(Carried):
-    """The whole file; `bytes_sha256` is of the film's file, "" where there is none (pictures, earlier versions)."""
+    """The whole file."""
 
     chunks: list[ChunkRecord]
     timing: Timing
-    bytes_sha256: str = ""
 
 
 def sidecar_path(film: Path) -> Path:
@@ -244,7 +247,7 @@ def read_carried(text: str, source: str) -> Carried:
 
 def carried(record: Carried) -> str:
     """What goes into the film itself."""
-    return record.model_dump_json(exclude={"chunks": True, "timing": True, "bytes_sha256": True, "film": {"file"}})
+    return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file", "file_sha256"}})
 
 
 def _parse(kind: type[Kind], data: str | bytes, source: str) -> Kind:

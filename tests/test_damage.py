@@ -32,6 +32,7 @@ from app.stills import sink_kind
 from app.subtitles import numbered
 from benchmarks import damage
 from tests.app_doubles import Opener, save_tiny_model
+from tests.test_joining import tone
 from tests.test_render import at, film_request, run
 from tests.test_resume import LENGTH, hashes, killed_films, rewrite, whole_film
 from tests.test_video import decode
@@ -466,7 +467,7 @@ def test_a_film_of_an_earlier_version_is_counted_and_that_is_said(tmp_path: Path
     whole_film(tmp_path / "film")
     record = tmp_path / "film" / "out.json"
     told = json.loads(record.read_text())
-    del told["bytes_sha256"]
+    del told["film"]["file_sha256"]
     record.write_text(json.dumps(told))
     code, printed = run(alone(tmp_path / "film"))
     assert code == 0
@@ -566,6 +567,49 @@ def test_what_this_version_left_is_only_its_own_films(folder: Path, expected: by
         run(replace(alone(folder), output=folder / "out%d.mp4"))
     assert run(alone(folder))[0] == 0
     assert (folder / "out.mp4").read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"output": Path("out.part.mp4")}, r"is what out\.mp4 is called while it grows"),
+        ({"output": Path("out.PART.mp4")}, "while it grows"),
+        ({"report": Path("out.json")}, r"out\.json is a file of the film itself.*--report"),
+        ({"report": Path("out.mp4")}, "is a file of the film itself"),
+        ({"report": Path("out.part.mp4")}, "is a file of the film itself"),
+    ],
+)
+def test_a_film_does_not_overwrite_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageMistake, match=said):
+        run(replace(film_request(Path(), overwrite=True), **change))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_sound_and_the_report_are_remembered(tmp_path: Path, asked: bool) -> None:
+    song, page = tone(tmp_path / "song.wav", 12), tmp_path / "page.html"
+    films: list[bytes] = []
+    for name in ("whole", "film"):
+        folder = tmp_path / name
+        folder.mkdir()
+        request = replace(film_request(folder, duration=LENGTH), audio=song, report=page, overwrite=True)
+        left = tmp_path / "left"
+        run(request, at(10, lambda: shutil.copytree(folder, left, dirs_exist_ok=True)))  # noqa: B023  # called at once
+        films.append((folder / "out.mp4").read_bytes())
+    assert films[0] == films[1]
+    page.unlink()
+    changed = song.read_bytes()
+    song.write_bytes(changed + b"\0\0")
+    again = film_request(left, duration=LENGTH, resume=True) if asked else alone(left)
+    with pytest.raises(UsageMistake, match=r"song\.wav, the sound .* has changed\. Put it back, or give"):
+        run(again)
+    song.write_bytes(changed)
+    assert run(again)[0] == 0
+    assert (left / "out.mp4").read_bytes() == films[0]
+    assert page.is_file()
 
 
 # ------------------------------------------------------------------ what is not to be told
