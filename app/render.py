@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from app.errors import (
     disk_full,
     explain,
     printable,
+    shorten,
 )
 from app.film import Film
 from app.interrupt import Interrupt
@@ -238,7 +240,10 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         *((key, value, getattr(now.config, key)) for key, value in before.config),
     ):
         if old != new:
-            shown = [printable(str(value))[:60] for value in (old, new)]
+            # A script is long and of many lines: what is shown of it begins shortly before the first difference.
+            texts = [" ".join(printable(str(value)).split()) for value in (old, new)]
+            same = max(0, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))) - 20)
+            shown = [f"{'… ' if same else ''}{shorten(text[same:], 60)}" for text in texts]
             raise UsageMistake(
                 f"The film in {folder} was begun with {name} {shown[0]}, not {shown[1]}. "
                 "Give what it was begun with (or only --resume and --output), or start over with --overwrite."

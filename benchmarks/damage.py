@@ -156,17 +156,14 @@ def measure(
             for number in range(count):
                 ended, file, asked = _KINDS[number % len(_KINDS)]
                 damage = _DAMAGES[number % len(_DAMAGES)]
-                here = folder / "here"
-                shutil.copytree(folder / "ours" / ended, here)
-                _damage(here, folder / "other" / ended, file, damage, rng)
-                before = _sizes(here)
-                if asked == "replay":
-                    words = ["replay", str(here / FILM), "--check", "-o", str(here / "again.mp4")]
-                elif rng.random() < 0.5:  # with its prompts, or as the journal knows them
-                    words = [*_render(here, PROMPTS, model, threads), "--resume"]
-                else:
-                    words = ["render", "--resume", "-o", str(here / FILM)]
+                chance = rng.getstate()
+                here = _damaged(folder, ended, file, damage, rng)
+                before, words = _sizes(here), _asking(here, asked, rng, model, threads)
                 told = hands.run(words, limit=own + PATIENCE)
+                if told.code is None:  # a machine with other things to do is late once, a command that hangs is twice
+                    rng.setstate(chance)
+                    _damaged(folder, ended, file, damage, rng)
+                    told = hands.run(words, limit=own + PATIENCE)
                 outcome = judge(here, asked, told, before)
                 rounds.append(
                     {"ended": ended, "file": file, "damage": damage, "asked": asked, "outcome": outcome}
@@ -177,7 +174,6 @@ def measure(
                     report(f"round {number + 1}: {rounds[-1]}")
                 elif (number + 1) % 20 == 0:
                     report(f"{number + 1} of {count} damages: {dict(Counter(each['outcome'] for each in rounds))}")
-                shutil.rmtree(here)
         finally:
             hands.close()
     outcomes = Counter(each["outcome"] for each in rounds)
@@ -212,6 +208,14 @@ def _render(folder: Path, prompts: Sequence[str], model: str | None, threads: in
     words += ["--segment_chunks", str(SEGMENT), "--num_inference_steps", "1"]
     words += [] if model is None else ["--model", model]
     return words + ([] if threads is None else ["--threads", str(threads)])
+
+
+def _asking(here: Path, asked: str, rng: random.Random, model: str | None, threads: int | None) -> list[str]:
+    if asked == "replay":
+        return ["replay", str(here / FILM), "--check", "-o", str(here / "again.mp4")]
+    if rng.random() < 0.5:  # with its prompts, or as the journal knows them
+        return [*_render(here, PROMPTS, model, threads), "--resume"]
+    return ["render", "--resume", "-o", str(here / FILM)]
 
 
 def _work(pipe: Connection) -> None:
@@ -284,16 +288,21 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
-def _damage(here: Path, other: Path, file: str, damage: str, rng: random.Random) -> None:
+def _damaged(folder: Path, ended: str, file: str, damage: str, rng: random.Random) -> Path:
+    """A copy of what the render left, with one file of it damaged."""
+    here, other = folder / "here", folder / "other" / ended
+    shutil.rmtree(here, ignore_errors=True)
+    shutil.copytree(folder / "ours" / ended, here)
     if file == "tags":
         _damage_tags(here / FILM, other / FILM, damage, rng)
-        return
+        return here
     path = rng.choice(sorted(here.glob(_FILES[file])))
     data = path.read_bytes()
     if damage == "exchange":
         shutil.copy(other / path.relative_to(here), path)
     else:
         path.write_bytes(_changed(data, damage, rng, 0, len(data)))
+    return here
 
 
 def _damage_tags(film: Path, other: Path, damage: str, rng: random.Random) -> None:

@@ -201,8 +201,9 @@ def test_the_journal_of_another_film_is_refused_with_prompts_and_without(
     before = contents(folder)
     with pytest.raises(UsageMistake, match=r"journal\.jsonl is not the journal of out\.part\.mp4.*Put the right"):
         run(alone(folder))
-    with pytest.raises(UsageMistake, match="was begun with"):
+    with pytest.raises(UsageMistake, match="was begun with") as caught:
         run(film_request(folder, duration=LENGTH, resume=True))
+    assert "\n" not in str(caught.value)
     assert contents(folder) == before
     set_lines(folder, right)
     assert run(alone(folder))[0] == 0
@@ -274,6 +275,12 @@ def test_chunks_that_do_not_count_up_are_refused(folder: Path) -> None:
     rewrite(folder / "out.part" / "journal.jsonl", leave_out)
     with pytest.raises(UsageMistake, match="chunk 1 is not where it belongs"):
         run(alone(folder))
+
+
+def test_another_script_is_refused_where_it_differs(folder: Path) -> None:
+    with pytest.raises(UsageMistake, match=r'script … .*blue star".*, not … .*yellow \\"moon') as caught:
+        run(film_request(folder, "a red ball", 'a yellow "moon\nat night"', duration=LENGTH, resume=True))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 # ------------------------------------------------------------------ the version before
