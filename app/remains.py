@@ -69,7 +69,11 @@ def examine(part: Path, folder: Path, past: Past, *, asked: bool) -> Remains:
             "notes. Put the right one back, or give the film's prompts and settings together with --resume."
         )
     sound = sum(1 for _ in takewhile(bool, right))
-    return Remains(tuple(reached[:sound]), _told(part, size, past, noted, sound, len(right)))
+    told = _told(part, size, past, noted, sound, len(right))
+    if not past.hashed:  # at least one chunk is made again whose hash is known: other settings would make another
+        last = max((chunk.index for chunk in past.expected), default=-1)
+        sound = sum(1 for segment in reached[:sound] if segment.chunk <= last)
+    return Remains(tuple(reached[:sound]), told)
 
 
 def finished(request: RenderRequest, past: Past | None) -> str:
@@ -158,7 +162,7 @@ def _told(part: Path, size: int, past: Past, noted: Sequence[Segment], sound: in
     if not past.hashed:
         return (
             "The journal is of an earlier version, which noted no hashes of the film: "
-            "its frames were counted, its pictures and settings could not be compared."
+            "its frames were counted and the next chunk is compared, its other pictures and settings could not be."
         )
     return ""
 

@@ -305,9 +305,21 @@ def test_a_film_of_the_version_before_goes_on_and_what_cannot_be_compared_is_sai
     opener = Opener()
     code, printed = run(alone(folder), opener)
     assert code == 0
-    assert "its frames were counted, its pictures and settings could not be compared" in printed
+    assert "its frames were counted and the next chunk is compared, its other pictures" in printed
     assert len(opener.streams[0].asked) == 4
     assert (folder / "out.mp4").read_bytes() == expected
+
+
+def test_settings_that_were_changed_in_the_version_before_show_in_the_next_chunk(tmp_path: Path) -> None:
+    folder = killed_films(tmp_path / "film")[9]
+    as_before(folder)
+    first, *rest = lines_of(folder)
+    set_lines(folder, [first.replace(b'"seed":7', b'"seed":8'), *rest])
+    before = (folder / "out.part.mp4").stat().st_size
+    opener = Opener()
+    with pytest.raises(RenderFailure, match="Chunk 6 came out differently"):
+        run(alone(folder), opener)
+    assert (folder / "out.part.mp4").stat().st_size >= before
 
 
 def test_a_film_of_the_version_before_is_counted(folder: Path, expected: bytes) -> None:
