@@ -25,6 +25,7 @@ from app import sidecar
 from app.cli import main
 from app.errors import RenderFailure, UsageMistake, explain
 from app.interrupt import Interrupt
+from app.job_process import begin
 from app.joining import read_metadata
 from app.recipe import RenderRequest
 from app.script import Script
@@ -532,6 +533,20 @@ def test_resuming_nothing_says_so(tmp_path: Path) -> None:
     code, printed = run(film_request(tmp_path, resume=True))
     assert code == 0
     assert "Nothing to resume beside" in printed
+
+
+def test_a_job_that_was_whole_when_the_server_ended_is_not_deleted(tmp_path: Path) -> None:
+    whole_film(tmp_path / "film")
+    folder = tmp_path / "job"
+    folder.mkdir()
+    for name in ("mp4", "json"):
+        shutil.copy(tmp_path / "film" / f"out.{name}", folder / f"film.{name}")
+    before = contents(folder)
+    assert begin(folder, [sys.executable, "-c", ""]).wait() == 0
+    assert before.items() <= contents(folder).items()
+    (folder / "film.json").unlink()  # a film that nothing is known of is only in the way
+    assert begin(folder, [sys.executable, "-c", ""]).wait() == 0
+    assert not (folder / "film.mp4").exists()
 
 
 # ------------------------------------------------------------------ whose file is whose
