@@ -48,7 +48,7 @@ class StreamOpener(Protocol):
 
 
 def render(request: RenderRequest, *, console: Console, opener: StreamOpener = open_stream) -> int:
-    """Render a film and return the exit code: 0, or 130 (143) when Ctrl-C (SIGTERM) ended it early.
+    """Render a film and return the exit code: 0, or 130 (143, 129) when Ctrl-C (SIGTERM, SIGHUP) ended it early.
 
     Raises:
         UsageMistake, ValueError, OSError: something the person can put right.
@@ -84,7 +84,7 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
 
 
 def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
-    remains = Remains(())
+    remains, fresh = Remains(()), past is None and not request.part.exists()
     if past is not None:
         remains = examine(request.part, request.folder, past, asked=bool(request.script.shots))
         request = reconcile(request, past.header)
@@ -132,7 +132,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
             if not film.fresh:
-                if past is None:
+                if fresh:
                     journal.remove()
                 _say(console, request, "Nothing was rendered, so no file has changed.")
                 return interrupt.code or EXIT_INTERRUPTED
@@ -156,7 +156,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
             status = "whole" if film.whole else f"ended early by {interrupt.word}"
             record = finish(request, header, film, journal, timing, status)
         except BaseException as error:
-            return _stopped(error, request, film, journal, opened, console, fresh=past is None)
+            return _stopped(error, request, film, journal, opened, console, fresh=fresh)
         conclude(console, request, record)
         if not film.whole and not pictures:
             return interrupt.code or EXIT_FAILURE

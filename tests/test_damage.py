@@ -398,6 +398,20 @@ def test_a_failure_at_the_first_chunk_leaves_what_there_was(folder: Path, expect
     assert (folder / "out.mp4").read_bytes() == expected
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_film_that_fails_at_once_deletes_no_other(folder: Path, overwrite: bool) -> None:
+    part = folder / "out.part.mp4"
+    before = part.read_bytes()
+    (folder / "out.part" / "journal.jsonl").write_bytes(b'{"begun"')  # cut off, as a full disk once left it
+
+    def fail() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run(film_request(folder, duration=LENGTH, resume=not overwrite, overwrite=overwrite), at(0, fail))
+    assert part.read_bytes() == before
+
+
 def test_frames_that_the_disk_lost_are_missed_before_the_film_has_its_name(tmp_path: Path) -> None:
     part = tmp_path / "out.part.mp4"
 
