@@ -62,6 +62,11 @@ def check_free(request: RenderRequest) -> None:
                         f"{path} was left by a render that did not finish. "
                         f"{goes_on}--overwrite to replace it, or give another output."
                     )
+                if request.resume and path == request.output:
+                    raise UsageMistake(
+                        f"{path} is there, and neither a journal to go on with nor a .json that proves it whole. "
+                        "Add --overwrite instead of --resume to replace it, or give another output."
+                    )
                 raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
         if request.folder.exists() and not request.folder.is_dir():
             raise UsageMistake(f"{request.folder} is a file, and a folder of that name is needed. Give another output.")

@@ -84,7 +84,7 @@ def finished(request: RenderRequest, past: Past | None) -> str:
         past: of its journal, if there still is one.
 
     Raises:
-        RenderFailure: the film was whole and has changed since, and nothing is left to mend it from.
+        RenderFailure: the film is said to be whole and is another, and nothing is left to mend it from.
         UsageMistake: the film is whole and another than is asked for.
         OSError: it cannot be read.
     """
@@ -105,8 +105,8 @@ def finished(request: RenderRequest, past: Past | None) -> str:
         if past is not None:
             return ""  # put together once more
         raise RenderFailure(
-            f"{output} has changed since it was made, and nothing is left to resume it from. "
-            f"Make it again with rivulet replay {sidecar.sidecar_path(output)}, or with --overwrite."
+            f"{output} is not the film that {sidecar.sidecar_path(output)} tells of: one of them has changed, and "
+            "nothing is left to resume. Put the right one back, or make it again with rivulet replay or --overwrite."
         )
     seed = record.seed if request.seed == -1 else request.seed
     if request.script.shots and (export_native(request.script), seed) != (record.config.script, record.seed):

@@ -493,8 +493,18 @@ def test_a_whole_film_that_changed_is_not_called_whole(
     whole_film(tmp_path / "film")
     film = tmp_path / "film" / "out.mp4"
     film.write_bytes(harm(film.read_bytes(), np.random.default_rng(5)))
-    with pytest.raises(RenderFailure, match=r"has changed since it was made.*rivulet replay .*out\.json"):
+    with pytest.raises(RenderFailure, match=r"out\.mp4 is not the film that .*out\.json tells of.*Put the right"):
         run(alone(tmp_path / "film"))
+
+
+def test_a_whole_film_without_a_readable_record_is_not_called_whole(tmp_path: Path) -> None:
+    before = whole_film(tmp_path / "film")
+    (tmp_path / "film" / "out.json").write_text("{")
+    with pytest.raises(UsageMistake, match=r"neither a journal .* nor a \.json that proves it whole"):
+        run(alone(tmp_path / "film"))
+    with pytest.raises(UsageMistake, match="neither a journal"):
+        run(film_request(tmp_path / "film", duration=LENGTH, resume=True))
+    assert (tmp_path / "film" / "out.mp4").read_bytes() == before
 
 
 def test_a_film_of_an_earlier_version_is_counted_and_that_is_said(tmp_path: Path) -> None:
@@ -508,7 +518,7 @@ def test_a_film_of_an_earlier_version_is_counted_and_that_is_said(tmp_path: Path
     assert "its frames are all there; no hash of its bytes was noted" in printed
     film = tmp_path / "film" / "out.mp4"
     film.write_bytes(film.read_bytes()[:-300])
-    with pytest.raises(RenderFailure, match="has changed"):
+    with pytest.raises(RenderFailure, match="is not the film that"):
         run(alone(tmp_path / "film"))
 
 
