@@ -58,7 +58,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         )
     },
     "output": {"path": "output"}
-    | {name: name for name in ("crf", "fps", "scale", "segment_chunks", "report", "audio")},
+    | {name: name for name in ("crf", "fps", "scale", "segment_chunks", "report", "audio")}
+    | {name: name for name in ("metadata", "subtitles", "sidecar")},
 }
 """Names that config files may put under a heading: `cache: {sink_size: 3}` is `sink_size: 3`."""
 

@@ -18,15 +18,19 @@ from app.sidecar import library_versions, machine
 from app.whole_file import write_text
 from pipelines.presets import PRESETS
 
-BENCHMARKS = ("stream", "memory", "startup", "quality", "ablation", "film", "presets", "cost", "resume", "fuzz", "live")
+BENCHMARKS = (
+    *("stream", "memory", "startup", "quality", "ablation", "film", "presets", "cost", "resume", "damage", "fuzz"),
+    "live",
+)
 STREAM_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 3600.0, 8.0
 """Film to measure, the long film, and each film under each preset, when `seconds` is None."""
 
 LIVE_MINUTES = 5.0
 """How long the live server is watched, when `minutes` is None."""
 
-STARTS, KILLS, MUTANTS = 5, 20, 10_000
-"""Runs a command, kills of a render and mutated files a format, when `repeats` is None (ablation: 6 films)."""
+STARTS, KILLS, DAMAGES, MUTANTS = 5, 20, 200, 10_000
+"""Runs a command, kills of a render, damages of what it left, and mutated files a format, when `repeats` is None
+(ablation: 6 films)."""
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -138,6 +142,13 @@ def run(
 
         result = resume.measure(kills=repeats or KILLS, threads=engine.threads, report=console.print)
         table = resume.table(result)
+    elif name == "damage":
+        from benchmarks import damage
+
+        result = damage.measure(
+            count=repeats or DAMAGES, model=engine.model, threads=engine.threads, report=console.print
+        )
+        table = damage.table(result)
     elif name == "fuzz":
         from benchmarks import fuzz
 

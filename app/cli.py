@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="rivulet",
     help="Streaming text-to-video: one endless film that follows your words while it plays.",
-    epilog="Flags may be written with _ or -. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
+    epilog="Flags may be written with _ or -. Exit codes: 0 done, 1 failed, 2 wrong usage, 129 hang-up, 130 Ctrl-C.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -171,7 +171,7 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|fuzz|live",
+            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|damage|fuzz|live",
             help="What to measure.",
             show_default="stream",
         ),
@@ -231,8 +231,8 @@ def bench_command(
             "--repeats",
             min=1,
             max=10**6,
-            help="startup: runs a command; resume: kills; fuzz: mutated files; ablation: films.",
-            show_default="5, 20, 10000, 6",
+            help="startup: runs a command; resume: kills; damage: damages; fuzz: mutated files; ablation: films.",
+            show_default="5, 20, 200, 10000, 6",
         ),
     ] = None,
     minutes: Annotated[
@@ -249,7 +249,7 @@ def bench_command(
         Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
     ] = None,
 ) -> int:
-    """Measure speed, memory, start-up, quality, long films, presets, kills, bad files, and the live page's server."""
+    """Measure speed, memory, start-up, quality, long films, presets, kills, damage, bad files, and the live server."""
     from rich.console import Console
 
     from app import bench

@@ -184,6 +184,25 @@ def render_command(
     report: Annotated[
         str | None, typer.Option("--report", metavar="FILE", help="Write an .html page about the render.")
     ] = None,
+    metadata: Annotated[
+        bool | None,
+        typer.Option(
+            "--metadata/--no_metadata",
+            help="Without: the .mp4 tells no prompt, seed or setting, and its chapters are numbers. "
+            "The .json and .vtt beside it still do.",
+        ),
+    ] = None,
+    subtitles: Annotated[
+        bool | None,
+        typer.Option("--subtitles/--no_subtitles", help="Without: no .vtt, which holds the prompts."),
+    ] = None,
+    sidecar: Annotated[
+        bool | None,
+        typer.Option(
+            "--sidecar/--no_sidecar",
+            help="Without: no .json, which holds prompts, seed and settings; nothing can then prove the film.",
+        ),
+    ] = None,
     export: Annotated[
         Path | None,
         typer.Option(

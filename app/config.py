@@ -93,6 +93,9 @@ class Settings(BaseModel):
     output: str | None = None
     report: str | None = None
     audio: str | None = None
+    metadata: bool = True
+    subtitles: bool = True
+    sidecar: bool = True
 
     @property
     def length(self) -> Length | None:

@@ -8,7 +8,7 @@ import errno
 import traceback
 from pathlib import Path
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 129, 130, 143
 
 _ROOT = Path(__file__).resolve().parent.parent
 _OURS = ("app", "benchmarks", "cache", "models", "parallel", "pipelines", "schedulers", "training", "weights")

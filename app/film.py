@@ -31,6 +31,8 @@ class Film:
         crf: x264's constant rate factor.
         segment_chunks: chunks a segment.
         begin: where to go on; None begins the film.
+        keep: write over what `path` holds, rather than to cut it off first.
+        name: what the growing film is called in its journal.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Film:
         crf: int,
         segment_chunks: int,
         begin: Segment | None = None,
+        keep: bool = False,
+        name: str = "",
     ) -> None:
         self.path = path
         self.timeline = timeline
@@ -54,6 +58,7 @@ class Film:
         self._journal = journal
         self._fps, self._crf, self._segment_chunks = fps, crf, segment_chunks
         self._begun = self.next
+        self._keep, self._name = keep, name
         self._writer: FilmWriter | PngSequence | AnimatedImage | None = None
 
     @property
@@ -70,11 +75,17 @@ class Film:
         """Begin a segment if it is time for one; call before each chunk."""
         if self.next % self._segment_chunks or self.next == self._begun or not isinstance(self._writer, FilmWriter):
             return
-        size = self._writer.begin_segment()
+        size, film_sha256 = self._writer.begin_segment()
         path = self._journal.snapshot_path(self.next)
-        sha256 = opened.save(path)
         self._journal.segment(
-            Segment(chunk=self.next, frames=self.frames, bytes=size, snapshot=path.name, sha256=sha256)
+            Segment(
+                chunk=self.next,
+                frames=self.frames,
+                bytes=size,
+                snapshot=path.name,
+                sha256=opened.save(path),
+                film_sha256=film_sha256,
+            )
         )
 
     def add(self, chunk: Chunk, memory: int) -> ChunkRecord:
@@ -108,7 +119,7 @@ class Film:
 
     def missing_bytes(self, opened: Opened) -> int:
         """What the rest of the film will take if it goes on as it began: itself, its final copy and its snapshots."""
-        here = self.path.stat().st_size
+        here = self._writer.size if isinstance(self._writer, FilmWriter) else self.path.stat().st_size
         film = round(here / self.frames * (2 * self.timeline.frames - self.frames))
         if self.timeline.chunks <= self._segment_chunks:
             return film
@@ -131,6 +142,8 @@ class Film:
             crf=self._crf,
             frames=self.frames,
             size=self._size,
+            keep=self._keep,
+            name=self._name,
         )
 
     def close(self) -> None:

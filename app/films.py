@@ -17,6 +17,7 @@ from rich.console import Console
 
 from app.config import Resolved, Settings
 from app.errors import (
+    EXIT_HANGUP,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TERMINATED,
@@ -31,7 +32,7 @@ from app.exporting import export
 from app.importers import load_script, switch_at
 from app.judging import judge
 from app.opening import EngineRequest, OneModel
-from app.recipe import SEGMENT_CHUNKS, RenderRequest
+from app.recipe import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
 from app.render import StreamOpener, check_request, render
 from app.script import SOFT_CHUNKS, Script, script_of
 from app.setting_values import SEED_LIMIT, choose
@@ -112,6 +113,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             report=_beside(settings.report, output, batch),
             audio=None if settings.audio is None else Path(settings.audio),
             json_progress=flags.json_progress,
+            left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]
@@ -193,7 +195,7 @@ def render_batch(requests: Sequence[RenderRequest], *, console: Console, opener:
             console.print(printable(f"{request.output}: {explain(error)[0]}"), style="red", soft_wrap=True)
             failed.append(request.output.name)
             continue
-        if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        if code in (EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED):
             return code
         if code != EXIT_OK:
             failed.append(request.output.name)

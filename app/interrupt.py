@@ -1,13 +1,15 @@
-"""Ctrl-C and SIGTERM as a question that the loop asks between two chunks, so that a film always ends whole."""
+"""Ctrl-C, SIGTERM and SIGHUP as a question that the loop asks between two chunks, so that a film always ends whole."""
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from app.errors import EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -15,10 +17,17 @@ _SAID = {
     signal.SIGINT: b"\nFinishing the file with what is done; Ctrl-C again stops at once.\n",
     signal.SIGTERM: b"\nAsked to end: finishing the file with what is done.\n",
 }
+_CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+_WORDS = {EXIT_INTERRUPTED: "Ctrl-C", EXIT_TERMINATED: "SIGTERM", EXIT_HANGUP: "SIGHUP"}
+if hasattr(signal, "SIGHUP"):  # a system without it has no terminals that hang up
+    _SAID[signal.SIGHUP] = b"\nThe terminal has gone: finishing the file with what is done.\n"
+    _CODES[signal.SIGHUP] = EXIT_HANGUP
 
 
 class Interrupt:
     """The first signal asks for an orderly end after the chunk in hand; a second Ctrl-C raises KeyboardInterrupt.
+
+    A SIGHUP that was ignored before stays ignored, as nohup wants it.
 
     Attributes:
         code: exit code that goes with the signal that came, None before.
@@ -36,11 +45,12 @@ class Interrupt:
     @property
     def word(self) -> str:
         """What ended the work, for people."""
-        return "SIGTERM" if self.code == EXIT_TERMINATED else "Ctrl-C"
+        return _WORDS[self.code or EXIT_INTERRUPTED]
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._ask) for number in _SAID}
+            heard = [n for n in _SAID if _CODES[n] != EXIT_HANGUP or signal.getsignal(n) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -50,6 +60,19 @@ class Interrupt:
     def _ask(self, number: int, at: FrameType | None) -> None:
         if self.code is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
-        # Not print: the signal may come in the middle of one, whose buffer is then in use.
-        os.write(2, _SAID[signal.Signals(number)])
+        self.code = _CODES[signal.Signals(number)]
+        with suppress(OSError):  # whoever read it may have gone
+            # Not print: the signal may come in the middle of one, whose buffer is then in use.
+            os.write(2, _SAID[signal.Signals(number)])
+        if self.code == EXIT_HANGUP:
+            _turn_away()
+
+
+def _turn_away() -> None:
+    """Let what is said to a terminal or a pipe go nowhere: once the terminal has gone, a line would end the film."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

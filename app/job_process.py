@@ -27,7 +27,9 @@ def begin(folder: Path, command: Sequence[str]) -> psutil.Popen:
     Raises:
         OSError: it cannot be started.
     """
-    if not (folder / "film.part" / "journal.jsonl").is_file():
+    record, _ = outcome(folder)
+    whole = record is not None and record.status == "whole"  # the server ended before it heard of it
+    if not whole and not (folder / "film.part" / "journal.jsonl").is_file():
         for rest in folder.glob("film.*"):  # what cannot be gone on with would only be in the way
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     with (folder / "progress.jsonl").open("wb") as out, (folder / "log.txt").open("wb") as log:

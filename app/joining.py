@@ -10,9 +10,10 @@ segments), chapters, metadata and sound. The film appears under its name complet
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from av.video.stream import VideoStream
 from app.errors import shorten
 from app.soundtrack import Soundtrack
 from app.subtitles import Chapter
+from app.whole_file import put
 
 if TYPE_CHECKING:
     from av.container.core import Chapter as Entry  # a name of the stubs alone
@@ -41,10 +43,11 @@ _MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What became of the segments: how many frames, and a sentence on how the sound was fitted (or "")."""
+    """What became of the segments: how many frames, a sentence on the sound's fit (or ""), the sha256 of the file."""
 
     frames: int
     sound: str = ""
+    sha256: str = ""
 
 
 def join(
@@ -54,6 +57,7 @@ def join(
     chapters: Sequence[Chapter] = (),
     metadata: Mapping[str, str] = _NOTHING,
     audio: Path | None = None,
+    frames: int | None = None,
 ) -> Joined:
     """Copy the segments, in order, into one MP4 at `output`; they stay where they are.
 
@@ -65,9 +69,10 @@ def join(
         metadata: any keys and texts, megabytes long if need be (30 MB come back unchanged). Players know `title`
             and `comment`.
         audio: a file that `check_audio` accepts; cut or padded with silence to the film's length.
+        frames: how many there have to be, if that is known.
 
     Raises:
-        ValueError: no segments, one that cannot be read, or segments that do not belong together.
+        ValueError: no segments, one that cannot be read, segments that do not belong together, or frames that lack.
         OSError: the film cannot be written; nothing is left of it.
     """
     if not segments:
@@ -78,12 +83,18 @@ def join(
         with av.open(str(whole), "w", format="mp4", options=_OPTIONS) as target:
             target.metadata.update({key: text.replace("\0", " ") for key, text in metadata.items()})
             joined = _copy(segments, target, chapters, audio)
+        if frames not in (None, joined.frames):
+            raise ValueError(
+                f"{segments[-1]} holds {joined.frames} frames where {frames} were written: the disk lost some. "
+                "Render it again."
+            )
         with whole.open("rb") as file:
             os.fsync(file.fileno())
-        whole.replace(output)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        put(whole, output)
     finally:
         whole.unlink(missing_ok=True)
-    return joined
+    return replace(joined, sha256=sha256)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,12 +1,19 @@
 """What a render writes down while it works, so that it can be killed at any moment and go on.
 
 Beside the film that grows (out.part.mp4) lies a folder (out.part) with a journal, one line an event, and the last two
-snapshots of the stream, each taken where a segment of the film begins. Resuming throws away the segment that was being
-written, because a half-written one cannot be continued bit for bit, and makes it again.
+snapshots of the stream, each taken where a segment of the film begins. Resuming makes the segment again that was being
+written, because a half-written one cannot be continued bit for bit.
+
+Every line ends with a hash over itself and the hash of the line before, so that of a damaged journal exactly the lines
+above the damage count; and what a line names (a segment's bytes, a snapshot) it names with its hash.
 """
 
+import hashlib
 import json
 import os
+import re
+import secrets
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +27,11 @@ from app.errors import UsageMistake
 from app.sidecar import ChunkRecord, Config, ModelRecord
 from app.whole_file import write_text
 
-Format = Literal[2]
-FORMAT: Format = 2
+Format = Literal[3]
+FORMAT: Format = 3
+_UNHASHED = 2
+"""The format before: the same lines, hashes of chunks and snapshots alone. It can still be gone on with."""
+LeftOut = Literal["metadata", "subtitles", "sidecar"]
 KEPT = 2
 """Snapshots that stay: should the last one be damaged, the one before it still is there."""
 
@@ -31,9 +41,18 @@ class _Line(BaseModel):
 
 
 class Header(_Line):
-    """What is being rendered, and with what: a film goes on only with the same."""
+    """What is being rendered, and with what: a film goes on only with the same.
 
-    format: Format
+    `film` is a name that the growing film carries too, so that neither can be taken for another's; `left_out` is what
+    was asked not to be told of the film, `audio` its sound with the sha256 of that file, `report` where a report goes.
+    """
+
+    format: Literal[2, 3]
+    film: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    audio: str | None = None
+    audio_sha256: str | None = None
+    report: str | None = None
     seed: int
     config: Config
     model: ModelRecord
@@ -44,7 +63,8 @@ class Header(_Line):
 class Segment(_Line):
     """Where a segment begins: its first chunk, frames and bytes of the film before it, and the stream's snapshot.
 
-    The first segment begins with a new stream and has no snapshot.
+    `sha256` is of the snapshot's file, `film_sha256` of the film's bytes from the segment before (or the film's
+    beginning) up to here. The first segment begins with a new stream and is not noted.
     """
 
     chunk: int
@@ -52,6 +72,7 @@ class Segment(_Line):
     bytes: int
     snapshot: str | None = None
     sha256: str | None = None
+    film_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +80,20 @@ class Past:
     """What a journal tells of a render that did not finish.
 
     `expected` are all chunks that were ever made, those among them that a resume has to make again: a film goes on
-    only as long as they come out as before, however often it is killed meanwhile.
+    only as long as they come out as before, however often it is killed meanwhile. `damage` is a sentence on where the
+    journal stops to be what was written, or "".
     """
 
     header: Header
     segments: tuple[Segment, ...]
     chunks: tuple[ChunkRecord, ...]
     expected: tuple[ChunkRecord, ...]
+    damage: str = ""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether lines and segments carry hashes; the version before had none."""
+        return self.header.format == FORMAT
 
 
 class Journal:
@@ -80,6 +108,8 @@ class Journal:
         self.folder = folder
         self.path = folder / "journal.jsonl"
         self._file: TextIO | None = None
+        self._chain = ""
+        self._kept: list[str] = []
         self._lock = FileLock(folder / "lock")
 
     def __enter__(self) -> Self:
@@ -100,47 +130,70 @@ class Journal:
         if not self.path.exists():
             self._remove()
 
-    def begin(self, header: Header) -> None:
-        """Start a film from its first frame."""
+    def begin(self, header: Header) -> Header:
+        """Start a film from its first frame, and return the header with the film's name in it."""
+        named = header.model_copy(update={"film": secrets.token_hex(16)})
+        self._restart([("begun", named)])
         for snapshot in self.snapshots():
             snapshot.unlink()
-        self._file = self.path.open("w", encoding="utf-8")
-        self._write("begun", header)
+        return named
 
     def read(self) -> Past | None:
-        """What was done before, None if there is no journal with anything in it.
+        """What was done before, None if there is no journal with a whole line in it.
 
         Raises:
-            UsageMistake: another version of Rivulet wrote it, or something else changed it.
+            UsageMistake: its first line is damaged, or another version of Rivulet wrote it.
         """
         if not self.path.is_file():
             return None
-        lines = self.path.read_bytes().split(b"\n")
         # A kill may cut the last line; what is not followed by a line break does not count.
-        events = [_event(self.path, number, line) for number, line in enumerate(lines[:-1], 1)]
-        if not events:
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        if not lines:
             return None
+        unhashed = _unhashed(lines[0])
+        events: list[tuple[str, BaseModel]] = []
+        damage = chain = ""
+        for number, line in enumerate(lines, 1):
+            if unhashed:
+                body = line
+            elif (opened := _unseal(line, chain)) is not None:
+                body, chain = opened
+            elif number == 1:
+                raise _refusal(self.path, "line 1")
+            else:
+                damage = f"{self.path} is damaged from line {number} of {len(lines)} on; what it noted there is lost."
+                break
+            events.append(_event(self.path, number, body))
         (kind, first), *rest = events
-        if kind != "begun" or not isinstance(first, Header):
-            raise UsageMistake(f"{self.path}, line 1: this is no journal of a film. Add --overwrite to start over.")
+        if kind != "begun" or not isinstance(first, Header) or first.format != (_UNHASHED if unhashed else FORMAT):
+            raise _refusal(self.path, "line 1")
         chunks = tuple(event for kind, event in rest if kind == "chunk" and isinstance(event, ChunkRecord))
+        for number, chunk in enumerate(chunks):
+            if chunk.index != number:
+                raise _refusal(self.path, f"chunk {number} is not where it belongs")
         before = [event for kind, event in rest if kind == "expected" and isinstance(event, ChunkRecord)]
         expected = {event.index: event for event in (*before, *chunks)}
-        return Past(
-            first,
-            tuple(event for _, event in rest if isinstance(event, Segment)),
-            chunks,
-            tuple(expected.values()),
-        )
+        segments = tuple(event for _, event in rest if isinstance(event, Segment))
+        return Past(first, segments, chunks, tuple(expected.values()), damage)
 
-    def go_on(self, past: Past, segment: Segment) -> None:
-        """Forget everything from a segment's beginning on, in one rename, and write behind it."""
-        kept: list[tuple[str, BaseModel]] = [("begun", past.header)]
-        kept += [("segment", earlier) for earlier in past.segments if earlier.chunk <= segment.chunk]
-        kept += [("chunk", chunk) for chunk in past.chunks if chunk.index < segment.chunk]
-        kept += [("expected", chunk) for chunk in past.expected if chunk.index >= segment.chunk]
-        write_text(self.path, "".join(_line(kind, record) for kind, record in kept))
-        self._file = self.path.open("a", encoding="utf-8")
+    def go_on(self, past: Past, segments: Sequence[Segment], header: Header) -> Header:
+        """Forget everything from the last of these segments on, in one rename, and write behind it.
+
+        Without segments the film begins again, and has to become what it was. Returns the header with the film's name.
+        """
+        begin = segments[-1].chunk if segments else 0
+        header = header.model_copy(update={"film": past.header.film or secrets.token_hex(16)})
+        at = {segment.chunk: segment for segment in segments}
+        kept: list[tuple[str, BaseModel]] = [("begun", header)]
+        for index in range(begin + 1):
+            if index in at:
+                kept.append(("segment", at[index]))
+            if index < begin:
+                kept.append(("chunk", past.chunks[index]))
+        kept += [("expected", chunk) for chunk in past.expected if chunk.index >= begin]
+        self._restart(kept)
+        self._kept = [segment.snapshot for segment in segments if segment.snapshot is not None]
+        return header
 
     def chunk(self, record: ChunkRecord) -> None:
         """Note a chunk whose frames are in the film."""
@@ -151,8 +204,13 @@ class Journal:
         self._write("segment", segment)
         assert self._file is not None
         os.fsync(self._file.fileno())
-        for snapshot in self.snapshots()[:-KEPT]:
-            snapshot.unlink()
+        if segment.snapshot is None:
+            return
+        self._kept = [*self._kept, segment.snapshot][-KEPT:]
+        # Those of later chunks are from before something was damaged: made again, they are replaced.
+        for snapshot in self.snapshots():
+            if snapshot.name < self._kept[0]:
+                snapshot.unlink()
 
     def snapshots(self) -> list[Path]:
         """The snapshots that are there, the newest last."""
@@ -177,9 +235,21 @@ class Journal:
         for file in (*self.snapshots(), self.path):
             file.unlink(missing_ok=True)
 
+    def _restart(self, records: Iterable[tuple[str, BaseModel]]) -> None:
+        """Begin the file with these lines, or leave it as it was."""
+        lines: list[str] = []
+        chain = ""
+        for kind, record in records:
+            line, chain = _seal(kind, record, chain)
+            lines.append(line)
+        write_text(self.path, "".join(lines))
+        self._chain = chain
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
     def _write(self, kind: str, record: BaseModel) -> None:
         assert self._file is not None
-        self._file.write(_line(kind, record))
+        line, self._chain = _seal(kind, record, self._chain)
+        self._file.write(line)
         self._file.flush()
 
     def _remove(self) -> None:
@@ -190,10 +260,7 @@ class Journal:
             self.folder.rmdir()
 
 
-def _line(kind: str, record: BaseModel) -> str:
-    return json.dumps({kind: record.model_dump(mode="json")}, separators=(",", ":")) + "\n"
-
-
+_SEALED = re.compile(rb'(\{.*\}),"chain":"([0-9a-f]{64})"\}', re.DOTALL)
 _KINDS: dict[str, type[BaseModel]] = {
     "begun": Header,
     "segment": Segment,
@@ -202,12 +269,39 @@ _KINDS: dict[str, type[BaseModel]] = {
 }
 
 
+def _seal(kind: str, record: BaseModel, chain: str) -> tuple[str, str]:
+    """A line that hangs on the one before, and the hash that the next one hangs on."""
+    body = json.dumps({kind: record.model_dump(mode="json")}, separators=(",", ":"))
+    chain = hashlib.sha256((chain + body).encode()).hexdigest()
+    return f'{body[:-1]},"chain":"{chain}"}}\n', chain
+
+
+def _unseal(line: bytes, chain: str) -> tuple[bytes, str] | None:
+    """What `_seal` was given, and its hash; None where they do not agree."""
+    found = _SEALED.fullmatch(line)
+    if found is None:
+        return None
+    body, noted = found[1] + b"}", found[2].decode()
+    return (body, noted) if hashlib.sha256(chain.encode() + body).hexdigest() == noted else None
+
+
+def _unhashed(line: bytes) -> bool:
+    """Whether a first line is of the format before."""
+    with suppress(ValueError, KeyError, TypeError):
+        return json.loads(line)["begun"]["format"] == _UNHASHED
+    return False
+
+
 def _event(path: Path, number: int, line: bytes) -> tuple[str, BaseModel]:
     try:
         ((kind, data),) = json.loads(line).items()
         return kind, _KINDS[kind].model_validate(data)
     except (ValueError, KeyError, AttributeError, ValidationError):
-        raise UsageMistake(
-            f"{path}, line {number}: another version of Rivulet wrote this, or it is damaged. "
-            "Add --overwrite to start the film over."
-        ) from None
+        raise _refusal(path, f"line {number}") from None
+
+
+def _refusal(path: Path, where: str) -> UsageMistake:
+    return UsageMistake(
+        f"{path}, {where}: another version of Rivulet wrote this, or it is damaged. Nothing has been changed. "
+        "Add --overwrite to start the film over."
+    )

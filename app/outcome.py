@@ -13,7 +13,7 @@ from app.journal import Header, Journal
 from app.opening import Opened
 from app.recipe import RenderRequest
 from app.stills import sink_kind
-from app.subtitles import chapters_of, write_vtt
+from app.subtitles import chapters_of, numbered, write_vtt
 from app.timeline import Timeline
 from pipelines.types import prompt_text
 
@@ -54,6 +54,8 @@ def finish(
         OSError: the film cannot be written.
     """
     chunks = journal.chunks()
+    if len(chunks) != film.next:
+        raise RenderFailure(f"{journal.path} was changed while the film was made.")
     record = sidecar.Sidecar(
         format=sidecar.FORMAT,
         status=status,
@@ -81,26 +83,40 @@ def finish(
         [(shot.actual.frame / film.timeline.fps, prompt_text(shot.prompt)) for shot in film.timeline.shots],
         film.seconds,
     )
-    titles = [chapter.title for chapter in chapters]
-    if sink_kind(request.output) == "mp4":  # pictures have their names already
-        join(
+    told = "metadata" not in header.left_out
+    if sink_kind(request.output) == "mp4":  # pictures have their names already, and carry nothing
+        joined = join(
             [request.part],
             request.output,
-            chapters=chapters,
+            chapters=chapters if told else numbered(chapters),
             metadata={
-                "title": titles[0],
+                "title": chapters[0].title,
                 "comment": f"Rivulet, preset {header.config.preset}, seed {header.seed}",
                 "rivulet": sidecar.carried(record),
-            },
+            }
+            if told
+            else {},
             audio=request.audio,
+            frames=film.frames,
         )
+        film_record = record.film.model_copy(update={"file_sha256": joined.sha256})
+        record = record.model_copy(update={"film": film_record})
     try:
-        sidecar.write(record, sidecar.sidecar_path(request.output))
-        write_vtt(chapters, sidecar.beside(request.output, ".vtt"))
+        beside = sidecar.sidecar_path(request.output)
+        subtitles = sidecar.beside(request.output, ".vtt")
+        if "subtitles" in header.left_out:
+            subtitles.unlink(missing_ok=True)  # of the film that this one replaces
+        else:
+            write_vtt(chapters, subtitles)
         if request.report is not None:
             from app import report
 
             report.write(record, request.output, request.report)
+        # The last, because it says that the film is whole.
+        if "sidecar" in header.left_out:
+            beside.unlink(missing_ok=True)
+        else:
+            sidecar.write(record, beside)
     except OSError as error:
         raise RenderFailure(f"{explain(error)[0]} {request.output} is there, what belongs beside it is not.") from error
     return record
@@ -118,13 +134,14 @@ def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) 
     goes_on = "; the same command with --resume goes on" if sink_kind(request.output) == "mp4" else ""
     early = "" if record.status == "whole" else f" ({record.status}{goes_on})"
     report = f" Report: {request.report}." if request.report is not None else ""
+    beside = sidecar.sidecar_path(request.output)
+    proof = f"; settings, seed and chunk hashes in {beside}" if beside.is_file() else ""
     size += enlarged
     size += f", {request.output.stat().st_size / 1e6:.1f} MB" if request.output.is_file() else ""
     console.print(
         f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}; "
         f"first frame after {record.timing.first_frame:.2f} s, {record.timing.fps:.1f} fps end to end.\n"
-        f"Frames sha256 {film.sha256}; settings, seed and chunk hashes in "
-        f"{sidecar.sidecar_path(request.output)}.{report}",
+        f"Frames sha256 {film.sha256}{proof}.{report}",
         highlight=False,
         markup=False,
         soft_wrap=True,

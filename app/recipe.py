@@ -1,12 +1,13 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from app.errors import UsageMistake
-from app.journal import FORMAT, Header
+from app.journal import FORMAT, Header, LeftOut
 from app.lengths import Length
 from app.opening import EngineRequest, Opened
 from app.script import Script
@@ -18,6 +19,8 @@ from pipelines.presets.knobs import apply_knobs, knob_values
 
 SEGMENT_CHUNKS = 24
 """Chunks of a segment: what a kill can cost. 24 chunks of 12 frames are 18 seconds of film."""
+LEFT_OUT: tuple[LeftOut, ...] = get_args(LeftOut)
+"""What a person may ask not to be told of a film, by the names of the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class RenderRequest:
 
     `seed` -1 draws one, `fps` None takes the model's own, `length` None the script's, `scale` 0 enlarges small films
     for viewing. `resume` goes on with a film that did not finish; with an empty script, with whatever it was begun
-    with. `segment_chunks` is what a kill can cost.
+    with. `segment_chunks` is what a kill can cost. `left_out` is what is not to be told: the .mp4's "metadata", the
+    .vtt with the "subtitles", the .json ("sidecar").
     """
 
     script: Script
@@ -43,6 +47,7 @@ class RenderRequest:
     audio: Path | None = None
     json_progress: bool = False
     segment_chunks: int = SEGMENT_CHUNKS
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def part(self) -> Path:
@@ -85,6 +90,10 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         model=ModelRecord(name=opened.model, sha256=opened.checksum),
         versions=library_versions(),
         machine=machine(),
+        left_out=request.left_out,
+        audio=None if request.audio is None else str(request.audio.absolute()),
+        audio_sha256=None if request.audio is None else _sha256(request.audio),
+        report=None if request.report is None else str(request.report.absolute()),
     )
 
 
@@ -139,7 +148,19 @@ def system_of(preset: Preset) -> dict[str, Any]:
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
-    """Fill in what a resuming command left open (threads, a drawn seed) with what the film was begun with."""
+    """Fill in what a resuming command left open (threads, a drawn seed, sound) with what the film was begun with.
+
+    What was to be left out stays left out, and more may be.
+
+    Raises:
+        UsageMistake: what the film was begun with is not to be had any more.
+    """
+    request = replace(
+        request,
+        left_out=tuple(name for name in LEFT_OUT if name in (*request.left_out, *before.left_out)),
+        audio=_sound(before) if request.audio is None else request.audio,
+        report=Path(before.report) if request.report is None and before.report is not None else request.report,
+    )
     if not request.script.shots:
         begun = request_of(
             before.config,
@@ -149,10 +170,33 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             output=request.output,
         )
         return replace(
-            begun, resume=True, report=request.report, audio=request.audio, json_progress=request.json_progress
+            begun,
+            resume=True,
+            report=request.report,
+            audio=request.audio,
+            json_progress=request.json_progress,
+            left_out=request.left_out,
         )
     engine = request.engine
     if engine.threads is None:
         engine = replace(engine, threads=before.config.threads)
     seed = before.seed if request.seed == -1 else request.seed
     return replace(request, engine=engine, seed=seed, segment_chunks=before.config.segment_chunks)
+
+
+def _sound(before: Header) -> Path | None:
+    """The sound that a film was begun with, as it was then."""
+    if before.audio is None:
+        return None
+    path = Path(before.audio)
+    if not path.is_file() or _sha256(path) != before.audio_sha256:
+        raise UsageMistake(
+            f"{path}, the sound that the film was begun with, is gone or has changed. "
+            "Put it back, or give the sound with --audio."
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ them to the film. The stream comes from `open_stream`, so that the job can be te
 import secrets
 import time
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from app.errors import (
     disk_full,
     explain,
     printable,
+    shorten,
 )
 from app.film import Film
 from app.interrupt import Interrupt
@@ -29,10 +31,12 @@ from app.journal import Header, Journal, Past, Segment
 from app.judging import judge
 from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
+from app.outputs import check_free, check_name
 from app.progress import Progress
 from app.recipe import RenderRequest, header_of, reconcile
+from app.remains import Remains, examine, finished, take_over
 from app.script import check_script
-from app.stills import PngSequence, sink_kind
+from app.stills import sink_kind
 from pipelines.types import Controls
 
 
@@ -43,18 +47,35 @@ class StreamOpener(Protocol):
 
 
 def render(request: RenderRequest, *, console: Console, opener: StreamOpener = open_stream) -> int:
-    """Render a film and return the exit code: 0, or 130 (143) when Ctrl-C (SIGTERM) ended it early.
+    """Render a film and return the exit code: 0, or 130 (143, 129) when Ctrl-C (SIGTERM, SIGHUP) ended it early.
 
     Raises:
         UsageMistake, ValueError, OSError: something the person can put right.
         RenderFailure: the film could not be finished; what there is of it plays from `request.part`.
     """
-    if not check_request(request):
-        _say(console, request, f"{request.output} is whole already; there is nothing to resume.")
-        return EXIT_OK
+    _check_texts(request)
+    check_name(request)
+    if request.resume:
+        if told := take_over(request):
+            _say(console, request, told)
+        if not (request.folder / "journal.jsonl").is_file() and (told := finished(request, None)):
+            _say(console, request, told)
+            request.part.unlink(missing_ok=True)  # a kill came between the film and this
+            if request.folder.is_dir():
+                with Journal(request.folder):
+                    pass  # an empty one goes when it is closed
+            return EXIT_OK
+    check_free(request)
     with Journal(request.folder) as journal:
         past = journal.read() if request.resume else None
+        if past is not None and (told := finished(request, past)):
+            _say(console, request, told)
+            journal.remove()
+            request.part.unlink(missing_ok=True)
+            return EXIT_OK
         if past is None:
+            if request.resume and not request.script.shots:
+                raise UsageMistake(_nothing_to_resume(request, journal))
             check_script(request.script)
         if request.resume and past is None:
             _say(console, request, f"Nothing to resume beside {request.output}: starting from the beginning.")
@@ -62,28 +83,27 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
 
 
 def check_request(request: RenderRequest) -> bool:
-    """Check what can be checked without a model; False where the film is whole already.
+    """Check what can be checked without a model, and before anything is made; False where the film is whole already.
 
     Raises:
         UsageMistake: what the person can put right: texts, sound, the output's name and place.
     """
-    if request.script.shots or not request.resume:
-        check_script(request.script)
-    if "\0" in str(request.output):
-        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
-    if request.audio is not None:
-        from app.soundtrack import check_audio
-
-        check_audio(request.audio)
-    if request.resume and not request.folder.is_dir() and _is_whole(request.output):
+    _check_texts(request)
+    check_name(request)
+    if request.resume and not (request.folder / "journal.jsonl").is_file() and finished(request, None):
         return False
-    _check_output(request)
+    check_free(request)
     return True
 
 
 def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
+    remains, fresh = Remains(()), past is None and not request.part.exists()
     if past is not None:
+        remains = examine(request.part, request.folder, past, asked=bool(request.script.shots))
         request = reconcile(request, past.header)
+        for told in (past.damage, remains.told):
+            if told:
+                _say(console, request, told)
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
     begun = time.perf_counter()
     opened = opener(request.engine, seed)
@@ -93,11 +113,13 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     pictures = sink_kind(request.output) != "mp4"
     header = header_of(request, opened, timeline, fps, seed)
     start = None
-    if past is not None:
+    if past is None:
+        header = journal.begin(header)
+    else:
         _check_same(past.header, header, request.folder)
-        start = _restore(opened, journal, past, request, console)
-    if start is None:
-        journal.begin(header)
+        kept = _restore(opened, journal, remains, request, console)
+        header = journal.go_on(past, kept, header)
+        start = kept[-1] if kept else None
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, judged.unknown)
     film = Film(
@@ -109,17 +131,28 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         crf=request.crf,
         segment_chunks=request.segment_chunks,
         begin=start,
+        keep=request.resume,
+        name=header.film,
     )
-    # A film that starts over may be another one; a film that goes on may not.
-    expected = {} if past is None or start is None else {chunk.index: chunk.sha256 for chunk in past.expected}
+    expected = {} if past is None else {chunk.index: chunk.sha256 for chunk in past.expected}
     with Interrupt() as interrupt:
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
             if not film.fresh:
-                if start is None:
+                if fresh:
                     journal.remove()
                 _say(console, request, "Nothing was rendered, so no file has changed.")
                 return interrupt.code or EXIT_INTERRUPTED
+            if not film.whole and film.next <= max(expected, default=-1):
+                film.abandon()
+                _say(
+                    console,
+                    request,
+                    f"Ended by {interrupt.word} before all was made again that there had been, so {request.output} is "
+                    "as it was; --resume goes on.",
+                )
+                return interrupt.code or EXIT_INTERRUPTED
+            film.close()
             done = time.perf_counter()
             timing = sidecar.Timing(
                 load=ready - begun,
@@ -130,13 +163,13 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
             status = "whole" if film.whole else f"ended early by {interrupt.word}"
             record = finish(request, header, film, journal, timing, status)
         except BaseException as error:
-            return _stopped(error, request, film, journal, opened, console)
-    conclude(console, request, record)
-    if not film.whole and not pictures:
-        return interrupt.code or EXIT_FAILURE
-    journal.remove()
-    request.part.unlink(missing_ok=True)
-    return EXIT_OK if film.whole else interrupt.code or EXIT_FAILURE
+            return _stopped(error, request, film, journal, opened, console, fresh=fresh)
+        conclude(console, request, record)
+        if not film.whole and not pictures:
+            return interrupt.code or EXIT_FAILURE
+        journal.remove()
+        request.part.unlink(missing_ok=True)
+        return EXIT_OK if film.whole else interrupt.code or EXIT_FAILURE
 
 
 def _shoot(
@@ -168,18 +201,25 @@ def _shoot(
         record = film.add(chunk, opened.memory())
         first = first or time.perf_counter()
         progress.chunk(place, record)
-    film.close()
     return first
 
 
 def _stopped(
-    error: BaseException, request: RenderRequest, film: Film, journal: Journal, opened: Opened, console: Console
+    error: BaseException,
+    request: RenderRequest,
+    film: Film,
+    journal: Journal,
+    opened: Opened,
+    console: Console,
+    *,
+    fresh: bool,
 ) -> int:
     """Leave what is whole and say so; a second Ctrl-C is an exit code, everything else goes on as an error."""
     film.abandon()
     if not film.frames or film.path == request.output:
-        request.part.unlink(missing_ok=True)
-        journal.remove()
+        if fresh:  # what an earlier render left stays
+            request.part.unlink(missing_ok=True)
+            journal.remove()
         if isinstance(error, OSError):  # it was in order when the render began
             raise RenderFailure(explain(error)[0]) from error
         raise error
@@ -207,36 +247,41 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         *((key, value, getattr(now.config, key)) for key, value in before.config),
     ):
         if old != new:
-            shown = [printable(str(value))[:60] for value in (old, new)]
+            # A script is long and of many lines: what is shown of it begins shortly before the first difference.
+            texts = [" ".join(printable(str(value)).split()) for value in (old, new)]
+            same = max(0, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))) - 20)
+            shown = [f"{'… ' if same else ''}{shorten(text[same:], 60)}" for text in texts]
             raise UsageMistake(
                 f"The film in {folder} was begun with {name} {shown[0]}, not {shown[1]}. "
                 "Give what it was begun with (or only --resume and --output), or start over with --overwrite."
             )
 
 
-def _restore(opened: Opened, journal: Journal, past: Past, request: RenderRequest, console: Console) -> Segment | None:
-    """Put the stream where the last segment begins that is whole on the disk; None starts over."""
-    size = request.part.stat().st_size if request.part.is_file() else 0
-    for segment in reversed(past.segments):
-        if segment.bytes > size or segment.snapshot is None or segment.sha256 is None:
+def _restore(
+    opened: Opened, journal: Journal, remains: Remains, request: RenderRequest, console: Console
+) -> tuple[Segment, ...]:
+    """Put the stream where the last usable segment begins; returns the segments up to it, () to start over."""
+    for number, segment in reversed([*enumerate(remains.segments, 1)]):
+        if segment.snapshot is None or segment.sha256 is None:
             continue
         try:
             opened.restore(journal.folder / segment.snapshot, segment.sha256)
         except (ValueError, OSError) as error:
             _say(console, request, f"A snapshot cannot be used ({error}); going back to the one before.")
             continue
-        journal.go_on(past, segment)
         _say(console, request, f"Going on from chunk {segment.chunk}, frame {segment.frames}.")
-        return segment
+        return remains.segments[:number]
     _say(console, request, "There is no segment to go on from: starting from the beginning.")
-    return None
+    return ()
 
 
-def _is_whole(output: Path) -> bool:
-    try:
-        return output.is_file() and sidecar.read(sidecar.sidecar_path(output)).status == "whole"
-    except (UsageMistake, OSError):
-        return False
+def _nothing_to_resume(request: RenderRequest, journal: Journal) -> str:
+    if journal.path.exists():
+        return (
+            f"{journal.path} was cut off in its first line, so what was asked for is lost. "
+            "Give the film's prompts and settings together with --resume."
+        )
+    return f"There is nothing to resume beside {request.output}. Say what to show, or give the film that was begun."
 
 
 def _say(console: Console, request: RenderRequest, text: str) -> None:
@@ -244,55 +289,12 @@ def _say(console: Console, request: RenderRequest, text: str) -> None:
         console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_output(request: RenderRequest) -> None:
-    output = request.output
-    try:
-        _check_output_folder(request)
-    except OSError as error:
-        raise UsageMistake(f"{str(output)[:80]} cannot be written ({error.strerror}). Give another output.") from error
+def _check_texts(request: RenderRequest) -> None:
+    if request.script.shots or not request.resume:
+        check_script(request.script)
+    if "\0" in str(request.output):
+        raise UsageMistake("The output name holds a NUL byte. Give an ordinary file name such as out.mp4.")
+    if request.audio is not None:
+        from app.soundtrack import check_audio
 
-
-def _check_output_folder(request: RenderRequest) -> None:
-    output = request.output
-    if output.is_dir():
-        raise UsageMistake(
-            f"{output} is a folder. Give a file name in it, for example {output / 'out.mp4'}, or {output}/ for PNGs."
-        )
-    kind = sink_kind(output)
-    if kind != "mp4" and request.resume:
-        raise UsageMistake(f"Only an .mp4 can be resumed, not {output}. Render it again with --overwrite.")
-    if kind != "mp4" and request.audio is not None:
-        raise UsageMistake(f"{output} holds no sound. Leave out --audio, or give {output.stem}.mp4.")
-    if kind == "png" and output.parent.parent.is_dir():
-        output.parent.mkdir(exist_ok=True)  # a folder of pictures is as much the output as a film is
-    if not output.parent.is_dir():
-        raise UsageMistake(f"There is no folder {output.parent}. Create it, or give another output.")
-    begun = (request.folder / "journal.jsonl").is_file()
-    for path in (
-        request.part,
-        output,
-        *(sidecar.beside(output, ending) for ending in (".json", ".vtt")),
-        request.report,
-    ):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
-        if not path.parent.is_dir():
-            raise UsageMistake(f"There is no folder {path.parent}. Create it, or give another file.")
-        if path.exists() and not request.overwrite and not (request.resume and begun):
-            if path == request.part:
-                goes_on = "Add --resume to go on with it, " if begun else "Its journal is gone: add "
-                raise UsageMistake(
-                    f"{path} was left by a render that did not finish. "
-                    f"{goes_on}--overwrite to replace it, or give another output."
-                )
-            raise UsageMistake(f"{path} exists already. Add --overwrite to replace it, or give another output.")
-    if request.folder.exists() and not request.folder.is_dir():
-        raise UsageMistake(f"{request.folder} is a file, and a folder of that name is needed. Give another output.")
-    if kind == "png" and not request.overwrite and PngSequence(output).file(0).exists():
-        raise UsageMistake(f"{PngSequence(output).file(0)} exists already. Add --overwrite, or give another output.")
-    fresh = not request.part.exists()
-    request.part.open("ab").close()  # the only honest test of permissions, read-only systems and quotas
-    if fresh:
-        request.part.unlink()
+        check_audio(request.audio)

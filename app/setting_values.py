@@ -243,5 +243,8 @@ READERS: Mapping[str, Reader] = {
     "output": text("a file name such as out.mp4"),
     "report": text("a file name such as report.html"),
     "audio": text("the name of a sound file"),
+    "metadata": truth,
+    "subtitles": truth,
+    "sidecar": truth,
 }
 """Every setting, in the order people think of them. `size` is read too, as height and width."""

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -73,9 +72,13 @@ class ChunkRecord(_Record):
 
 
 class FilmRecord(_Record):
-    """The film; `sha256` is as of `film_hash`, height and width are the engine's. It does not carry its own name."""
+    """The film; `sha256` is as of `film_hash`, height and width are the engine's.
+
+    It does not carry its own name, nor `file_sha256`, which is of every byte of its file ("" for a folder of pictures).
+    """
 
     file: str = ""
+    file_sha256: str = ""
     frames: int
     seconds: float
     fps: float
@@ -148,14 +151,17 @@ class Sidecar(Carried):
 
 
 def sidecar_path(film: Path) -> Path:
-    """Return where the sidecar of a film lies: out.mp4 has out.json, out_%06d.png too."""
+    """Return where the sidecar of a film lies: out.mp4 has out.json."""
     return beside(film, ".json")
 
 
 def beside(film: Path, ending: str) -> Path:
-    """A file beside a film, with the film's name, or that of its pictures without their number."""
-    stem = re.sub(r"[_.-]?%\d*d", "", film.stem)
-    return film.with_name(f"{stem or 'film'}{ending}")
+    """A file beside a film that belongs to no other: out.mp4 has out.json, out.gif and out_%06d.png their whole name.
+
+    So has an .mp4 that would otherwise share with one of these, as out.gif.mp4 would with out.gif.
+    """
+    short = film.suffix == ".mp4" and Path(film.stem).suffix.lower() not in (".mp4", ".gif", ".webp", ".png")
+    return film.with_name(f"{film.stem if short else film.name}{ending}")
 
 
 def film_hash(chunks: Iterable[ChunkRecord]) -> str:
@@ -241,7 +247,7 @@ def read_carried(text: str, source: str) -> Carried:
 
 def carried(record: Carried) -> str:
     """What goes into the film itself."""
-    return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file"}})
+    return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file", "file_sha256"}})
 
 
 def _parse(kind: type[Kind], data: str | bytes, source: str) -> Kind:

@@ -6,7 +6,7 @@ MP4; VLC and mpv load out.vtt with out.mp4 unasked, and a web page takes it as a
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.whole_file import write_text
@@ -28,6 +28,11 @@ def chapters_of(shots: Sequence[tuple[float, str]], seconds: float) -> tuple[Cha
     begun = [shot for shot in shots if shot[0] < seconds]
     ends = [start for start, _ in [*begun[1:], (seconds, "")]]
     return tuple(Chapter(start, end, title) for (start, title), end in zip(begun, ends, strict=False))
+
+
+def numbered(chapters: Sequence[Chapter]) -> tuple[Chapter, ...]:
+    """The same chapters under titles that tell nothing of what was asked for."""
+    return tuple(replace(chapter, title=f"Shot {number}") for number, chapter in enumerate(chapters, 1))
 
 
 def write_vtt(chapters: Sequence[Chapter], path: Path) -> None:

@@ -8,7 +8,9 @@ frames, the settings and the places of the segments alone.
 # pyright: reportUnknownMemberType=false
 # (PyAV's stubs leave the parameter of Packet open, in every call that takes or gives one.)
 
+import hashlib
 import os
+import re
 from contextlib import suppress
 from fractions import Fraction
 from io import FileIO
@@ -30,6 +32,8 @@ _FRAGMENTED = {
     "avoid_negative_ts": "disabled",
     "flush_packets": "1",
 }
+_NAMED = re.compile(rb"rivulet-film:([0-9a-f]{32})")
+_HEADER_BYTES = 65_536
 
 
 def viewing_scale(height: int, width: int) -> int:
@@ -37,12 +41,27 @@ def viewing_scale(height: int, width: int) -> int:
     return max(1, VIEWING_SIDE // min(height, width))
 
 
+def film_name(path: Path) -> str:
+    """The name that a growing film was given, "" if it has none or it cannot be read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        found = _NAMED.search(file.read(_HEADER_BYTES))
+    return found[1].decode() if found else ""
+
+
 class _Tail:
-    """What a muxer writes into: the film, but for the header of a muxer that goes on with a film that has one."""
+    """What a muxer writes into: the film, but for the header of a muxer that goes on with a film that has one.
+
+    `digest` is of all bytes that it passed on.
+    """
 
     def __init__(self, file: FileIO, *, header: bool) -> None:
         self._file = file
         self.open = header
+        self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         """Take the bytes of a fragment, or swallow those of a header.
@@ -52,7 +71,9 @@ class _Tail:
         """
         rest = memoryview(data) if self.open else memoryview(b"")
         while rest:
-            rest = rest[self._file.write(rest) :]
+            written = self._file.write(rest)
+            self.digest.update(rest[:written])
+            rest = rest[written:]
         return len(data)
 
 
@@ -69,8 +90,10 @@ class FilmWriter:
         fps: frames a second of the file.
         scale: whole factor by which frames are enlarged (bicubic) before encoding; 1 keeps the engine's own pixels.
         crf: x264's constant rate factor, 0 (lossless) to 51.
-        frames: with how many frames to go on; 0 begins a film, and an existing file is replaced.
-        size: bytes of the file that hold them; what lies behind is cut off.
+        frames: with how many frames to go on; 0 begins a film.
+        size: bytes of the file that hold them.
+        keep: write over what the file holds behind them, which stays until then; otherwise it is cut off at once.
+        name: 32 hexadecimal digits that `film_name` finds in the growing film, and that no joined film has; or "".
 
     Raises:
         ValueError: the scaled size is odd.
@@ -88,6 +111,8 @@ class FilmWriter:
         crf: int = 18,
         frames: int = 0,
         size: int = 0,
+        keep: bool = False,
+        name: str = "",
     ) -> None:
         if height * scale % 2 or width * scale % 2:
             raise ValueError(
@@ -100,10 +125,13 @@ class FilmWriter:
         self._fps, self._crf = fps, crf
         self._tick = 1 / fps
         self._reformatter = VideoReformatter()  # one for all frames: its tables cost more than a frame
-        self._file = path.open("r+b" if frames else "wb", buffering=0)
-        self._file.truncate(size if frames else 0)
-        self._file.seek(0, os.SEEK_END)
-        self._whole_bytes = self._file.tell()
+        self._name = name
+        going_on = frames > 0 or (keep and path.exists())
+        self._file = path.open("r+b" if going_on else "wb", buffering=0)
+        self._older = self._file.seek(0, os.SEEK_END) if keep else 0
+        self._whole_bytes = self._file.seek(size if frames else 0)
+        if not keep:
+            self._file.truncate()
         self._open_segment()
 
     @property
@@ -111,12 +139,16 @@ class FilmWriter:
         """Bytes of the file up to the last `write` or `begin_segment`."""
         return self._whole_bytes
 
-    def begin_segment(self) -> int:
-        """Let the next frame begin a segment, with what came before safe on the disk; returns the bytes it takes."""
+    def begin_segment(self) -> tuple[int, str]:
+        """Let the next frame begin a segment, with what came before safe on the disk.
+
+        Returns the bytes that it takes, and the sha256 of those of the segment that ended.
+        """
         self._close_segment()
         self._sync()
+        ended = self._sink.digest.hexdigest()
         self._open_segment()
-        return self._whole_bytes
+        return self._whole_bytes, ended
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
         """Append frames, uint8 RGB [T, H, W, 3], and hand the bytes to the operating system."""
@@ -144,22 +176,29 @@ class FilmWriter:
     def close(self) -> None:
         """Write what the encoder still holds and close the file; it is then a whole, if fragmented, MP4."""
         self._close_segment()
+        self._file.truncate()  # an older end that was kept
         self._sync()
         self._file.close()
 
     def abandon(self) -> None:
-        """Close the file at the last whole `write`: after a full disk the bytes behind it are half a frame."""
+        """Close the file at the last whole `write`: after a full disk the bytes behind it are half a frame.
+
+        An older end that was kept, and that reaches further, stays.
+        """
         if self._file.closed:
             return
         with suppress(OSError):  # what is still buffered finds no room either
             self._file.close()
         with suppress(FileNotFoundError):  # somebody removed it
-            os.truncate(self.path, self._whole_bytes)
+            if self._whole_bytes >= self._older:
+                os.truncate(self.path, self._whole_bytes)
 
     def _open_segment(self) -> None:
-        sink = _Tail(self._file, header=self.frames == 0)
+        self._sink = _Tail(self._file, header=self.frames == 0)
         options = _FRAGMENTED | {"fragment_index": str(self.frames + 1)}
-        self._container = av.open(sink, "w", format="mp4", options=options)
+        self._container = av.open(self._sink, "w", format="mp4", options=options)
+        if self._name:
+            self._container.metadata["comment"] = f"rivulet-film:{self._name}"
         self._stream = self._container.add_stream(
             "libx264",
             rate=self._fps,
@@ -181,7 +220,7 @@ class FilmWriter:
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
         self._container.start_encoding()  # writes the header
-        sink.open = True
+        self._sink.open = True
 
     def _close_segment(self) -> None:
         self._container.mux(self._stream.encode(None))

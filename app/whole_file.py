@@ -1,6 +1,7 @@
 """Write a text file whole or not at all: a kill or a full disk leaves what was there before."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,6 +17,21 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        half.replace(path)
+        put(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def put(half: Path, path: Path) -> None:
+    """Give a finished file its name, safe from a power cut: what it makes superfluous may be deleted afterwards.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    half.replace(path)
+    with suppress(OSError):  # not every system lets a folder be opened
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

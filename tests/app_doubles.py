@@ -26,15 +26,15 @@ class PaintedStream:
         self.done = 0
 
     def save(self, path: Path) -> str:
-        """Write how many chunks there were; the only state of a painted stream."""
-        path.write_text(str(self.done))
+        """Write how many chunks there were and the seed; all the state of a painted stream."""
+        path.write_text(f"{self.done} {self.seed}")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def restore(self, path: Path, sha256: str) -> None:
         """Go on behind that many chunks."""
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise ValueError(f"{path} is damaged: render without it")
-        self.done = int(path.read_text())
+        self.done = int(path.read_text().split()[0])
 
     def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
         index = self.done

@@ -71,6 +71,9 @@ GOOD: dict[str, tuple[str, object]] = {
     "output": ("a b.mp4", "a b.mp4"),
     "report": ("r.html", "r.html"),
     "audio": ("song.wav", "song.wav"),
+    "metadata": ("false", False),
+    "subtitles": ("no", False),
+    "sidecar": ("off", False),
 }
 """A value of every setting, as text and as read; no preset or default has it, but for re-cache."""
 

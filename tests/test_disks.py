@@ -219,7 +219,7 @@ def test_the_folder_of_pictures_is_made(tmp_path: Path) -> None:
     request = replace(film_request(tmp_path), output=tmp_path / "pictures" / "frame_%06d.png")
     assert run(request)[0] == 0
     assert len(list((tmp_path / "pictures").glob("frame_*.png"))) == 40
-    assert sidecar.read(tmp_path / "pictures" / "frame.json").film.frames == 40
+    assert sidecar.read(tmp_path / "pictures" / "frame_%06d.png.json").film.frames == 40
     with pytest.raises(UsageMistake, match="no folder"):
         run(replace(request, output=tmp_path / "no" / "such" / "frame_%06d.png"))
 

@@ -169,10 +169,10 @@ def test_a_film_can_be_pictures(tmp_path: Path, name: str) -> None:
     code, printed = run(request)
     assert code == 0
     assert f"{name}: 2.50 s" in printed
-    record = sidecar.read(tmp_path / "out.json")
+    record = sidecar.read(tmp_path / f"{name}.json")
     assert (record.status, record.film.frames) == ("whole", 40)
     pictures = [f"out_{number:06d}.png" for number in range(40)] if "%" in name else [name]
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*pictures, "out.json", "out.vtt"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*pictures, f"{name}.json", f"{name}.vtt"])
     with Image.open(tmp_path / pictures[0]) as picture:
         assert picture.size == (2 * WIDTH, 2 * HEIGHT)
         assert getattr(picture, "n_frames", 1) == 40 // len(pictures)

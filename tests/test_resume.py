@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,20 @@ def killed_films(folder: Path, *, chunks: int = 13) -> list[Path]:
     run(film_request(folder, duration=LENGTH), Opener(copy))
     assert len(films) == chunks
     return films
+
+
+def rewrite(journal: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change what a journal says and make its hashes right again."""
+    bodies = [json.loads(line) for line in journal.read_text().splitlines()]
+    for body in bodies:
+        body.pop("chain")
+    change(bodies)
+    lines, chain = "", ""
+    for body in bodies:
+        text = json.dumps(body, separators=(",", ":"))
+        chain = hashlib.sha256((chain + text).encode()).hexdigest()
+        lines += f'{text[:-1]},"chain":"{chain}"}}\n'
+    journal.write_text(lines)
 
 
 def hashes(folder: Path) -> list[str]:
@@ -132,10 +148,11 @@ def test_a_chunk_that_comes_out_differently_stops_the_film(tmp_path: Path) -> No
 def test_a_second_resume_still_knows_what_the_chunks_were(tmp_path: Path) -> None:
     folder = killed_films(tmp_path / "film")[11]
     journal = folder / "out.part" / "journal.jsonl"
-    lines = journal.read_text().splitlines()
-    other = json.loads(lines[-1])
-    other["chunk"]["sha256"] = "0" * 64  # as if another processor had made it
-    journal.write_text("\n".join([*lines[:-1], json.dumps(other)]) + "\n")
+
+    def change(bodies: list[dict[str, Any]]) -> None:
+        bodies[-1]["chunk"]["sha256"] = "0" * 64  # as if another processor had made it
+
+    rewrite(journal, change)
     for _ in range(3):
         with pytest.raises(RenderFailure, match="Chunk 10 came out differently"):
             run(film_request(folder, duration=LENGTH, resume=True))
@@ -177,13 +194,24 @@ def test_ctrl_c_gives_a_film_that_can_still_go_on(tmp_path: Path) -> None:
     assert (folder / "out.mp4").read_bytes() == expected
 
 
-def test_sigterm_finishes_the_file_too(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    code, _ = run(film_request(tmp_path, duration=LENGTH), at(4, lambda: signal.raise_signal(signal.SIGTERM)))
-    assert code == 143
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_being_asked_to_end_finishes_the_file_too(tmp_path: Path, number: signal.Signals, ended: int) -> None:
+    before = signal.getsignal(number)
+    code, _ = run(film_request(tmp_path, duration=LENGTH), at(4, lambda: signal.raise_signal(number)))
+    assert code == ended
     assert len(decode(tmp_path / "out.mp4")) == 57
-    assert sidecar.read(tmp_path / "out.json").status == "ended early by SIGTERM"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert sidecar.read(tmp_path / "out.json").status == f"ended early by {number.name}"
+    assert signal.getsignal(number) is before
+    assert run(film_request(tmp_path, duration=LENGTH, resume=True))[0] == 0
+    assert (tmp_path / "out.mp4").read_bytes() == whole_film(tmp_path / "whole")
+
+
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(film_request(tmp_path), at(1, lambda: signal.raise_signal(signal.SIGHUP)))[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_resuming_needs_no_prompts_and_refuses_others(tmp_path: Path) -> None:
