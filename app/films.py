@@ -22,7 +22,7 @@ from app.opening import EngineRequest
 from app.recipe import SEGMENT_CHUNKS, RenderRequest
 from app.render import render
 from app.script import SOFT_CHUNKS, Script, script_of
-from app.setting_values import SEED_LIMIT, choose
+from app.setting_values import SEED_LIMIT, check_enlarged, choose
 from pipelines.types import TRANSITIONS, Transition
 from weights.catalog import MODELS
 
@@ -81,6 +81,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     seeds = _seeds(settings, len(scripts), flags.resume and batch)
     outputs = _outputs(settings, len(scripts)) if batch else [_output(settings)]
     engine = _engine(resolved, flags)
+    check_enlarged("--scale", settings.height, settings.width, settings.scale)
     return [
         RenderRequest(
             script=script,

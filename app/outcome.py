@@ -1,10 +1,12 @@
 """What a render says before it begins, and what lies on the disk when it is done."""
 
+import time
 from collections.abc import Mapping
 
 from rich.console import Console
 
 from app import sidecar
+from app.decoded import file_hash, picture_record
 from app.dry_run import unknown_line
 from app.errors import RenderFailure, explain, printable
 from app.film import Film
@@ -54,6 +56,13 @@ def finish(
         OSError: the film cannot be written.
     """
     chunks = journal.chunks()
+    begun = time.perf_counter()
+    mp4 = sink_kind(request.output) == "mp4"  # pictures have their names already
+    # Of a film that ended early only the packets are hashed: whoever stopped it does not wait until it is decoded.
+    pictures = picture_record(
+        request.part if mp4 else request.output, [chunk.shown for chunk in chunks], decode=film.whole or not mp4
+    )
+    timing = timing.model_copy(update={"pictures": time.perf_counter() - begun})
     record = sidecar.Sidecar(
         format=sidecar.FORMAT,
         status=status,
@@ -73,6 +82,7 @@ def finish(
             crf=request.crf,
             sha256=sidecar.film_hash(chunks),
         ),
+        pictures=pictures,
         shots=sidecar.shot_records(film.timeline),
         chunks=chunks,
         timing=timing,
@@ -82,7 +92,7 @@ def finish(
         film.seconds,
     )
     titles = [chapter.title for chapter in chapters]
-    if sink_kind(request.output) == "mp4":  # pictures have their names already
+    if mp4:
         join(
             [request.part],
             request.output,
@@ -95,6 +105,8 @@ def finish(
             audio=request.audio,
         )
     try:
+        film_record = record.film.model_copy(update={"file_sha256": file_hash(request.output)})
+        record = record.model_copy(update={"film": film_record})
         sidecar.write(record, sidecar.sidecar_path(request.output))
         write_vtt(chapters, sidecar.beside(request.output, ".vtt"))
         if request.report is not None:
