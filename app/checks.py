@@ -167,15 +167,15 @@ def check_pictures(film: Path, record: Carried) -> Finding:
     try:
         found = picture_record(film, frames_of_chunks(record) if decode else [], decode=decode)
     except Undecodable as error:
-        return Finding(False, f"{film.name}: {error}")
+        return Finding(False, f"the file is damaged: {error}")
     if not found.frames:
         return Finding(False, f"there are no pictures in {film.name}")
     size = f"{record.film.width * record.film.scale}x{record.film.height * record.film.scale}"
     if found.layout.partition(" ")[0] != size:
-        return Finding(False, f"{film.name} has pictures of {found.layout}, and its record is of {size}")
+        return Finding(False, f"the file has pictures of {found.layout}, and its record is of {size}")
     frames = record.film.frames if known is None else known.frames
     if found.frames != frames:
-        return Finding(False, f"{film.name} has {found.frames} frames, and its record {frames}")
+        return Finding(False, f"the file has {found.frames} frames, and its record {frames}")
     if known is None:
         return Finding(None, "recorded before pictures had hashes; held against the frames rendered again, see below")
     return _as_recorded(film, record, known, found)
@@ -185,21 +185,21 @@ def _as_recorded(film: Path, record: Carried, known: PictureRecord, found: Pictu
     coded = not known.packets or known.packets == found.packets
     shown = not known.sha256 or known.sha256 == found.sha256
     if not coded and not known.sha256:
-        return Finding(False, f"{film.name} holds other coded pictures than were recorded")
+        return Finding(False, "the file holds other coded pictures than were recorded")
     if not coded and shown:
-        return Finding(False, f"{film.name} shows the recorded pictures at other times or under other headers")
+        return Finding(False, "the file shows the recorded pictures at other times or under other headers")
     if not shown and (not known.packets or not coded):
-        return Finding(False, f"{film.name} shows other pictures than were recorded{_where(record, known, found)}")
+        return Finding(False, f"the file shows other pictures than were recorded{_where(record, known, found)}")
     by = f"as {found.decoder} decodes them" if known.sha256 else "packet by packet"
     if not shown:
         if known.decoder == found.decoder:
-            return Finding(False, f"{film.name} holds the recorded packets, but {found.decoder} shows other pictures")
+            return Finding(False, f"the file holds the recorded packets, but {found.decoder} shows other pictures")
         told = shorten(printable(known.decoder), 40)
         by = f"packet by packet; {found.decoder} shows them otherwise than {told} did"
     whole = record.film.file_sha256
     if whole and file_hash(film) != whole:
         told = "its pictures are those recorded, but its sound, titles or index were changed"
-        return Finding(False, f"{film.name} is not the file that was recorded: {told}")
+        return Finding(False, f"the file is not the one that was recorded: {told}")
     rest = "every byte of the file is as it was" if whole else "sound and titles have no hash here and are not checked"
     return Finding(True, f"all {found.frames} frames are those recorded, {by}; {rest}")
 
@@ -226,7 +226,7 @@ def check_again(film: Path, again: Path, record: Carried, pictures: PictureRecor
     """
     if sink_kind(film) != sink_kind(again):
         return Finding(
-            None, f"not compared: {again.name} is a file of another kind; give --output with the same ending"
+            None, f"not compared, for {again.name} is of another kind; give --output with the ending of the film"
         )
     try:
         found = picture_record(film, frames_of_chunks(record))
@@ -235,14 +235,14 @@ def check_again(film: Path, again: Path, record: Carried, pictures: PictureRecor
         allowed = tolerance(film, record.config.crf)
         apart = distance(film, again, allowed)
     except Undecodable as error:
-        return Finding(False, f"{film.name}: {error}")
+        return Finding(False, f"the file is damaged: {error}")
     limits = f"at least {allowed.psnr:.0f} dB in every frame and at most {allowed.local:.0f} of 255 in any square"
     if apart.near:
         told = f"{apart.psnr:.1f} dB in the worst frame, {apart.local:.1f} of 255 in the worst square"
         return Finding(True, f"near those of the frames rendered again: {told} (allowed: {limits})")
     where = f", from frame {apart.frame} on" if apart.frame is not None else ""
     why = apart.why or f"{apart.psnr:.1f} dB, {apart.local:.1f} of 255; allowed: {limits}"
-    return Finding(False, f"{film.name} does not show the frames that its settings make{where} ({why})")
+    return Finding(False, f"the file does not show the frames that its settings make{where} ({why})")
 
 
 def frames_of_chunks(record: Carried) -> list[int]:

@@ -211,9 +211,12 @@ def _check(known: Known, request: RenderRequest, console: Console, opener: Strea
     found["settings"] = _check_settings(record, again)
     _tell(console, "Settings", found["settings"])
     if film is not None and pictures.proven is not False and found["settings"].proven:
-        found["pictures"] = check_again(film, request.output, record, again.pictures)
-        _tell(console, "Pictures", found["pictures"])
-    return _verdict(console, found, record, "" if found["settings"].proven else _reasons(record, again))
+        compared = check_again(film, request.output, record, again.pictures)
+        _tell(console, "Pictures", compared)
+        if compared.proven is not None:
+            found["pictures"] = compared
+    reasons = "" if found["settings"].proven else _reasons(record, again, trusted=whole.proven is True)
+    return _verdict(console, found, record, reasons)
 
 
 def _check_settings(record: sidecar.Carried, again: sidecar.Sidecar) -> Finding:
@@ -236,7 +239,10 @@ def _verdict(console: Console, found: Mapping[str, Finding], record: sidecar.Car
 
 def _tell(console: Console, what: str, finding: Finding) -> None:
     word = {True: "proven", False: "DOES NOT MATCH", None: "not proven"}[finding.proven]
-    _say(console, f"{what}: {word}. {finding.sentence[:1].upper()}{finding.sentence[1:]}.")
+    sentence = finding.sentence
+    if sentence.split(" ", 1)[0].isalpha():  # and no file's name
+        sentence = sentence[:1].upper() + sentence[1:]
+    _say(console, f"{what}: {word}. {sentence}.")
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -275,7 +281,8 @@ def _difference(record: sidecar.Carried, again: sidecar.Sidecar) -> str:
     return ""
 
 
-def _reasons(record: sidecar.Carried, again: sidecar.Sidecar) -> str:
+def _reasons(record: sidecar.Carried, again: sidecar.Sidecar, *, trusted: bool) -> str:
+    """What changed since the film was made; `trusted` if its record is in order."""
     changed = [
         shorten(f"{name} {old} then, {new} now", 120)
         for name, old, new in (
@@ -285,6 +292,8 @@ def _reasons(record: sidecar.Carried, again: sidecar.Sidecar) -> str:
         )
         if old != new
     ][:10]
+    if not changed and not trusted:
+        return "Machine, versions and model are the same; what its record says of them or of its chunks was changed."
     if not changed:
         return "Machine, versions and model are the same, so this should not be: please report it."
     return f"What changed: {json.dumps(changed, ensure_ascii=False)[1:-1]}."
