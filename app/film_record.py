@@ -47,7 +47,9 @@ def find_record(path: Path) -> Known:
         film = path / _PICTURE if path.is_dir() else path
         beside = sidecar.sidecar_path(film)
         if not beside.is_file():
-            raise UsageMistake(f"{_shown(path)} carries no settings, and there is no {beside.name} beside it. Give it.")
+            raise UsageMistake(
+                f"{_shown(path)} carries no settings, and there is no {beside.name} beside it. Give that .json."
+            )
         return Known(sidecar.read(beside), None, film)
     if not path.is_file():
         raise UsageMistake(f"{_shown(path)} is not an ordinary file. Give a film that rivulet render made.")

@@ -169,9 +169,13 @@ def model_of_record(name: str, source: str, given: str | None, *, models_dir: Pa
         return given
     where, shown = printable(shorten_path(source)), printable(shorten(name, 200))
     if name not in MODELS:
+        try:
+            there = Path(name).expanduser().is_dir()
+        except (OSError, ValueError, RuntimeError):  # no path that this system knows
+            there = False
         raise UsageMistake(
             f"{where} was made with the model {shown}, and a record opens no folder by itself. "
-            f"If you trust that model, add --model {shown}."
+            + (f"If you trust that model, add --model {shown}." if there else "Add --model and the folder it is in.")
         )
     if not at_hand(name, models_dir):
         raise UsageMistake(

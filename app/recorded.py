@@ -34,7 +34,8 @@ def _as_flag(name: str) -> AfterValidator:
 
 
 Threads = Annotated[int, _as_flag("threads")]
-Side = Annotated[int, _as_flag("height")]
+Height = Annotated[int, _as_flag("height")]
+Width = Annotated[int, _as_flag("width")]
 Scale = Annotated[int, _as_flag("scale")]
 Enlarged = Annotated[int, Field(ge=1, le=VIEWING_SIDE // 8)]
 """What became of `scale` 0: the smallest pictures are enlarged most."""
@@ -76,7 +77,8 @@ def told(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
     reason = first["msg"]
     if first["type"] == "value_error":  # a reader's sentence and its action, which was meant for a flag
-        reason = str(first.get("ctx", {}).get("error", reason)).partition(". Give")[0]
+        reason, _, give = str(first.get("ctx", {}).get("error", reason)).partition(". Give ")
+        reason = f"{reason} ({give.rstrip('.')})" if give else reason
     else:
         reason = reason[:1].lower() + reason[1:80]
     return shorten(printable(" ".join(f"{where}: {reason}".split())), 200)

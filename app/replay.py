@@ -42,6 +42,11 @@ class Asked:
     places: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
 
+    @property
+    def models_dir(self) -> Path | None:
+        """Where downloads lie; None: the Hugging Face cache."""
+        return None if "models_dir" not in self.places else Path(self.places["models_dir"])
+
 
 def replay(
     path: Path,
@@ -71,7 +76,7 @@ def replay(
     Raises:
         UsageMistake, ValueError, OSError, RenderFailure: as `app.render.render`.
     """
-    if not path.exists():
+    if not path.exists() and "%" not in path.name:  # a pattern of pictures is no file
         raise UsageMistake(
             f"There is no file {printable(shorten_path(path))}. Give a film that rivulet render made, or its .json."
         )
@@ -84,10 +89,10 @@ def replay(
     if asked.changes:
         _refuse_check(check, asked)
         return _render_changed(origin_of(record, source), asked, output, overwrite, console, opener)
-    model = model_of_record(record.model.name, source, asked.model, models_dir=asked.places.get("models_dir"))
+    model = model_of_record(record.model.name, source, asked.model, models_dir=asked.models_dir)
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.places.get("offline")))
-    engine = replace(engine, models_dir=asked.places.get("models_dir"), accepted_licences=frozenset(asked.accepted))
+    engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
     request = replace(request, engine=engine, overwrite=overwrite)
     if check:
         return _check(known, request, console, opener)
@@ -116,7 +121,7 @@ def _changed(origin: Origin, asked: Asked, output: Path, overwrite: bool) -> Ren
     names = {name for layer in asked.changes for name in layer}
     model = None if "model" in names else str(origin.settings["model"])
     if model is not None:
-        model_of_record(model, origin.source, asked.model, models_dir=asked.places.get("models_dir"))
+        model_of_record(model, origin.source, asked.model, models_dir=asked.models_dir)
     resolved = resolve([*asked.changes, origin.layer(names)])
     settings = resolved.settings.model_copy(update={"output": str(output), **asked.places})
     if model is not None and asked.model is None:

@@ -19,6 +19,7 @@ from app.subtitles import Chapter, chapters_of
 from app.take import Header, Take, TakeChunk, header_of, read_take, shots_of
 from app.take_tags import tags_of
 from app.video import FilmWriter, viewing_scale
+from pipelines.presets.knobs import KnobError, apply_knobs
 from pipelines.types import Chunk
 
 
@@ -51,7 +52,9 @@ def retake(
     if output.exists() and not overwrite:
         raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
     take = read_take(path)
-    live = opener(_request(take.header, path, model))
+    tags_of(take, str(path))  # refuses before the model loads what no script may hold
+    request = _request(take, path, model)
+    live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")
     film = FilmWriter(
         part,
@@ -94,9 +97,17 @@ def retake(
     return EXIT_FAILURE
 
 
-def _request(header: Header, path: Path, model: str | None) -> EngineRequest:
+def _request(take: Take, path: Path, model: str | None) -> EngineRequest:
+    header = take.header
+    preset = preset_of(header.preset, header.knobs, header.system, str(path))
+    for knobs in dict.fromkeys(chunk.moment.knobs for chunk in take.chunks):
+        try:
+            apply_knobs(preset, dict(knobs))
+        except KnobError as error:
+            told = shorten(printable(str(error)).rstrip("."), 200)
+            raise UsageMistake(f"{path}: its settings cannot be used ({told}). Film it anew.") from None
     return EngineRequest(
-        preset=preset_of(header.preset, header.knobs, header.system, str(path)),
+        preset=preset,
         model=model_of_record(header.model.name, str(path), model),
         untrained=header.untrained,
         device=header.device,

@@ -89,8 +89,8 @@ class FilmRecord(_Record):
     frames: recorded.Frames
     seconds: recorded.Seconds
     fps: recorded.Fps
-    height: recorded.Side
-    width: recorded.Side
+    height: recorded.Height
+    width: recorded.Width
     scale: recorded.Enlarged
     crf: recorded.Crf
     sha256: str
@@ -136,8 +136,8 @@ class Config(_Record):
     untrained: bool
     device: recorded.Device
     threads: recorded.Threads
-    height: recorded.Side | None
-    width: recorded.Side | None
+    height: recorded.Height | None
+    width: recorded.Width | None
     fps: recorded.FrameRate
     scale: recorded.Scale
     crf: recorded.Crf

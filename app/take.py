@@ -62,8 +62,8 @@ class Header(_Line):
     model: ModelRecord
     device: recorded.Device
     threads: recorded.Threads
-    height: recorded.Side
-    width: recorded.Side
+    height: recorded.Height
+    width: recorded.Width
     fps: recorded.Fps
     versions: dict[str, str]
     machine: dict[str, str | int]
@@ -299,7 +299,9 @@ def shots_of(take: Take) -> Iterator[tuple[int, Moment]]:
 
 def _moment(steered: Steered, source: str) -> Moment:
     try:
-        return steered.moment
+        moment = steered.moment
+        _ = moment.controls  # which refuses an empty prompt
+        return moment
     except ValueError as error:
         raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
 
