@@ -31,6 +31,7 @@ FORMAT: Format = 4
 _LIBRARIES = ("rivulet", "torch", "diffusers", "numpy", "av")
 
 
+_HASH_BYTES = 64
 _ONLY_BESIDE: Any = {"chunks": True, "timing": True, "film": {"file", "file_sha256"}, "pictures": {"chunks"}}
 """What the .json has and the film itself does not: what grows with its length, or is known when it is finished."""
 
@@ -242,9 +243,9 @@ def write(sidecar: Sidecar, path: Path) -> None:
 
 
 def written_bytes(chunk: ChunkRecord) -> int:
-    """What a chunk takes in the file that `write` makes."""
+    """What a chunk takes in the file that `write` makes, and the hash of its pictures."""
     text = chunk.model_dump_json(indent=2)
-    return len(text.encode()) + 4 * text.count("\n") + len("    ,\n")
+    return len(text.encode()) + 4 * text.count("\n") + len("    ,\n") + len('      "",\n') + _HASH_BYTES
 
 
 def read(path: Path) -> Sidecar:

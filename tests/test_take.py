@@ -83,7 +83,6 @@ def again(
         check=True,
         overwrite=True,
         console=Console(file=out, width=200),
-        model="tiny",
         opener=opener or TinyModel(Clock()),
     )
     return code, out.getvalue()
