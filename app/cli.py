@@ -115,7 +115,7 @@ def replay_command(
         typer.Argument(metavar="NAME=VALUE", help="Other settings, as render knows them.", show_default=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again.mp4")
+        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again, of the same kind")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Prove record, settings and pictures; exit code 1 if one does not match.")

@@ -29,11 +29,6 @@ class Known:
     trouble: str = ""
 
 
-def read_record(path: Path) -> Carried:
-    """What a film, or its .json, says of itself; raises as `find_record`."""
-    return find_record(path).record
-
-
 def find_record(path: Path) -> Known:
     """Read what is known of a film: an .mp4, .gif or .webp, a folder of PNGs, or the .json beside one of them.
 

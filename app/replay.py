@@ -48,6 +48,11 @@ class Asked:
         return None if "models_dir" not in self.places else Path(self.places["models_dir"])
 
 
+def read_record(path: Path) -> sidecar.Carried:
+    """What a film, or the .json beside it, says of it; raises as `app.film_record.find_record`."""
+    return find_record(path).record
+
+
 def replay(
     path: Path,
     output: Path | None,
@@ -95,6 +100,7 @@ def replay(
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
     request = replace(request, engine=engine, overwrite=overwrite)
     if check:
+        _keep(path, known, output)
         return _check(known, request, console, opener)
     if known.trouble:
         _say(console, f"Note: {known.trouble}.")
@@ -170,6 +176,16 @@ def _replay_take(
     return retake(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
 
 
+def _keep(path: Path, known: Known, output: Path) -> None:
+    """What is checked is not written over, whatever --overwrite says: there would be nothing left to compare."""
+    checked = {path, *(() if known.film is None else (known.film, sidecar.sidecar_path(known.film)))}
+    written = {output, sidecar.sidecar_path(output)}
+    if {each.resolve() for each in checked} & {each.resolve() for each in written}:
+        raise UsageMistake(
+            f"{printable(shorten_path(output))} would take the place of what is checked. Give another --output."
+        )
+
+
 def _refuse_check(check: bool, asked: Asked) -> None:
     if check:
         changed = sorted({name for layer in asked.changes for name in layer})
@@ -220,6 +236,8 @@ def _check(known: Known, request: RenderRequest, console: Console, opener: Strea
         _tell(console, "Pictures", compared)
         if compared.proven is not None:
             found["pictures"] = compared
+    elif film is not None and pictures.proven is None:
+        _tell(console, "Pictures", Finding(None, "not compared, for the frames rendered again are others"))
     reasons = "" if found["settings"].proven else _reasons(record, again, trusted=whole.proven is True)
     return _verdict(console, found, record, reasons)
 

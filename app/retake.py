@@ -87,8 +87,10 @@ def retake(
     ):
         console.print(sentence, soft_wrap=True)
     if different is None:
+        console.print("Settings: proven. Made again, its chunks are bit for bit those that were on screen.")
         console.print(f"The same film: all {count} chunks are bit for bit the same.", soft_wrap=True)
         return EXIT_OK
+    console.print("Settings: DOES NOT MATCH. Made again, its chunks are others than those that were on screen.")
     console.print(
         f"Not the same film. The first chunk that differs is {different.index} (frame {different.first}). "
         f"{printable(_reasons(take.header, header_of(live)))}",

@@ -332,6 +332,15 @@ def test_another_version_of_the_decoder_still_vouches_for_the_packets(film: Path
     assert check_pictures(film, record.model_copy(update={"pictures": same})).proven is False
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.json"])
+def test_what_is_checked_is_not_written_over(film: Path, name: str) -> None:
+    before = film.read_bytes(), film.with_suffix(".json").read_bytes()
+    for output in ("out.mp4", "../" + film.parent.name + "/out.mp4", "out.gif"):
+        with pytest.raises(UsageMistake, match=r"would take the place of what is checked\. Give another"):
+            check(film.with_name(name), film.parent / output)
+    assert before == (film.read_bytes(), film.with_suffix(".json").read_bytes())
+
+
 def test_what_could_not_be_checked_is_said(film: Path) -> None:
     film.unlink()
     code, words, said = check(film.with_suffix(".json"))

@@ -19,10 +19,10 @@ from app import sidecar
 from app.cli import main
 from app.config import given_by_flags
 from app.errors import UsageMistake
-from app.film_record import find_record, read_record
+from app.film_record import find_record
 from app.opening import EngineRequest
 from app.recipe import model_of_record
-from app.replay import replay
+from app.replay import read_record, replay
 from app.restore import read_dropped
 from app.retake import retake
 from app.setting_values import LARGEST_PICTURE, MOST_THREADS, READERS, check_enlarged

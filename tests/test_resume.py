@@ -19,8 +19,7 @@ from app.errors import RenderFailure, UsageMistake
 from app.journal import Journal
 from app.opening import EngineRequest
 from app.progress import Progress
-from app.film_record import read_record
-from app.replay import replay
+from app.replay import read_record, replay
 from app.script import Script
 from pipelines.presets import PRESETS
 from pipelines.types import Chunk, Controls
