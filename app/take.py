@@ -156,8 +156,8 @@ class TakeWriter:
         whole = before.rfind(b"\n") + 1
         if whole < len(before):  # a kill has cut the last line
             os.truncate(path, whole)
-        found = before.rfind(b'{"event":"branch"', 0, whole)
-        self.newest_branch = json.loads(before[found : before.index(b"\n", found)])["branch"] if found >= 0 else 0
+        # Every rewind and every new beginning adds one; the lines themselves may be damaged, and are not read for it.
+        self.newest_branch = before.count(b'{"event":"branch"', 0, whole)
         self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
         if not whole:
             self._write(header_of(model))
