@@ -115,10 +115,10 @@ def replay_command(
         typer.Argument(metavar="NAME=VALUE", help="Other settings, as render knows them.", show_default=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again.mp4")
+        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again, of the same kind")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare the two, chunk by chunk; exit code 1 if they differ.")
+        bool, typer.Option("--check", help="Prove record, settings and pictures; exit code 1 if one does not match.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
     preset: Annotated[str | None, typer.Option("--preset", help="Under another streaming system.")] = None,
@@ -127,6 +127,10 @@ def replay_command(
     steps: Annotated[int | None, typer.Option("--steps", help="With so many denoising steps.")] = None,
     untrained: Annotated[
         bool | None, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option("--accept_licence", metavar="MODEL", help="You accept the licence of these weights."),
     ] = None,
 ) -> int:
     """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
@@ -140,11 +144,12 @@ def replay_command(
 
     return replay(
         film,
-        output or film.with_name(f"{film.stem}-again.mp4"),
+        output,
         check=check,
         overwrite=overwrite,
         console=Console(highlight=False, markup=False, emoji=False),
         changes=changes,
+        accept_licence=tuple(accept_licence or ()),
     )
 
 

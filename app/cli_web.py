@@ -12,7 +12,7 @@ import typer
 
 from app.errors import UsageMistake
 from app.options import DeviceName, ModelName
-from app.setting_values import DEVICES, READERS, choose
+from app.setting_values import DEVICES, MOST_THREADS, READERS, choose
 
 PROMPT = "a big red ball bounces over the sea"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -31,7 +31,8 @@ def web_command(
     model: ModelName = None,
     device: DeviceName = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads.", show_default="all cores but one")
+        int | None,
+        typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores but one"),
     ] = None,
     max_sessions: Annotated[
         int, typer.Option("--max_sessions", min=1, max=64, help="Films at a time; who comes then waits.")

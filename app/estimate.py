@@ -15,6 +15,7 @@ from statistics import fmean
 
 from rich.console import Console
 
+from app.decoded import picture_record
 from app.dry_run import Estimate, dry_run_data, dry_run_lines
 from app.errors import EXIT_OK
 from app.film import Film
@@ -118,6 +119,9 @@ def measure(opened: Opened, timeline: Timeline, request: RenderRequest, fps: Fra
             tried.append(_Tried(opens, record.shown, seconds, _bytes_in(grown) - before))
         film.close()
         sample = _bytes_in(grown)
+        begun = time.perf_counter()
+        told += len(picture_record(film.path, []).model_dump_json(indent=2)) + 64  # and the hash of the file
+        reading = (time.perf_counter() - begun) / film.frames * timeline.frames
         final, snapshots = 1.0, 0
         if kind == "mp4":
             joined = Path(name) / "joined.mp4"
@@ -130,7 +134,7 @@ def measure(opened: Opened, timeline: Timeline, request: RenderRequest, fps: Fra
     grown_bytes = _whole([chunk.bytes for chunk in tried], tried, timeline)
     stays = grown_bytes * final + 2 * told + records / len(tried) * timeline.chunks
     return Estimate(
-        seconds=_whole([chunk.seconds for chunk in tried], tried, timeline),
+        seconds=_whole([chunk.seconds for chunk in tried], tried, timeline) + reading,
         disk_bytes=round(stays + snapshots + notes + grown_bytes * (kind == "mp4")),
         film_bytes=round(stays),
         memory_bytes=opened.memory(),

@@ -35,7 +35,7 @@ from app.opening import EngineRequest, OneModel
 from app.recipe import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
 from app.render import StreamOpener, check_request, render
 from app.script import SOFT_CHUNKS, Script, script_of
-from app.setting_values import SEED_LIMIT, choose
+from app.setting_values import SEED_LIMIT, check_enlarged, choose
 from pipelines.types import TRANSITIONS, Transition
 from weights.catalog import MODELS
 
@@ -97,6 +97,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     seeds = _seeds(settings, len(scripts), flags.resume and batch)
     outputs = _outputs(settings, len(scripts)) if batch else [_output(settings)]
     engine = _engine(resolved, flags)
+    check_enlarged("--scale", settings.height, settings.width, settings.scale)
     return [
         RenderRequest(
             script=script,

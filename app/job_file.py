@@ -21,7 +21,7 @@ from app.importers import parse_script
 from app.nodes import LARGEST_FILE
 from app.opening import rhythm_of
 from app.script import SOFT_CHUNKS, Script
-from app.setting_values import choose
+from app.setting_values import check_enlarged, choose
 from app.timeline import Timeline
 from app.timeline import resolve as place_shots
 from pipelines.types import TRANSITIONS, Transition
@@ -152,6 +152,7 @@ def place(request: VideoRequest, *, models: Sequence[str]) -> tuple[Resolved, Sc
         choose(request.model, models, "model")  # a name, never a folder of this machine
     resolved = resolve([given_by_flags(_flags(request))])
     settings = resolved.settings
+    check_enlarged("scale", settings.height, settings.width, settings.scale)
     script = _script(request, resolved)
     timeline = place_shots(
         script,

@@ -107,7 +107,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Give the film in it.")
     try:
-        with av.open(str(path.absolute()), "r", metadata_errors="replace") as film:
+        # As an MP4 and nothing else: a playlist under its name would have FFmpeg open what it lists, from any network.
+        with av.open(str(path.absolute()), "r", format="mp4", metadata_errors="replace") as film:
             return dict(film.metadata)
     except (InvalidDataError, IndexError, EndError) as error:
         raise ValueError(f"{path} is not a film that can be read. Give an MP4 made by rivulet render.") from error

@@ -191,13 +191,13 @@ def weights_checksum(sources: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def at_hand(model: str) -> bool:
-    """Whether all weights of a model are on this disk, without asking the network."""
+def at_hand(model: str, models_dir: Path | None = None) -> bool:
+    """Whether all weights of a model are on this disk, without asking the network; None: the Hugging Face cache."""
     from weights.fetch import fetch
 
     try:
         for spec in MODELS[model].weights:
-            fetch(spec, offline=True)
+            fetch(spec, models_dir, offline=True)
     except FileNotFoundError:
         return False
     return True

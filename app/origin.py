@@ -24,6 +24,7 @@ from app.shot_list import export_native, parse_native
 from app.sidecar import FORMAT, Carried, Config, FilmRecord, as_data, shot_records
 from app.take import Moment, Take, shots_of
 from app.timeline import Timeline, resolve
+from app.video import viewing_scale
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
 
@@ -184,7 +185,7 @@ def record_of_take(take: Take, source: str) -> Carried:
             fps=header.fps,
             height=header.height,
             width=header.width,
-            scale=1,
+            scale=viewing_scale(header.height, header.width),
             crf=18,
             sha256=digest.hexdigest(),
         ),

@@ -1,10 +1,12 @@
 """What a render says before it begins, and what lies on the disk when it is done."""
 
+import time
 from collections.abc import Mapping
 
 from rich.console import Console
 
 from app import sidecar
+from app.decoded import file_hash, picture_record
 from app.dry_run import unknown_line
 from app.errors import RenderFailure, explain, printable
 from app.film import Film
@@ -56,6 +58,13 @@ def finish(
     chunks = journal.chunks()
     if len(chunks) != film.next:
         raise RenderFailure(f"{journal.path} was changed while the film was made.")
+    begun = time.perf_counter()
+    mp4 = sink_kind(request.output) == "mp4"  # pictures have their names already
+    # Of a film that ended early only the packets are hashed: whoever stopped it does not wait until it is decoded.
+    pictures = picture_record(
+        request.part if mp4 else request.output, [chunk.shown for chunk in chunks], decode=film.whole or not mp4
+    )
+    timing = timing.model_copy(update={"pictures": time.perf_counter() - begun})
     record = sidecar.Sidecar(
         format=sidecar.FORMAT,
         status=status,
@@ -75,6 +84,7 @@ def finish(
             crf=request.crf,
             sha256=sidecar.film_hash(chunks),
         ),
+        pictures=pictures,
         shots=sidecar.shot_records(film.timeline),
         chunks=chunks,
         timing=timing,
@@ -83,8 +93,8 @@ def finish(
         [(shot.actual.frame / film.timeline.fps, prompt_text(shot.prompt)) for shot in film.timeline.shots],
         film.seconds,
     )
-    told = "metadata" not in header.left_out
-    if sink_kind(request.output) == "mp4":  # pictures have their names already, and carry nothing
+    told, joined = "metadata" not in header.left_out, None
+    if mp4:
         joined = join(
             [request.part],
             request.output,
@@ -99,8 +109,8 @@ def finish(
             audio=request.audio,
             frames=film.frames,
         )
-        film_record = record.film.model_copy(update={"file_sha256": joined.sha256})
-        record = record.model_copy(update={"film": film_record})
+    file_sha256 = joined.sha256 if joined is not None else file_hash(request.output)
+    record = record.model_copy(update={"film": record.film.model_copy(update={"file_sha256": file_sha256})})
     try:
         beside = sidecar.sidecar_path(request.output)
         subtitles = sidecar.beside(request.output, ".vtt")

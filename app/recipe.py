@@ -1,21 +1,24 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from app.errors import UsageMistake
+from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.journal import FORMAT, Header, LeftOut
 from app.lengths import Length
-from app.opening import EngineRequest, Opened
+from app.opening import EngineRequest, Opened, at_hand
 from app.script import Script
+from app.setting_values import check_enlarged
 from app.shot_list import export_native, parse_native
 from app.sidecar import Config, ModelRecord, as_data, beside, library_versions, machine
 from app.timeline import Timeline
 from pipelines.presets import PRESETS, Preset
-from pipelines.presets.knobs import apply_knobs, knob_values
+from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
+from weights.catalog import MODELS
 
 SEGMENT_CHUNKS = 24
 """Chunks of a segment: what a kill can cost. 24 chunks of 12 frames are 18 seconds of film."""
@@ -108,19 +111,10 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         output: the film to make.
 
     Raises:
-        UsageMistake: this version of Rivulet has no such preset, or it has changed.
+        UsageMistake: see preset_of; or its script is damaged.
     """
-    if config.preset not in PRESETS:
-        raise UsageMistake(f"{source}: this version has no preset {config.preset!r}. Use the one that made the film.")
-    try:
-        preset = apply_knobs(PRESETS[config.preset], config.knobs)
-        fps = Fraction(config.fps)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageMistake(f"{source}: its settings cannot be used ({error}). Render it from its prompts.") from None
-    if system_of(preset) != config.system:
-        raise UsageMistake(
-            f"{source}: preset {config.preset!r} has changed since. Use the version of Rivulet that made the film."
-        )
+    preset = preset_of(config.preset, config.knobs, config.system, source)
+    check_enlarged(f"{source}: scale", config.height, config.width, config.scale)
     return RenderRequest(
         script=parse_native(config.script, source),
         output=output,
@@ -135,11 +129,69 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         ),
         length=Length(config.frames, "f"),
         seed=seed,
-        fps=fps,
+        fps=Fraction(config.fps),
         scale=config.scale,
         crf=config.crf,
         segment_chunks=config.segment_chunks,
     )
+
+
+def preset_of(name: str, knobs: Mapping[str, object], system: Mapping[str, object], source: str) -> Preset:
+    """The preset that a film or a live take was made under.
+
+    Args:
+        name: of the preset.
+        knobs: its settings.
+        system: what it was with them, as of `system_of`; empty if that was not written down.
+        source: where this was read, for errors.
+
+    Raises:
+        UsageMistake: this version of Rivulet has no such preset, its settings cannot be, or it has changed.
+    """
+    where, shown = printable(shorten_path(source)), printable(shorten(repr(name), 40))
+    if name not in PRESETS:
+        raise UsageMistake(f"{where}: this version has no preset {shown}. Use the one that made the film.")
+    try:
+        preset = apply_knobs(PRESETS[name], knobs)
+    except KnobError as error:
+        told = shorten(printable(str(error)).rstrip("."), 200)
+        raise UsageMistake(f"{where}: its settings cannot be used ({told}). Film it anew from its prompts.") from None
+    if system and system_of(preset) != system:
+        raise UsageMistake(f"{where}: preset {shown} has changed since. Use the version of Rivulet that made the film.")
+    return preset
+
+
+def model_of_record(name: str, source: str, given: str | None, *, models_dir: Path | None = None) -> str:
+    """The model that a record names, if it may be loaded: nothing that somebody wrote into a file starts a download
+    or opens a folder of this machine.
+
+    Args:
+        name: what the record says.
+        source: where it was read, for errors.
+        given: the model that the person named, who may ask for any.
+        models_dir: where downloads lie.
+
+    Raises:
+        UsageMistake: nobody asked for this model; the text says how to.
+    """
+    if given is not None:
+        return given
+    where, shown = printable(shorten_path(source)), printable(shorten(name, 200))
+    if name not in MODELS:
+        try:
+            there = Path(name).expanduser().is_dir()
+        except (OSError, ValueError, RuntimeError):  # no path that this system knows
+            there = False
+        raise UsageMistake(
+            f"{where} was made with the model {shown}, and a record opens no folder by itself. "
+            + (f"If you trust that model, add --model {shown}." if there else "Add --model and the folder it is in.")
+        )
+    if not at_hand(name, models_dir):
+        raise UsageMistake(
+            f"{where} was made with the model {shown}, whose weights are not here, and a record starts no download. "
+            f"To fetch them, add --model {shown}."
+        )
+    return name
 
 
 def system_of(preset: Preset) -> dict[str, Any]:

@@ -184,7 +184,7 @@ class _Recording:
             self._path.unlink(missing_ok=True)
             return None
         self._film.close()
-        join([self._growing], self._path, metadata={} if self._log is None else film_tags(self._log))
+        join([self._growing], self._path, metadata={} if self._log is None else film_tags(self._log, self._growing))
         self._growing.unlink()
         return self._path
 

@@ -9,22 +9,29 @@ from pathlib import Path
 from rich.console import Console
 
 from app.course import in_words
-from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
+from app.decoded import picture_record
+from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten
 from app.joining import join
 from app.live_model import LiveModel, LiveOpener, open_live
 from app.opening import EngineRequest
-from app.recipe import system_of
+from app.recipe import model_of_record, preset_of
 from app.subtitles import Chapter, chapters_of
 from app.take import Header, Take, TakeChunk, header_of, read_take, shots_of
 from app.take_tags import tags_of
 from app.video import FilmWriter, viewing_scale
-from pipelines.presets import PRESETS
-from pipelines.presets.knobs import apply_knobs
+from pipelines.presets.knobs import KnobError, apply_knobs
 from pipelines.types import Chunk
 
 
 def retake(
-    path: Path, output: Path, *, check: bool, overwrite: bool, console: Console, opener: LiveOpener = open_live
+    path: Path,
+    output: Path,
+    *,
+    check: bool,
+    overwrite: bool,
+    console: Console,
+    model: str | None = None,
+    opener: LiveOpener = open_live,
 ) -> int:
     """Make the film of a log again, and return the exit code: 1 if a chunk came out differently.
 
@@ -34,6 +41,7 @@ def retake(
         check: compare every chunk with the one that was on screen.
         overwrite: replace `output`.
         console: where to print.
+        model: the model that the person named; None loads what the log names, if it is at hand.
         opener: loads the model.
 
     Raises:
@@ -44,60 +52,71 @@ def retake(
     if output.exists() and not overwrite:
         raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
     take = read_take(path)
-    model = opener(_request(take.header, path))
+    tags_of(take, str(path))  # refuses before the model loads what no script may hold
+    request = _request(take, path, model)
+    live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")
     film = FilmWriter(
         part,
-        height=model.height,
-        width=model.width,
-        fps=Fraction(model.fps).limit_denominator(1000),
-        scale=viewing_scale(model.height, model.width),
+        height=live.height,
+        width=live.width,
+        fps=Fraction(live.fps).limit_denominator(1000),
+        scale=viewing_scale(live.height, live.width),
     )
     different: TakeChunk | None = None
     try:
-        for wanted, chunk in _chunks(take, model):
+        for wanted, chunk in _chunks(take, live):
             assert chunk.pixels is not None
             film.write(chunk.pixels[: wanted.shown])
             if different is None and chunk.sha256 != wanted.sha256:
                 different = wanted
         film.close()
-        join([part], output, chapters=_chapters(take), metadata=tags_of(take, str(path)))
+        pictures = picture_record(part, [], decode=False)
+        join([part], output, chapters=_chapters(take), metadata=tags_of(take, str(path), pictures))
     finally:
         film.abandon()
         part.unlink(missing_ok=True)
-    console.print(f"{output}: {film.frames} frames, {film.frames / model.fps:.1f} s.", soft_wrap=True)
+    console.print(f"{output}: {film.frames} frames, {film.frames / live.fps:.1f} s.", soft_wrap=True)
     if not check:
         return EXIT_OK
+    count = len(take.chunks)
+    shown = sum(chunk.shown for chunk in take.chunks)
+    for sentence in (
+        f"Record: proven. All {count} chunks follow each other; {shown} frames of them were on screen.",
+        "Pictures: not checked. A log holds none; give the .mp4 of a recording with --check for its own.",
+    ):
+        console.print(sentence, soft_wrap=True)
     if different is None:
-        console.print(f"The same film: all {len(take.chunks)} chunks are bit for bit the same.", soft_wrap=True)
+        console.print("Settings: proven. Made again, its chunks are bit for bit those that were on screen.")
+        console.print(f"The same film: all {count} chunks are bit for bit the same.", soft_wrap=True)
         return EXIT_OK
+    console.print("Settings: DOES NOT MATCH. Made again, its chunks are others than those that were on screen.")
     console.print(
         f"Not the same film. The first chunk that differs is {different.index} (frame {different.first}). "
-        f"{_reasons(take.header, header_of(model))}",
+        f"{printable(_reasons(take.header, header_of(live)))}",
         soft_wrap=True,
     )
     return EXIT_FAILURE
 
 
-def _request(header: Header, path: Path) -> EngineRequest:
-    if header.preset not in PRESETS:
-        raise UsageMistake(f"{path}: this version has no preset {header.preset!r}. Use the one that made the film.")
-    try:
-        preset = apply_knobs(PRESETS[header.preset], header.knobs)
-    except ValueError as error:
-        raise UsageMistake(f"{path}: its settings cannot be used ({error}). Film it anew.") from None
-    if header.system and system_of(preset) != header.system:
-        raise UsageMistake(
-            f"{path}: preset {header.preset!r} has changed since. Use the version of Rivulet that made the film."
-        )
+def _request(take: Take, path: Path, model: str | None) -> EngineRequest:
+    header = take.header
+    preset = preset_of(header.preset, header.knobs, header.system, str(path))
+    for knobs in dict.fromkeys(chunk.moment.knobs for chunk in take.chunks):
+        try:
+            apply_knobs(preset, dict(knobs))
+        except KnobError as error:
+            told = shorten(printable(str(error)).rstrip("."), 200)
+            raise UsageMistake(f"{path}: its settings cannot be used ({told}). Film it anew.") from None
     return EngineRequest(
         preset=preset,
-        model=header.model.name,
+        model=model_of_record(header.model.name, str(path), model),
         untrained=header.untrained,
         device=header.device,
         threads=header.threads,
         height=header.height,
         width=header.width,
+        offline=model is None,
     )
 
 
@@ -121,7 +140,7 @@ def _chapters(take: Take) -> tuple[Chapter, ...]:
 
 def _reasons(before: Header, now: Header) -> str:
     changed = [
-        f"{name} {old} then, {new} now"
+        shorten(f"{name} {old} then, {new} now", 120)
         for name, old, new in (
             *((name, old, now.versions.get(name)) for name, old in before.versions.items()),
             ("CPU", before.machine.get("cpu"), now.machine.get("cpu")),
@@ -129,7 +148,7 @@ def _reasons(before: Header, now: Header) -> str:
             ("model", before.model.sha256[:12], now.model.sha256[:12]),
         )
         if old != new
-    ]
+    ][:10]
     if not changed:
         return "Machine, versions and model are the same, so this should not be: please report it."
     return f"What changed: {'; '.join(changed)}."

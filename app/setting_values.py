@@ -4,6 +4,7 @@ A value comes as text from a command line and typed from a program; both are rea
 the same words wherever it was made, with its place in front.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -21,6 +22,13 @@ Reader = Callable[[str, object], Any]
 
 SEED_LIMIT = 2**63
 LARGEST_SIDE = 4096
+"""Pixels of the engine's picture, either way."""
+VIEWING_SIDE = 384
+"""Small films are enlarged by the largest whole factor that keeps their short side within this many pixels."""
+LARGEST_PICTURE = 8192
+"""Pixels of the enlarged picture, either way: what players still decode."""
+MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
+"""torch starts every thread that it is given, and the system ends a process that starts too many."""
 DEVICES = ("auto", "cpu", "cuda")
 SEED_MODES = ("fixed", "increment", "random")
 
@@ -172,6 +180,20 @@ def size(label: str, value: object) -> tuple[int, int]:
     return read(label, found[2]), read(label, found[1])
 
 
+def check_enlarged(label: str, height: int | None, width: int | None, scale: int) -> None:
+    """Refuse a picture that is too large once it is enlarged; a side that is None is the model's own.
+
+    Raises:
+        UsageMistake: names the largest scale that is not.
+    """
+    side = max(height or 0, width or 0)
+    if side * scale > LARGEST_PICTURE:
+        raise UsageMistake(
+            f"{label} {scale} makes {side * scale} pixels of {side}, more than {LARGEST_PICTURE}. "
+            f"Give a scale of {LARGEST_PICTURE // side} or less."
+        )
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -211,7 +233,7 @@ READERS: Mapping[str, Reader] = {
     "model": text("a name or a folder"),
     "untrained": truth,
     "device": one_of(DEVICES, "device"),
-    "threads": whole(1, 256),
+    "threads": whole(1, MOST_THREADS),
     "models_dir": text("a folder"),
     "offline": truth,
     "seed": whole(-1, SEED_LIMIT - 1, f"0 to {SEED_LIMIT - 1}, or -1 to draw one"),

@@ -2,7 +2,8 @@
 same.
 
 A strict schema rather than a loose dict, because programs will read it back: unknown or missing entries of a
-file from another version are an error there, not a surprise later.
+file from another version are an error there, not a surprise later; and whoever made a file may be anybody, so its
+values pass the readers of the flags (app/recorded.py).
 """
 
 import hashlib
@@ -15,32 +16,38 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from app.errors import UsageMistake
+from app import recorded
+from app.errors import UsageMistake, printable, shorten_path
 from app.timeline import Place, Timeline
 from app.whole_file import write_text
 from pipelines.types import prompt_text
 
-Format = Literal[3]
-FORMAT: Format = 3
+Format = Literal[3, 4]
+FORMAT: Format = 4
+"""What is written; 3, which knew nothing of the pictures in the file, is still read."""
 _LIBRARIES = ("rivulet", "torch", "diffusers", "numpy", "av")
 
+
+_HASH_BYTES = 64
+_ONLY_BESIDE: Any = {"chunks": True, "timing": True, "film": {"file", "file_sha256"}, "pictures": {"chunks"}}
+"""What the .json has and the film itself does not: what grows with its length, or is known when it is finished."""
 
 Kind = TypeVar("Kind", bound="Carried")
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = recorded.STRICT
 
 
 class PlaceRecord(_Record):
     """One moment in seconds, pixel frame, latent frame and chunk."""
 
-    second: float
-    frame: int
-    latent: int
-    chunk: int
+    second: recorded.Seconds
+    frame: recorded.Count
+    latent: recorded.Count
+    chunk: recorded.Count
 
 
 class ShotRecord(_Record):
@@ -59,11 +66,11 @@ class ChunkRecord(_Record):
     encoding. `memory` is the bytes in use when it was done, of the device that computes.
     """
 
-    index: int
-    epoch: int
-    latent: tuple[int, int]
-    frames: tuple[int, int]
-    shown: int
+    index: recorded.Count
+    epoch: recorded.Count
+    latent: tuple[recorded.Count, recorded.Count]
+    frames: tuple[recorded.Count, recorded.Count]
+    shown: recorded.Count
     prompt: str
     sha256: str
     drift: float | None
@@ -79,20 +86,37 @@ class FilmRecord(_Record):
 
     file: str = ""
     file_sha256: str = ""
-    frames: int
-    seconds: float
-    fps: float
-    height: int
-    width: int
-    scale: int
-    crf: int
+    frames: recorded.Frames
+    seconds: recorded.Seconds
+    fps: recorded.Fps
+    height: recorded.Height
+    width: recorded.Width
+    scale: recorded.Enlarged
+    crf: recorded.Crf
     sha256: str
+
+
+class PictureRecord(_Record):
+    """The pictures of the finished file as a decoder shows them (app/decoded.py), which is all that a person sees.
+
+    `chunks` are the sha256 of every chunk's decoded frames, `sha256` is over these and how many frames each has; both
+    are empty where the film was not decoded, because it ended early or is a recording. `packets` is of an MP4's coded
+    pictures, their times and the decoder's headers: H.264 says exactly what a decoder makes of these, so another
+    version of the decoder can still vouch for them. `layout` is size and pixel format, `decoder` its library.
+    """
+
+    frames: recorded.Count
+    sha256: str = ""
+    chunks: list[str] = []
+    packets: str = ""
+    layout: recorded.Name
+    decoder: recorded.Name
 
 
 class ModelRecord(_Record):
     """The model's name or folder, and the checksum over its weight files."""
 
-    name: str
+    name: recorded.ModelName
     sha256: str
 
 
@@ -105,41 +129,46 @@ class Config(_Record):
     """
 
     script: str
-    frames: int
-    preset: str
+    frames: recorded.Frames
+    preset: recorded.Name
     knobs: dict[str, Any]
     system: dict[str, Any]
     untrained: bool
-    device: str
-    threads: int
-    height: int | None
-    width: int | None
-    fps: str
-    scale: int
-    crf: int
-    segment_chunks: int
+    device: recorded.Device
+    threads: recorded.Threads
+    height: recorded.Height | None
+    width: recorded.Width | None
+    fps: recorded.FrameRate
+    scale: recorded.Scale
+    crf: recorded.Crf
+    segment_chunks: recorded.SegmentChunks
 
 
 class Timing(_Record):
-    """How long it took, in seconds of wall time; the only part that differs between two equal runs."""
+    """How long it took, in seconds of wall time; the only part that differs between two equal runs.
+
+    `pictures` is what reading the finished pictures back cost, after `render`.
+    """
 
     load: float
     first_frame: float
     render: float
     fps: float
+    pictures: float = 0.0
 
 
 class Carried(_Record):
     """What the film itself carries: all that makes it again, the same for two equal renders."""
 
     format: Format
-    status: str
-    seed: int
+    status: recorded.Name
+    seed: recorded.Seed
     config: Config
     model: ModelRecord
     versions: dict[str, str]
     machine: dict[str, str | int]
     film: FilmRecord
+    pictures: PictureRecord | None = None
     shots: list[ShotRecord]
 
 
@@ -216,9 +245,9 @@ def write(sidecar: Sidecar, path: Path) -> None:
 
 
 def written_bytes(chunk: ChunkRecord) -> int:
-    """What a chunk takes in the file that `write` makes."""
+    """What a chunk takes in the file that `write` makes, and the hash of its pictures."""
     text = chunk.model_dump_json(indent=2)
-    return len(text.encode()) + 4 * text.count("\n") + len("    ,\n")
+    return len(text.encode()) + 4 * text.count("\n") + len("    ,\n") + len('      "",\n') + _HASH_BYTES
 
 
 def read(path: Path) -> Sidecar:
@@ -228,7 +257,7 @@ def read(path: Path) -> Sidecar:
         UsageMistake: another version wrote it, or it is damaged.
         OSError: it cannot be read.
     """
-    return read_sidecar(path.read_bytes(), str(path))
+    return read_sidecar(recorded.record_bytes(path), str(path))
 
 
 def read_sidecar(data: bytes, source: str) -> Sidecar:
@@ -247,18 +276,21 @@ def read_carried(text: str, source: str) -> Carried:
 
 def carried(record: Carried) -> str:
     """What goes into the film itself."""
-    return record.model_dump_json(exclude={"chunks": True, "timing": True, "film": {"file", "file_sha256"}})
+    return record.model_dump_json(exclude=_ONLY_BESIDE)
+
+
+def same_as_carried(record: Carried) -> dict[str, Any]:
+    """What a film and the .json beside it both say, to hold one against the other."""
+    return json.loads(carried(record))
 
 
 def _parse(kind: type[Kind], data: str | bytes, source: str) -> Kind:
     try:
-        return kind.model_validate_json(data)
+        return kind.model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise UsageMistake(
-            f"{source}: {where}: {first['msg'].lower()[:80]}. It is damaged or from another version of Rivulet "
-            f"(this one reads format {FORMAT}); render the film again from its prompts."
+            f"{printable(shorten_path(source))}: {recorded.told(error)}. It is damaged or from another version of "
+            f"Rivulet (this one reads format 3 and {FORMAT}); render the film again from its prompts."
         ) from None
 
 

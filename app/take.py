@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from app.errors import UsageMistake
+from app import recorded
+from app.errors import UsageMistake, printable, shorten_path
 from app.live_model import Knobs, LiveModel
 from app.sidecar import ModelRecord, library_versions, machine
-from pipelines.types import Chunk, Controls, Prompt, Transition
+from pipelines.presets.knobs import LARGEST_CHUNK
+from pipelines.types import TIME_SCALE, Chunk, Controls, Prompt, Transition
 
 Format = Literal[1]
 FORMAT: Format = 1
 LOG = "session.jsonl"
+MOST = TIME_SCALE * LARGEST_CHUNK
+"""Frames that a chunk may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Moment:
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = recorded.STRICT
 
 
 class Header(_Line):
@@ -51,16 +55,16 @@ class Header(_Line):
 
     event: Literal["take"] = "take"
     format: Format = FORMAT
-    preset: str
+    preset: recorded.Name
     knobs: dict[str, object]
     system: dict[str, object]
     untrained: bool
     model: ModelRecord
-    device: str
-    threads: int
-    height: int
-    width: int
-    fps: float
+    device: recorded.Device
+    threads: recorded.Threads
+    height: recorded.Height
+    width: recorded.Width
+    fps: recorded.Fps
     versions: dict[str, str]
     machine: dict[str, str | int]
 
@@ -69,22 +73,22 @@ class Branched(_Line):
     """From `chunk` on the film is another one than that of branch `parent`; chunk 0 is a new film."""
 
     event: Literal["branch"] = "branch"
-    branch: int
-    parent: int
-    chunk: int
+    branch: recorded.Count
+    parent: recorded.Count
+    chunk: recorded.Count
 
 
 class Steered(_Line):
     """What holds from `chunk` on, whole."""
 
     event: Literal["controls"] = "controls"
-    branch: int
-    chunk: int
+    branch: recorded.Count
+    chunk: recorded.Count
     prompt: str | list[tuple[str, float]]
-    transition: tuple[Literal["recache", "soft", "cut", "keep"], int]
-    guidance_scale: float | None
-    knobs: list[tuple[str, int | float]]
-    seed: int
+    transition: tuple[Literal["recache", "soft", "cut", "keep"], recorded.Count]
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None
+    knobs: list[tuple[recorded.Name, recorded.Setting]]
+    seed: recorded.Seed
 
     @classmethod
     def of(cls, moment: Moment, branch: int, chunk: int) -> Self:
@@ -115,9 +119,9 @@ class Made(_Line):
     """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`."""
 
     event: Literal["chunk"] = "chunk"
-    branch: int
-    chunk: int
-    frames: tuple[int, int]
+    branch: recorded.Count
+    chunk: recorded.Count
+    frames: tuple[recorded.Count, recorded.Count]
     sha256: str
     drift: float | None = None
     seconds: float
@@ -127,9 +131,9 @@ class Shown(_Line):
     """Of this chunk only the first `frames` were shown: a cut or a new branch took the place of the others."""
 
     event: Literal["shown"] = "shown"
-    branch: int
-    chunk: int
-    frames: int
+    branch: recorded.Count
+    chunk: recorded.Count
+    frames: recorded.Count
 
 
 Event = Annotated[Header | Branched | Steered | Made | Shown, Field(discriminator="event")]
@@ -152,8 +156,8 @@ class TakeWriter:
         whole = before.rfind(b"\n") + 1
         if whole < len(before):  # a kill has cut the last line
             os.truncate(path, whole)
-        found = before.rfind(b'{"event":"branch"', 0, whole)
-        self.newest_branch = json.loads(before[found : before.index(b"\n", found)])["branch"] if found >= 0 else 0
+        # Every rewind and every new beginning adds one; the lines themselves may be damaged, and are not read for it.
+        self.newest_branch = before.count(b'{"event":"branch"', 0, whole)
         self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
         if not whole:
             self._write(header_of(model))
@@ -238,7 +242,7 @@ def read_take(path: Path) -> Take:
         UsageMistake: it is no such log, is damaged, or nothing was ever shown.
         OSError: it cannot be read.
     """
-    return parse_take(path.read_bytes(), str(path))
+    return parse_take(recorded.record_bytes(path), str(path))
 
 
 def parse_take(data: bytes, source: str) -> Take:
@@ -266,11 +270,18 @@ def parse_take(data: bytes, source: str) -> Take:
     for index, each in enumerate(made):
         while steered and steered[0].chunk <= each.chunk:
             moment = _moment(steered.popleft(), source)
-        count = each.frames[1] - each.frames[0]
-        visible = shown.get((each.branch, each.chunk), count)
-        if each.chunk != index or moment is None or not 0 <= visible <= count:
+        first, end = each.frames
+        visible = shown.get((each.branch, each.chunk), end - first)
+        begun = made[index - 1].frames[1] if index else 0
+        if (
+            each.chunk != index
+            or moment is None
+            or first != begun
+            or not 0 < end - first <= MOST
+            or visible > end - first
+        ):
             raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
-        chunks.append(TakeChunk(index, moment, each.sha256, each.frames[0], count, visible))
+        chunks.append(TakeChunk(index, moment, each.sha256, first, end - first, visible))
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
     return Take(header, tuple(chunks))
@@ -288,7 +299,9 @@ def shots_of(take: Take) -> Iterator[tuple[int, Moment]]:
 
 def _moment(steered: Steered, source: str) -> Moment:
     try:
-        return steered.moment
+        moment = steered.moment
+        _ = moment.controls  # which refuses an empty prompt
+        return moment
     except ValueError as error:
         raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
 
@@ -298,12 +311,11 @@ def _events(data: bytes, source: str) -> list[Header | Branched | Steered | Made
     events: list[Header | Branched | Steered | Made | Shown] = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(_EVENT.validate_json(line))
+            events.append(_EVENT.validate_json(line, strict=True))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
             raise UsageMistake(
-                f"{source}, line {number}: {first['msg'].lower()[:80]}. It is damaged, or another version of Rivulet "
-                "wrote it; give one that this version wrote."
+                f"{printable(shorten_path(source))}, line {number}: {recorded.told(error)}. It is damaged, or another "
+                "version of Rivulet wrote it; give one that this version wrote."
             ) from None
     if not events:
         raise UsageMistake(f"{source} is empty. Give the session.jsonl of a live film.")

@@ -4,21 +4,22 @@ import logging
 from pathlib import Path
 
 from app.course import in_words
+from app.decoded import picture_record
 from app.errors import UsageMistake
 from app.origin import record_of_take
-from app.sidecar import carried
+from app.sidecar import PictureRecord, carried
 from app.take import Take, read_take
 
 _log = logging.getLogger(__name__)
 
 
-def tags_of(take: Take, source: str) -> dict[str, str]:
-    """Metadata of a film of this take.
+def tags_of(take: Take, source: str, pictures: PictureRecord | None = None) -> dict[str, str]:
+    """Metadata of a film of this take, whose pictures are these.
 
     Raises:
         UsageMistake: the take is damaged.
     """
-    record = record_of_take(take, source)
+    record = record_of_take(take, source).model_copy(update={"pictures": pictures})
     return {
         "title": in_words(take.chunks[-1].moment.prompt),
         "comment": f"Rivulet live, preset {record.config.preset}, seed {record.seed}",
@@ -26,13 +27,16 @@ def tags_of(take: Take, source: str) -> dict[str, str]:
     }
 
 
-def film_tags(log: Path) -> dict[str, str]:
-    """Metadata of a film that is saved while it plays: of all that its log holds so far.
+def film_tags(log: Path, film: Path | None = None) -> dict[str, str]:
+    """Metadata of a film that is saved while it plays: of all that its log holds so far, and the hash of its pictures.
+
+    They are hashed as they are coded: to decode an hour of them would take the film that plays its time.
 
     A recording is worth more than what it carries, so one whose log cannot be read carries nothing.
     """
     try:
-        return tags_of(read_take(log), str(log))
+        pictures = None if film is None else picture_record(film, [], decode=False)
+        return tags_of(read_take(log), str(log), pictures)
     except (UsageMistake, ValueError, OSError) as error:
         _log.warning("a film was saved without its settings: %s", error)
         return {}

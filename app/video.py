@@ -21,8 +21,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-VIEWING_SIDE = 384
-"""Small films are enlarged by the largest whole factor that keeps their short side within this many pixels."""
+from app.setting_values import VIEWING_SIDE
 
 _SWSCALE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 # A fragment a frame, no index at the end: whatever is in the file plays. Timestamps stay as they are given, so that a

@@ -71,6 +71,8 @@ _PIECES: tuple[bytes, ...] = (
 
 Target = Callable[[bytes, str], object]
 """Reads the bytes of a file of that name; may raise UsageMistake and nothing else."""
+Damage = Callable[[bytes, random.Random], bytes]
+"""Makes another file of a good one."""
 
 
 def read_script(data: bytes, name: str) -> None:
@@ -128,6 +130,7 @@ def run(
     seed: int = 0,
     *,
     targets: Mapping[str, tuple[bytes, Target]] | None = None,
+    damage: Damage | None = None,
 ) -> list[dict[str, Any]]:
     """Mutate and read `count` files, dealt evenly to the targets, and count what came of them.
 
@@ -135,6 +138,7 @@ def run(
         count: files in all.
         seed: of the mutations; the same seed makes the same files.
         targets: name of a file -> its good content and what reads it; SCRIPTS if None.
+        damage: how a file is damaged; `mutate` if None.
 
     Returns:
         A row a target: file, accepted, refused, others (exceptions that no person should see, at most ten in
@@ -147,7 +151,7 @@ def run(
     for index in range(count):
         name = names[index % len(names)]
         good, read = chosen[name]
-        tally, case = tallies[name], mutate(good, rng)
+        tally, case = tallies[name], (damage or mutate)(good, rng)
         begun = time.perf_counter()
         try:
             read(case, name)
@@ -173,20 +177,25 @@ def run(
 
 
 def measure(*, count: int) -> dict[str, Any]:
-    """`count` mutated scripts, and as many configs, messages to the live server, and files dropped on its page.
+    """`count` mutated scripts, and as many configs, messages to the live server, files dropped on its page, and records
+    of films.
 
     "passed" if nothing but one-line refusals came of them.
     """
     from benchmarks.fuzz_configs import CONFIGS  # which is written in this module's terms
     from benchmarks.fuzz_live import WIRE, drops
+    from benchmarks.fuzz_records import alter, records
 
     rows = [row for targets in (SCRIPTS, CONFIGS, WIRE, drops()) for row in run(count, targets=targets)]
+    with records() as targets:
+        rows += run(count, targets=targets, damage=alter)
     return {
         "benchmark": "fuzz",
         "scripts": count,
         "configs": count,
         "messages": count,
         "dropped": count,
+        "records": count,
         "rows": rows,
         "passed": not any(row["other_exceptions"] for row in rows),
     }

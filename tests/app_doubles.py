@@ -79,7 +79,7 @@ class Opener:
             stream=self.streams[-1],
             rhythm=Rhythm(CHUNK, CHUNK),
             fps=16,
-            model="painted",
+            model="embedded",
             checksum="0" * 64,
             device="cpu",
             threads=1,

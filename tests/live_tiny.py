@@ -86,7 +86,7 @@ class TinyModel:
 
     def __call__(self, request: Any = None) -> LiveModel:
         return LiveModel(
-            name="tiny",
+            name="embedded",
             checksum="0" * 64,
             preset="embedded",
             system={},

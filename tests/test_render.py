@@ -90,10 +90,10 @@ def test_the_sidecar_tells_everything_that_made_the_film(tmp_path: Path) -> None
     opener = Opener()
     run(film_request(tmp_path, duration="40f", seed=11), opener)
     record = sidecar.read(tmp_path / "out.json")
-    assert (record.format, record.status, record.seed) == (3, "whole", 11)
+    assert (record.format, record.status, record.seed) == (4, "whole", 11)
     assert parse_native(record.config.script, "it").prompts == ("a red ball", "a blue star")
     assert (record.config.preset, record.config.threads, record.config.device) == ("embedded", 1, "cpu")
-    assert (record.model.name, record.model.sha256) == ("painted", "0" * 64)
+    assert (record.model.name, record.model.sha256) == ("embedded", "0" * 64)
     assert {"python", "torch", "diffusers", "numpy", "av", "rivulet"} <= record.versions.keys()
     assert (record.film.frames, record.film.seconds, record.film.scale) == (40, 2.5, 2)
     first, second = record.shots

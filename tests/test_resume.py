@@ -345,7 +345,7 @@ def test_another_film_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format", 2), ("format", 4), ("later", True), ("seed", None), ("chunks", [{}])]
+    ("key", "value"), [("format", 2), ("format", 5), ("later", True), ("seed", None), ("chunks", [{}])]
 )
 def test_a_sidecar_of_another_version_is_named_with_its_key(tmp_path: Path, key: str, value: object) -> None:
     whole_film(tmp_path / "film")
