@@ -23,6 +23,8 @@ EVERY = 5.0
 """Seconds between two copies of a film that only goes on."""
 SOON = 1.0
 """Seconds between two copies of a film whose plans change."""
+_BESIDE = 64 * 1024
+"""Bytes of what is written beside the state."""
 _SHARE = 20
 """A copy that takes long is waited for: at least so many times as long."""
 
@@ -103,7 +105,7 @@ class Autosave:
         begun = time.monotonic()
         try:
             self._take.flush()
-            self._quota.room(self._folder.name, copy.size, copy=True)
+            self._quota.room(self._folder.name, copy.size + copy.size // 16 + _BESIDE, copy=True)
             write_parked(self._folder, copy.save, place)
         except Exception as error:  # the film goes on, and the copy before this one is still there
             self._took = 0.0

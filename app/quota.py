@@ -39,6 +39,7 @@ class Quota:
         self._root, self.limit, self._open_films = root, limit, open_films
         self._lock = Lock()
         self._sizes: dict[str, int] = {}
+        self._written: set[str] = set()  # since all were measured
         self._scanned_at: float | None = None
 
     @property
@@ -54,6 +55,7 @@ class Quota:
         """
         with self._lock:
             open_films = self._open_films() | {film}
+            self._written.add(film)
             self._measure(open_films)
             share = self.limit // SHARES
             if not copy and self._sizes.get(film, 0) + size > share:
@@ -83,11 +85,11 @@ class Quota:
     def _measure(self, open_films: Set[str]) -> None:
         now = time.monotonic()
         if self._scanned_at is None or now - self._scanned_at >= _SCAN_SECONDS:
-            self._scanned_at, self._sizes = now, {}
+            self._scanned_at, self._sizes, self._written = now, {}, set(open_films)
             for folder in _folders(self._root):
                 self._measure_one(folder.name)
         else:
-            for name in open_films:
+            for name in open_films | self._written:
                 self._measure_one(name)
 
     def _measure_one(self, name: str) -> None:

@@ -74,7 +74,7 @@ class Recording:
         self._growing = path.with_suffix(".part.mp4")
         self._lock = Lock()
         self._waiting = self._frames = 0
-        self._over = False
+        self._over = self._finished = False
         self._film: FilmWriter | None = None
 
     @property
@@ -111,6 +111,8 @@ class Recording:
 
     def _write(self, pixels: NDArray[np.uint8]) -> None:
         try:
+            if self._finished:  # it ended by itself, and this is behind its end
+                return
             if self._film is None:
                 self._film = growing_film(self._growing, pixels, self._fps)
             if self._film.frames % _CHECK_FRAMES == 0:
@@ -128,7 +130,7 @@ class Recording:
     def _finish(self) -> None:
         from app.joining import join
 
-        film, self._film = self._film, None
+        film, self._film, self._finished = self._film, None, True
         if film is None:
             self._done(None)
             return
@@ -138,6 +140,7 @@ class Recording:
             self._growing.unlink()
         except Exception as error:  # the part that was written plays, so it stays
             _log.warning("a recording could not be finished", exc_info=error)
+            film.abandon()
             self._done(error)
         else:
             self._done(self._path)
