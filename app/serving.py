@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageMistake, shorten
 
@@ -96,8 +96,8 @@ def find_place(host: str, port: int) -> Place:
     raise UsageMistake(f"Ports {port} to {port + PORTS_TRIED - 1} are taken. Choose another with --port.")
 
 
-def serve(place: Place, asked: Serving) -> int:
-    """Serve until Ctrl-C or SIGTERM and return the exit code."""
+def serve(place: Place, asked: Serving) -> NoReturn:
+    """Serve until Ctrl-C or SIGTERM, and end the process with the exit code."""
     from app.access import read_secret
     from app.engine import LiveEngine
     from app.jobs import Jobs
@@ -136,7 +136,9 @@ def serve(place: Place, asked: Serving) -> int:
             )
             code = _run(app, place, asked, engine.leave_off, lambda: _say_ready(url, open_browser=asked.open_browser))
     print("Stopped. Films and jobs are in", asked.folder)
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is closed; Python takes seconds to take a loaded model apart, and no watchdog runs meanwhile
 
 
 def server_config(
