@@ -134,6 +134,8 @@ class LiveEngine:
         ended = not self._thread.is_alive()
         for close in (self._encode.close, self._disk.close, self._saves.close):
             ended = close(max(0.0, end - time.monotonic())) and ended
+        if not ended:
+            clear_halves(self.folder, set())
         return ended
 
     def wake(self) -> None:
@@ -367,6 +369,7 @@ class LiveEngine:
     def _parked(self) -> None:
         with self._lock:
             self._parking -= 1
+        give_back()  # the copy that was written
         self._quota.keep()
 
     def _sweep(self) -> None:

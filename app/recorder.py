@@ -23,6 +23,7 @@ from app.recording import Ended, Recording, growing_film
 from app.saves import Crowded, Saves, Stopped
 from app.take import LOG, RecordingEnd
 from app.wire import Do, Problem, Saved
+from app.worker import Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,35 +104,36 @@ class Recorder:
         if recording is not None:
             recording.add(pixels)
 
-    def do(self, button: Do) -> None:
-        """What one of the buttons asks for; never blocks."""
+    def do(self, button: Do) -> Problem | None:
+        """What one of the buttons asks for, or why not; never blocks."""
         if button.action == "snapshot":
-            self.save_still()
-        elif button.action == "record":
-            self.start()
-        elif button.action == "record_stop":
-            self.stop()
-        elif button.action == "save_last":
-            self.save_last(button.seconds or 10.0)
+            return self.save_still()
+        if button.action == "record":
+            return self.start()
+        if button.action == "save_last":
+            return self.save_last(button.seconds or 10.0)
+        self.stop()
+        return None
 
-    def start(self) -> None:
-        """Record from the next frame on; a recording that runs goes on."""
+    def start(self) -> Problem | None:
+        """Record from the next frame on, or say why not; a recording that runs goes on."""
         if self.recording:
-            return
+            return None
+        film = self._folder.name
         try:
-            self._saves.enter(self._folder.name)
+            worker = self._saves.recorder(film)
         except Crowded as error:
-            self._refuse(error)
-            return
+            return _refusal(error)
         self._recording = Recording(
             self._new_file("recording", "mp4"),
             self._fps,
             lambda: _tags(self._folder / LOG),
-            self._saves.recorder(),
-            room=lambda size: self._quota.room(self._folder.name, size),
+            worker,
+            room=lambda size: self._quota.room(film, size),
             ended=self._ended,
-            done=self._recorded,
+            done=lambda done: self._recorded(worker, done),
         )
+        return None
 
     def stop(self, ended: RecordingEnd = "asked", why: str = "") -> None:
         """End the recording and have its file finished; nothing to do without one."""
@@ -139,30 +141,31 @@ class Recorder:
         if recording is not None:
             recording.end(ended, why)
 
-    def save_last(self, seconds: float) -> None:
-        """Save the last seconds that were shown, at most a minute."""
+    def save_last(self, seconds: float) -> Problem | None:
+        """Save the last seconds that were shown, at most a minute, or say why not."""
         with self._lock:
             frames = list(self._ring)[-max(1, round(seconds * self._fps)) :]
         if not frames:
-            self._tell(Problem(message="There is nothing to save yet.", action="Wait for the film.", code="empty"))
-            return
+            return Problem(message="There is nothing to save yet.", action="Wait for the film.", code="empty")
         path = self._new_file("last", "mp4")
         held, log = sum(map(len, frames)), self._folder / LOG
-        self._add("last", lambda: self._film_of(_pictures(deque(frames)), path, log), held=held)
+        return self._add("last", lambda: self._film_of(_pictures(deque(frames)), path, log), held=held)
 
-    def save_still(self) -> None:
-        """Save the frame that is on screen, as it was made."""
+    def save_still(self) -> Problem | None:
+        """Save the frame that is on screen, as it was made, or say why not."""
         with self._lock:
             pixels = self._last
         if pixels is None:
-            self._tell(Problem(message="There is no frame yet.", action="Wait for the film.", code="empty"))
-            return
+            return Problem(message="There is no frame yet.", action="Wait for the film.", code="empty")
         path = self._new_file("still", "png")
-        self._add("snapshot", lambda: self._still(pixels, path), held=pixels.nbytes, picture=True)
+        return self._add("snapshot", lambda: self._still(pixels, path), held=pixels.nbytes, picture=True)
 
-    def save_audition(self, pixels: NDArray[np.uint8], name: str) -> None:
-        """Save a piece of film that was not shown, in the place of the last one; `name` goes with the message."""
-        self._add("audition", lambda: self._audition_of(pixels), held=pixels.nbytes, picture=True, name=name)
+    def save_audition(self, pixels: NDArray[np.uint8], name: str) -> Problem | None:
+        """Save a piece of film that was not shown, in the place of the last one, or say why not.
+
+        `name` goes with the message.
+        """
+        return self._add("audition", lambda: self._audition_of(pixels), held=pixels.nbytes, picture=True, name=name)
 
     def close(self) -> None:
         """Let go of everything; what was asked for is finished all the same. Never blocks."""
@@ -216,7 +219,7 @@ class Recorder:
 
     def _add(
         self, kind: SavedKind, make: Callable[[], Path], *, held: int, picture: bool = False, name: str = ""
-    ) -> None:
+    ) -> Problem | None:
         def save() -> None:
             try:
                 self._quota.room(self._folder.name, held)
@@ -231,10 +234,11 @@ class Recorder:
         try:
             self._saves.add(self._folder.name, save, held=held, picture=picture)
         except Crowded as error:
-            self._refuse(error, "audition" if kind == "audition" else "save")
+            return _refusal(error, "audition" if kind == "audition" else "save")
+        return None
 
-    def _recorded(self, done: Path | Exception | None) -> None:
-        self._saves.leave(self._folder.name)
+    def _recorded(self, worker: Worker, done: Path | Exception | None) -> None:
+        self._saves.recorded(self._folder.name, worker)
         if isinstance(done, Path):
             self._tell(Saved(kind="recording", name=done.name))
         elif done is not None:
@@ -253,12 +257,13 @@ class Recorder:
         while self._ring and self._ring_bytes > self._memory:
             self._ring_bytes -= len(self._ring.popleft())
 
-    def _refuse(self, error: Crowded, code: str = "save") -> None:
-        self._tell(Problem(message=str(error), action="Try again when one is finished.", code=code))
-
     def _failed(self, error: Exception) -> None:
         _log.warning("a file could not be saved", exc_info=error)
         self._tell(Problem(message=why(error), action="The film goes on.", code="save"))
+
+
+def _refusal(error: Crowded, code: str = "save") -> Problem:
+    return Problem(message=str(error), action="Try again when one is finished.", code=code)
 
 
 def _tags(log: Path) -> dict[str, str]:

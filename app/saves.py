@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from threading import Event, Lock
 
+from app.heap import give_back
 from app.worker import Worker
 
 OF_ONE_FILM, OF_ALL_FILMS = 4, 16
@@ -70,6 +71,7 @@ class Saves:
                     save()
             finally:
                 self.leave(film, held)
+                give_back()
 
         if not (self._pictures if picture else self._films).give(work):
             self.leave(film, held)
@@ -101,12 +103,23 @@ class Saves:
             if self._under_way[film] <= 0:
                 del self._under_way[film]
 
-    def recorder(self) -> Worker:
-        """A worker for the frames of one recording, which `close` waits for."""
+    def recorder(self, film: str) -> Worker:
+        """A worker for the frames of one recording, which counts as under way until it is `recorded`.
+
+        Raises:
+            Crowded: too many are.
+        """
+        self.enter(film)
         worker = Worker("rivulet-record")
         with self._lock:
-            self._recordings = {other for other in self._recordings if other.pending} | {worker}
+            self._recordings.add(worker)
         return worker
+
+    def recorded(self, film: str, worker: Worker) -> None:
+        """The recording has its file; on its worker's thread."""
+        self.leave(film)
+        with self._lock:
+            self._recordings.discard(worker)
 
     def idle(self, seconds: float) -> bool:
         """Wait, at most so long, until none is under way; whether that is so."""

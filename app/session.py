@@ -48,7 +48,7 @@ from app.wire import (
 
 GRACE = 5.0
 """Seconds without a viewer after which a session is parked."""
-UNWATCHED_RECORDING = 300.0
+UNWATCHED_RECORDING = 120.0
 """Seconds without anybody who takes a frame after which a recording ends."""
 _REPORT_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
@@ -285,8 +285,8 @@ class Session:
                 self.auditions.ask(message.id, self.studio.clock(), playing=self.state == "playing")
             except ValueError as error:
                 (viewer or self.audience).tell(Problem(message=str(error), code="audition"))
-        else:
-            self.screen.recorder.do(message)
+        elif (refused := self.screen.recorder.do(message)) is not None:
+            (viewer or self.audience).tell(refused)
 
     def _play(self) -> None:
         self.state = "playing"

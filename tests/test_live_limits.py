@@ -177,6 +177,19 @@ def test_closing_gives_up_on_a_thread_that_hangs(tmp_path: Path) -> None:
     hangs.set()
 
 
+def test_ending_waits_for_a_recording_that_has_nothing_to_write_at_the_moment() -> None:
+    saves, gate = Saves(1000), threading.Event()
+    worker = saves.recorder("film")
+    assert worker.idle(20)
+    other = saves.recorder("other")
+    saves.recorded("other", other)
+    worker.give(lambda: gate.wait(20))
+    assert not saves.close(0.05)
+    gate.set()
+    assert saves.close(20)
+    assert saves.under_way == 1
+
+
 def test_whoever_waits_for_a_model_to_load_is_let_go_when_the_server_ends(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     stage.engine._loaded.clear()  # as if it were loading still
