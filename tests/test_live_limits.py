@@ -625,7 +625,7 @@ def test_a_driver_that_floods_does_not_take_the_time_of_other_films(stage: Stage
     quiet, _ = watched(stage)
     flooding, film = watched(stage)
     stage.play(12)
-    before, since = len(quiet.frames), stage.clock.now
+    before, since, made = len(quiet.frames), stage.clock.now, stage.model.made
     for number in range(200):
         film.submit(flood(number), flooding)
         stage.play(0.05)
@@ -633,6 +633,7 @@ def test_a_driver_that_floods_does_not_take_the_time_of_other_films(stage: Stage
     assert len(quiet.frames) - before > 0.95 * passed * FPS
     gaps = [after - before for before, after in pairwise(quiet.times) if after > since]
     assert max(gaps) < 2 * CHUNK_SECONDS
+    assert stage.model.made - made < 1.2 * 2 * passed / 0.75  # both films as often as a film needs a chunk
     assert len(film._detours) <= 3
     stage.play(2)
     assert not film._detours
