@@ -372,6 +372,7 @@ class Session:
         self.course.read(parked.course, parked.chunk, self.studio.clock())
         self.film.load(parked, copy)
         self.studio.disk.give(lambda: mark_parked(self.folder, parked.model_copy(update={"running": True})))
+        self._autosave.soon()  # says the same, should that fail
         self.epoch, self.screen.frame, self._new_picture = parked.epoch, parked.frame, True
         if parked.paused:
             self.state = "paused"
