@@ -382,5 +382,6 @@ class LiveEngine:
             self._sweeping = False
 
     def _open_films(self) -> set[str]:
+        """Those that somebody has or asks for, and of which something is still being made."""
         with self._lock:
-            return {*self._sessions, *(request.name for request in self._asking)}
+            return {*self._sessions, *(request.name for request in self._asking)} | self._saves.films

@@ -50,6 +50,12 @@ class Saves:
             return self._under_way.total()
 
     @property
+    def films(self) -> set[str]:
+        """Of which films."""
+        with self._lock:
+            return set(self._under_way)
+
+    @property
     def held(self) -> int:
         """Bytes of frames that they hold."""
         with self._lock:

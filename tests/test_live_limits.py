@@ -79,9 +79,12 @@ def test_sixty_saves_and_leaving_delay_no_film_and_most_are_refused_with_a_numbe
     assert refused[0].message == f"{OF_ONE_FILM} files of this film are being made, the most at a time."
     film.detach(flooding)
     before = len(quiet.frames)
+    stage.engine._sweep_at = stage.clock.now + 6.5  # what grows in a folder that nobody has open is not swept up
     stage.play(8)  # no save has ended, and the film that was left is parked all the same
     assert film.state == "parked"
     assert not read_parked(film.folder, 3600).running
+    assert stage.engine._sweep_at > stage.clock.now + 8
+    assert len([*film.folder.glob(".last-*.part")]) == 1
     assert len(quiet.frames) - before > 0.95 * 8 * FPS
     again, seen = stage.open(film.id), Watcher(stage.clock)
     again.attach(seen)
