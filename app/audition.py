@@ -91,7 +91,8 @@ class Auditions:
             self._refuse(explain(error)[0], "The film goes on.")
             return True
         assert chunk.pixels is not None
-        self._recorder.save_audition(chunk.pixels, asked.item.id)
+        if (refused := self._recorder.save_audition(chunk.pixels, asked.item.id)) is not None:
+            self._tell(refused)
         return True
 
     def _refuse(self, message: str, action: str) -> None:

@@ -20,10 +20,10 @@ from pipelines.presets import PRESETS
 
 BENCHMARKS = (
     *("stream", "memory", "startup", "quality", "ablation", "film", "presets", "cost", "resume", "damage", "fuzz"),
-    "live",
+    *("live", "flood"),
 )
-STREAM_SECONDS, FILM_SECONDS, PRESETS_SECONDS = 20.0, 3600.0, 8.0
-"""Film to measure, the long film, and each film under each preset, when `seconds` is None."""
+STREAM_SECONDS, FILM_SECONDS, PRESETS_SECONDS, FLOOD_SECONDS = 20.0, 3600.0, 8.0, 60.0
+"""Film to measure, the long film, each film under each preset, and the flood, when `seconds` is None."""
 
 LIVE_MINUTES = 5.0
 """How long the live server is watched, when `minutes` is None."""
@@ -166,6 +166,17 @@ def run(
             report=console.print,
         )
         table = live.table(result)
+    elif name == "flood":
+        from benchmarks import flood
+
+        result = flood.measure(
+            seconds=seconds or FLOOD_SECONDS,
+            preset=engine.preset.name,
+            model=engine.model,
+            threads=engine.threads,
+            report=console.print,
+        )
+        table = flood.table(result)
     else:
         from benchmarks import startup
 

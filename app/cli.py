@@ -176,7 +176,7 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|damage|fuzz|live",
+            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|damage|fuzz|live|flood",
             help="What to measure.",
             show_default="stream",
         ),
@@ -218,8 +218,8 @@ def bench_command(
             "--seconds",
             min=1,
             max=86400,
-            help="stream, film: seconds of film; quality, presets: of each film.",
-            show_default="20, quality 4, presets 8, film 3600",
+            help="stream, film: seconds of film; quality, presets: of each film; flood: how long.",
+            show_default="20, quality 4, presets 8, film 3600, flood 60",
         ),
     ] = None,
     prompts: Annotated[

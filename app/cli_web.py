@@ -44,6 +44,18 @@ def web_command(
     undo_memory: Annotated[
         int, typer.Option("--undo_memory", metavar="BYTES", min=0, help="Memory for rewinding, of all films together.")
     ] = 2**30,
+    live_memory: Annotated[
+        int,
+        typer.Option(
+            "--live_memory", metavar="BYTES", min=2**20, help="Memory for what can be saved, of all films together."
+        ),
+    ] = 2**29,
+    live_disk: Annotated[
+        int,
+        typer.Option(
+            "--live_disk", metavar="BYTES", min=10**6, help="Disk for films and logs, all together; old ones give way."
+        ),
+    ] = 10 * 10**9,
     no_open: Annotated[bool, typer.Option("--no_open", help="Do not open a browser.")] = False,
     no_autostart: Annotated[bool, typer.Option("--no_autostart", help="Films wait for Play.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where films, logs and render jobs go.")] = Path(
@@ -93,6 +105,8 @@ def web_command(
         max_sessions=max_sessions,
         keep_sessions=keep_sessions,
         undo_memory=undo_memory,
+        live_memory=live_memory,
+        live_disk=live_disk,
         autostart=not no_autostart,
         auth=auth,
         hosts=host_names(allow_host or ()),

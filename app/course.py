@@ -6,15 +6,16 @@ before it asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from threading import RLock
 
 from app.encode import Receipt
 from app.lengths import Rhythm
+from app.live_model import Knobs
 from app.parked import CourseRecord
 from app.take import Moment, Steered
-from app.wire import QueueItem, Span, WireTransition
+from app.wire import QueueItem, Set, Span, WireTransition
 from pipelines.types import Prompt, Transition, prompt_text
 
 USUAL_HOLD = 8.0
@@ -102,14 +103,14 @@ class Course:
         upcoming = self._next
         return upcoming is not None and upcoming.transition.kind == "cut"
 
-    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt) -> None:
-        """A prompt for the next chunk. One that has not begun gives way, and is answered with the one that does."""
+    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt) -> tuple[Receipt, ...]:
+        """A prompt for the next chunk. One that has not begun gives way; returns its receipt."""
         with self.lock:
-            earlier = self._next.receipts if self._next is not None else ()
-            receipts = (*earlier, receipt)
+            overtaken = self._next.receipts if self._next is not None else ()
             if self._next is not None and self._next.transition.kind == "cut":
                 transition = self._next.transition  # what was to be cut off is still to be
-            self._next = _Next(prompt, transition, hold, receipts)
+            self._next = _Next(prompt, transition, hold, (receipt,))
+        return overtaken
 
     def refresh(self, chunk: int) -> None:
         """Before the next chunk the memory is made anew under the prompt in force, unless that still blends in."""
@@ -127,6 +128,23 @@ class Course:
         """Other settings from the next chunk on."""
         with self.lock:
             self._set(self._upcoming, replace(self.moment, **settings))  # type: ignore[arg-type]  # of Moment's fields
+
+    def adjust(self, message: Set, check: Callable[[Knobs], object]) -> bool:
+        """Other settings from the next chunk on; True if they are of the memory, which has to begin anew.
+
+        Raises:
+            ValueError: `check` has refused them.
+        """
+        if message.guidance_scale is not None:
+            self.change(guidance_scale=message.guidance_scale)
+        asked = {"num_inference_steps": message.steps, "local_attn_size": message.window, "sink_size": message.sink}
+        known = dict(self.moment.knobs)
+        knobs = tuple((known | {name: value for name, value in asked.items() if value is not None}).items())
+        if knobs == self.moment.knobs:
+            return False
+        check(knobs)
+        self.change(knobs=knobs)
+        return message.window is not None or message.sink is not None
 
     def queued_start(self, place: int) -> int:
         """The frame at which an item of the queue begins, if nothing changes."""

@@ -7,7 +7,6 @@ a frame of an old epoch is dropped wherever it waits.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from threading import Condition, Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 
 from app.frame_header import JPEG
-from app.wire import Applied
+from app.wire import Applied, Overtaken
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +75,15 @@ class Receipt:
 
     id: str
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was not shown any more: of every chunk that lost frames how many were shown, and receipts of prompts that
+    were never seen."""
+
+    frames: dict[int, int]
+    receipts: tuple[Receipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +152,15 @@ class Screen:
 
     def push(
         self, chunk: Chunk, receipts: Iterable[Receipt], *, epoch: int, made: float, begun: float
-    ) -> tuple[float, dict[int, int]]:
+    ) -> tuple[float, Dropped]:
         """Take a chunk that was begun at `begun` and is finished now, which is `made` in unix time.
 
         Returns:
-            By how many seconds it came too late, and, if its epoch is new, of every chunk that lost frames by it how
-            many of its frames were shown.
+            By how many seconds it came too late, and, if its epoch is new, what is not shown because of it.
         """
         assert chunk.pixels is not None
         now = self._clock()
-        late, lost = 0.0, dict[int, int]()
+        late, lost = 0.0, Dropped({})
         with self._lock:
             if epoch != self._epoch:
                 lost = self._drop()
@@ -185,17 +192,18 @@ class Screen:
         with self._lock:
             self._next = None if not self._waiting else self._next
 
-    def clear(self) -> dict[int, int]:
-        """Show nothing more of what waits; returns which chunks lost frames, as `push`."""
+    def clear(self) -> Dropped:
+        """Show nothing more of what waits."""
         with self._lock:
             lost, self._next = self._drop(), None
         return lost
 
-    def _drop(self) -> dict[int, int]:
+    def _drop(self) -> Dropped:
         lost = {waiting.chunk: waiting.place for waiting in reversed(self._waiting)}
+        dropped = Dropped(lost, tuple(due.receipt for due in self._receipts))
         self._waiting.clear()
         self._receipts.clear()
-        return lost
+        return dropped
 
     # ------------------------------------------------------------------ the encode thread's side
 
@@ -245,7 +253,13 @@ class Screen:
             done = [due for due in self._receipts if due.chunk <= waiting.chunk]
             self._receipts = [due for due in self._receipts if due.chunk > waiting.chunk]
         encoded = self._clock()
+        newest = max((due.chunk for due in done), default=0)
+        seen = [due for due in done if due.chunk == newest]
         for due in done:
+            if due.chunk < newest:  # its chunks went by while the driver took no frame
+                for viewer in drivers:
+                    viewer.tell(Overtaken(id=due.receipt.id, by=seen[-1].receipt.id))
+        for due in seen:
             name, ms, parts = due.receipt.id, (encoded - due.receipt.since) * 1000, due.parts(shown, encoded)
             self.prompt_ms = ms
             applied = Applied(id=name, chunk=waiting.chunk, frame=waiting.frame, t=t, ms=round(ms, 1), parts=parts)
@@ -291,13 +305,14 @@ class EncodeThread:
             self._woken = True
             self._wake.notify()
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, seconds: float) -> bool:
+        """End the thread, and wait for it at most so long; whether it has ended."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(max(0.0, seconds))
+        return not self._thread.is_alive()
 
     def step(self, now: float) -> float | None:
         """Show what is due, and return when to look again; None: when woken."""
@@ -330,8 +345,3 @@ def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
-
-
-def monotonic() -> float:
-    """The clock of everything live."""
-    return time.monotonic()

@@ -1,7 +1,8 @@
 """The engine thread: the only one that touches streams, one chunk at a time, for whichever session is due first.
 
 A chunk is begun as late as is safe, so that a prompt never waits behind a finished one, and not at all while nobody
-watches or records.
+watches or records. The thread waits for no disk and for no other thread: what is read and written is read and written
+by the disk's own.
 """
 
 from __future__ import annotations
@@ -14,43 +15,35 @@ from pathlib import Path
 from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING
 
+from app.admission import Busy as Busy
+from app.admission import Closed, Request, damaged
 from app.encode import EncodeThread
 from app.errors import EXIT_USAGE, explain, printable
 from app.heap import give_back
 from app.live_film import Studio
 from app.live_model import LiveModel, LiveOpener, open_live
-from app.parked import is_session_id, read_parked, sweep
+from app.parked import sweep
+from app.quota import Quota, clear_halves
+from app.saves import Saves
 from app.session import Session
-from app.take import Moment
+from app.spelling import Spelling
+from app.take import LOG, Moment
+from app.take_writer import TakeWriter
+from app.worker import Worker
 from pipelines.types import Controls
 
 if TYPE_CHECKING:
     from app.opening import EngineRequest
 
-UNDO_MEMORY = 2**30
+UNDO_MEMORY, LIVE_MEMORY, LIVE_DISK = 2**30, 2**29, 10 * 10**9
+"""Bytes for ways back; for the last minutes and what is being saved of them; and for the folders, of all films."""
+CLOSE_SECONDS = 2.0
+"""What parking has when the server ends."""
 _CREDIT_POLL = 0.05
 _IDLE_POLL = 0.5
 _SWEEP_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
-
-
-class Busy(Exception):
-    """Every session is taken; `position` is the place of whoever asks among those who wait here, 1 is next."""
-
-    def __init__(self, position: int = 1) -> None:
-        super().__init__("All films that this machine can make at once are taken. Try again in a minute.")
-        self.position = position
-
-
-class _Request:
-    """Somebody on another thread waits for a session."""
-
-    def __init__(self, wanted: str | None) -> None:
-        self.wanted = wanted if wanted is not None and is_session_id(wanted) else None
-        self.done = Event()
-        self.session: Session | None = None
-        self.error: Exception | None = None
 
 
 class LiveEngine:
@@ -65,6 +58,8 @@ class LiveEngine:
         keep_seconds: for how long a parked film can be taken up again.
         opener: loads the model.
         undo_memory: bytes for ways back, of all films together.
+        live_memory: bytes for the last minutes that can be saved, of all films together.
+        live_disk: bytes for the films' folders together; those that nobody has open give way.
         clock: seconds that only go forward.
     """
 
@@ -79,17 +74,24 @@ class LiveEngine:
         keep_seconds: float = 3600.0,
         opener: LiveOpener = open_live,
         undo_memory: int = UNDO_MEMORY,
+        live_memory: int = LIVE_MEMORY,
+        live_disk: int = LIVE_DISK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         Controls(prompt)  # an empty one is refused before a model is loaded
         self.request, self.folder, self.prompt, self.seed = request, folder, prompt, seed
         self.max_sessions, self.keep_seconds = max_sessions, keep_seconds
-        self._opener, self._undo_memory, self._clock = opener, undo_memory, clock
+        self._opener, self._undo_memory, self._live_memory, self._clock = opener, undo_memory, live_memory, clock
         self._sessions: dict[str, Session] = {}
-        self._requests: list[_Request] = []
+        self._asking: set[Request] = set()
+        self._requests: list[Request] = []  # those of them that the engine has to look at
+        self._parking = 0
         self._lock = Lock()
         self._wake = Condition()
-        self._woken = self._closed = self._expected = False
+        self._woken = self._closed = self._expected = self._sweeping = False
+        self._disk = Worker("rivulet-disk")
+        self._saves = Saves(live_memory // 2)
+        self._quota = Quota(folder, live_disk, self._open_films)
         self._studio: Studio | None = None
         self._failure: Exception | None = None
         self._loaded = Event()
@@ -110,14 +112,33 @@ class LiveEngine:
         self._thread.start()
         self._encode.start()
 
-    def close(self) -> None:
-        """Park every film and end; a later process takes them up again."""
+    def leave_off(self) -> None:
+        """Take nobody in any more, and let those go who wait; never blocks."""
         with self._wake:
             self._closed = True
             self._wake.notify()
+        self._loaded.set()
+        with self._lock:
+            asking = list(self._asking)
+        for request in asking:
+            request.answer(Closed())
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
+        """Park every film and end; a later process takes them up again.
+
+        Waits at most so long. False: something has not ended by then, which costs films what came after their last
+        copies, and nothing else.
+        """
+        end = time.monotonic() + seconds
+        self.leave_off()
         if self._thread.is_alive():
-            self._thread.join()
-        self._encode.close()
+            self._thread.join(seconds)
+        ended = not self._thread.is_alive()
+        for close in (self._encode.close, self._disk.close, self._saves.close):
+            ended = close(max(0.0, end - time.monotonic())) and ended
+        if not ended:
+            clear_halves(self.folder, set())
+        return ended
 
     def wake(self) -> None:
         """Something has changed."""
@@ -126,32 +147,36 @@ class LiveEngine:
             self._wake.notify()
 
     def open(self, session_id: str | None = None) -> Session:
-        """A session: the running one of this name, else the parked one taken up again, else a new one.
+        """A new session, or of this name the running one, else the parked one taken up again.
 
         Waits until the model is loaded and the engine thread has a moment; not for an event loop.
 
         Raises:
             Busy: there are `max_sessions` already.
+            NotKept: the film of this name cannot be taken up; the text says why.
             ValueError, OSError: what loading the model refused.
+            Closed: the server ends.
         """
         self._expected = True
         self._loaded.wait()
         if self._failure is not None:
             raise self._failure
-        request = _Request(session_id)
+        request = Request(session_id)
         with self._lock:
-            running = self._sessions.get(request.wanted or "")
-            if running is not None and not running.over:
-                running.expect()
-                return running
+            running = self._sessions.get(request.name)
             if self._closed:
-                raise RuntimeError("the engine is closed")
+                raise Closed()
+            if running is not None and not running.over:
+                running.audience.expect()
+                return running
+            self._asking.add(request)
             self._requests.append(request)
         self.wake()
-        request.done.wait()
-        if request.session is None:
-            raise request.error or RuntimeError("the engine is closed")
-        return request.session
+        try:
+            return request.wait()
+        finally:
+            with self._lock:
+                self._asking.discard(request)
 
     def metrics(self) -> dict[str, float]:
         """Figures for a dashboard."""
@@ -164,6 +189,10 @@ class LiveEngine:
             "frames_encoded": sum(session.screen.encoded for session in sessions),
             "underruns": sum(session.pace.underruns for session in sessions),
             "chunk_seconds": max(times, default=0.0),
+            "saves_pending": self._saves.under_way,
+            "kept_bytes": self._saves.held + sum(session.screen.recorder.kept_bytes for session in sessions),
+            "disk_bytes": self._quota.used,
+            "disk_limit_bytes": self._quota.limit,
             "memory_bytes": 0 if self._studio is None else self._studio.model.memory(),
         }
 
@@ -178,9 +207,9 @@ class LiveEngine:
                 self._remove(session)
             elif session.forsaken(now):
                 self._park(session)
-        if now >= self._sweep_at:
-            sweep(self.folder, self.keep_seconds, self._sessions)
-            self._sweep_at = now + _SWEEP_SECONDS
+        if now >= self._sweep_at and not self._sweeping:
+            self._sweeping, self._sweep_at = True, now + _SWEEP_SECONDS
+            self._disk.give(self._sweep)
         sessions = self._all()
         due = [(when, session) for session in sessions if (when := session.due(now)) is not None]
         if due:
@@ -210,7 +239,8 @@ class LiveEngine:
         """Load the model."""
         try:
             model = self._opener(self.request)
-            self._studio = Studio(model, self._clock, self._changed)
+            spelling = Spelling(model.unknown_words)
+            self._studio = Studio(model, self._clock, self._changed, self._disk, self._saves, self._quota, spelling)
             self.folder.mkdir(parents=True, exist_ok=True)
         except Exception as error:
             message, code = explain(error)
@@ -251,38 +281,40 @@ class LiveEngine:
             requests, self._requests = self._requests, []
         for place, request in enumerate(requests, 1):
             try:
-                request.session = self._session_for(request.wanted, place)
+                session = self._session_for(request, place)
             except Exception as error:
-                request.error = error
-            request.done.set()
+                request.answer(error)
+            else:
+                if session is not None:
+                    request.answer(session)
 
-    def _session_for(self, wanted: str | None, place: int) -> Session:
-        if wanted in self._sessions:
-            return self._sessions[wanted]
+    def _session_for(self, request: Request, place: int) -> Session | None:
+        """The session that was asked for; None: the disk has to be asked first, and what has been parked before is
+        written before that."""
+        running = self._sessions.get(request.name)
+        if running is not None and not running.over:
+            return running
         if self._closed:
-            raise RuntimeError("the engine is closed")
+            raise Closed()
         if len(self._sessions) >= self.max_sessions:
             raise Busy(place)
-        session = self._taken_up(wanted) if wanted is not None else None
-        if session is None:
-            name = secrets.token_hex(8)
+        if not request.known:
+            self._disk.give(lambda: self._read(request))
+            return None
+        studio, folder = self._shared, self.folder / request.name
+        take = request.take or TakeWriter(folder / LOG, studio.model, self._disk.give, new=True)
+        if request.parked is None:
             seed = secrets.randbelow(2**31) if self.seed == -1 else self.seed
-            session = Session(name, self._shared, self.folder / name, Moment(self.prompt, seed))
+            session = Session(request.name, studio, folder, Moment(self.prompt, seed), take)
+        else:
+            moment = request.parked[0].course.past[-1].moment
+            try:
+                session = Session(request.name, studio, folder, moment, take, request.parked)
+            except ValueError as error:
+                raise damaged(error) from error
         with self._lock:
             self._sessions[session.id] = session
         self._share_memory()
-        return session
-
-    def _taken_up(self, name: str) -> Session | None:
-        studio, folder = self._shared, self.folder / name
-        parked = read_parked(folder, self.keep_seconds)
-        if parked is None or (parked.checksum, parked.preset) != (studio.model.checksum, studio.model.preset):
-            return None
-        try:
-            session = Session(name, studio, folder, parked.course.past[-1].moment, parked)
-        except (ValueError, OSError):
-            _log.exception("session %s cannot go on; a new film begins", name)
-            return None
         return session
 
     @property
@@ -292,14 +324,18 @@ class LiveEngine:
 
     def _park(self, session: Session) -> None:
         with self._lock:
-            if not self._closed and not session.forsaken(self._clock()):  # somebody came back this very moment
+            # On a slow disk films wait for their place there where they are: their copies would fill the memory.
+            back = not session.forsaken(self._clock()) or self._parking >= self.max_sessions
+            if back and not self._closed:
                 return
             self._sessions.pop(session.id, None)
+            self._parking += 1
         try:
             session.park()
         except Exception:
             _log.exception("session %s could not be parked", session.id)
             session.end("parked")  # where it was saved last
+        self._disk.give(self._parked)
         self._share_memory()
         give_back()
 
@@ -314,6 +350,7 @@ class LiveEngine:
         sessions = [session for session in self._all() if not session.over]
         for session in sessions:
             session.film.limit_undo(self._undo_memory // len(sessions))
+            session.screen.recorder.limit_memory(self._live_memory // 2 // len(sessions))
 
     def _all(self) -> list[Session]:
         with self._lock:
@@ -322,3 +359,35 @@ class LiveEngine:
     def _changed(self) -> None:
         self.wake()
         self._encode.wake()
+
+    # ------------------------------------------------------------------ the disk's thread
+
+    def _read(self, request: Request) -> None:
+        try:
+            request.read_kept(self.folder / request.name, self._shared.model, self.keep_seconds, self._disk.give)
+        except Exception as error:
+            request.answer(error)
+            return
+        with self._lock:
+            self._requests.append(request)
+        self.wake()
+
+    def _parked(self) -> None:
+        with self._lock:
+            self._parking -= 1
+        give_back()  # the copy that was written
+        self._quota.keep()
+
+    def _sweep(self) -> None:
+        try:
+            open_films = self._open_films()
+            sweep(self.folder, self.keep_seconds, open_films)
+            clear_halves(self.folder, open_films)
+            self._quota.keep()
+        finally:
+            self._sweeping = False
+
+    def _open_films(self) -> set[str]:
+        """Those that somebody has or asks for, and of which something is still being made."""
+        with self._lock:
+            return {*self._sessions, *(request.name for request in self._asking)} | self._saves.films

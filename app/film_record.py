@@ -41,6 +41,9 @@ def find_record(path: Path) -> Known:
     if path.is_dir() or path.suffix.lower() in (".gif", ".webp", ".png"):
         film = path / _PICTURE if path.is_dir() else path
         beside = sidecar.sidecar_path(film)
+        former = film.with_suffix(".json")  # what the record of such a film was called up to format 3
+        if not beside.is_file() and former.is_file() and sidecar.read(former).film.file == film.name:
+            beside = former
         if not beside.is_file():
             raise UsageMistake(
                 f"{_shown(path)} carries no settings, and there is no {beside.name} beside it. Give that .json."

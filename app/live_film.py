@@ -8,20 +8,32 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from app.course import Course, Turn
+from app.encode import Receipt
 from app.live_model import Copy, LiveModel
 from app.parked import Parked
-from app.take import LOG, Moment, TakeWriter
+from app.quota import Quota
+from app.recording import Ended
+from app.saves import Saves
+from app.spelling import Spelling
+from app.take import Moment, Recorded
+from app.take_writer import TakeWriter
 from app.undo import Undo
+from app.worker import Worker
 from pipelines.types import Chunk, Prompt, Transition
 
 UNDO_SECONDS = 60.0
+MOST_AGAIN = 4
+"""Chunks that a rewind makes again at most: meanwhile nobody's film goes on."""
 
 
 class Refused(ValueError):
-    """The model cannot do what was asked; the film can go on as it was."""
+    """The model cannot do what was asked with these receipts; the film can go on as it was."""
+
+    def __init__(self, why: str, receipts: tuple[Receipt, ...]) -> None:
+        super().__init__(why)
+        self.receipts = receipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +51,17 @@ class Piece:
 class Studio:
     """What all films of an engine share.
 
-    `clock` only goes forward, `wake` tells the engine's threads of something new.
+    `clock` only goes forward, `wake` tells the engine's threads of something new; `disk` writes logs and copies of
+    films, `saves` makes files of them, `quota` is what they may take of the disk, `spelling` knows the model's words.
     """
 
     model: LiveModel
     clock: Callable[[], float]
     wake: Callable[[], None]
+    disk: Worker
+    saves: Saves
+    quota: Quota
+    spelling: Spelling
 
 
 class LiveFilm:
@@ -52,7 +69,7 @@ class LiveFilm:
 
     Args:
         studio: what makes it.
-        folder: where its log goes.
+        take: its log.
         course: what it is to show.
 
     Attributes:
@@ -61,14 +78,13 @@ class LiveFilm:
         made: how many chunks were made to be shown, in all branches.
     """
 
-    def __init__(self, studio: Studio, folder: Path, course: Course) -> None:
+    def __init__(self, studio: Studio, take: TakeWriter, course: Course) -> None:
         model = self.model = studio.model
-        self.course, self._folder, self._clock = course, folder, studio.clock
+        self.course, self._take, self._clock = course, take, studio.clock
         self.chunk = self.branch = self.made = 0
         self._undo = Undo(0, round(UNDO_SECONDS * model.fps / model.chunk_frames))
         self._logged: Moment | None = None
         self._stream = model.new_stream(course.moment.seed, course.moment.knobs)
-        self._take = TakeWriter(folder / LOG, model)
 
     def make(self) -> Piece:
         """Make the next chunk.
@@ -87,7 +103,7 @@ class LiveFilm:
             self._stream.turn(moment.knobs)
         except ValueError as error:  # nothing has changed yet
             self.course.take_back(self.chunk)
-            raise Refused(str(error)) from error
+            raise Refused(str(error), turn.receipts) from error
         chunk = self._stream.next_chunk(moment.controls)
         seconds = self._clock() - begun
         if moment != self._logged:
@@ -115,6 +131,12 @@ class LiveFilm:
         """Let the ways back take so many bytes from now on."""
         self._undo.limit(memory)
 
+    def recorded(self, ended: Ended) -> None:
+        """A recording of it has ended; on any thread."""
+        self._take.recorded(
+            Recorded(branch=self.branch, chunk=self.chunk, name=ended.name, frames=ended.frames, ended=ended.ended)
+        )
+
     def lost(self, shown: Mapping[int, int]) -> None:
         """Of these chunks only so many frames were shown."""
         for chunk, frames in shown.items():
@@ -131,12 +153,12 @@ class LiveFilm:
         self._branch_off(0)
 
     def rewind(self, frame: int) -> bool:
-        """Back to before the chunk that shows `frame`, or as far as there is a way; from there it is another film."""
+        """Back to before the chunk that shows `frame`, or as near as there is a way; from there it is another film."""
         target = min(self.chunk, self.model.rhythm.chunk_of(latent_of(frame)))
         mark = self._undo.before(target)
         if mark is None:
             return False
-        target = max(target, mark.chunk)
+        target = min(max(target, mark.chunk), mark.chunk + MOST_AGAIN)
         self._stream.begin(self.course.at(mark.chunk).seed, self.course.at(max(0, mark.chunk - 1)).knobs)
         self._stream.go_back(mark.copy)
         for chunk in range(mark.chunk, target):
@@ -148,12 +170,12 @@ class LiveFilm:
         self._branch_off(target)
         return True
 
-    def load(self, parked: Parked) -> None:
-        """Go on from where the film lies on the disk; ValueError if the file is not what it was.
+    def load(self, parked: Parked, copy: Copy) -> None:
+        """Go on from where the film was parked; ValueError if the copy does not fit.
 
         What came after it, on a server that was killed, was another branch.
         """
-        self._stream.load(self._folder / parked.state, parked.snapshot)
+        self._stream.go_back(copy)
         self.chunk, self.branch = parked.chunk, parked.branch
         self._logged = self.course.at(self.chunk - 1) if self.chunk else None
         if parked.running:
@@ -162,7 +184,6 @@ class LiveFilm:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._take.close()
         self._undo.forget()
         del self._stream
 

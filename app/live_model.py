@@ -58,9 +58,9 @@ class LiveStream(Protocol):
 
     def copy(self) -> Copy: ...
 
-    def go_back(self, copy: Copy) -> None: ...
-
-    def load(self, path: Path, sha256: str) -> None: ...
+    def go_back(self, copy: Copy) -> None:
+        """Go on from a copy, of this stream or one like it; ValueError if it does not fit."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +216,18 @@ class EngineStream:
         assert isinstance(copy, HostCopy)
         self._stream.restore(moved(copy.snapshot, self._device) if self._device != "cpu" else copy.snapshot)
 
-    def load(self, path: Path, sha256: str) -> None:
-        from pipelines.snapshots import load_snapshot
 
-        self._stream.restore(load_snapshot(path, self._device, sha256=sha256))
+def read_copy(path: Path, sha256: str) -> HostCopy:
+    """A copy that was saved; on any thread.
+
+    Raises:
+        ValueError: the file is not what it was.
+        OSError: it cannot be read.
+    """
+    from pipelines.snapshots import load_snapshot
+
+    snapshot = load_snapshot(path, "cpu", sha256=sha256)
+    return HostCopy(snapshot, _bytes(snapshot))
 
 
 def moved(snapshot: Snapshot, device: str) -> Snapshot:

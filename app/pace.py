@@ -18,10 +18,10 @@ class Pace:
     """
 
     def __init__(self, length: float) -> None:
+        self.length = length
         self.margin = SLACK
         self.underruns = 0
         self.slow = False
-        self._length = length
         self._most = max(SLACK, length / 2)
         self._plain: deque[float] = deque(maxlen=_REMEMBERED)
         self._switching: deque[float] = deque(maxlen=_REMEMBERED)
@@ -64,12 +64,12 @@ class Pace:
     def rate(self) -> float | None:
         """How many times real time the film can be made; below 1 it has pauses."""
         apart = median(self._apart)
-        return self._length / apart if apart else None
+        return self.length / apart if apart else None
 
     @property
     def share(self) -> float:
         """The share of a chunk's length that making it takes."""
-        return (self.chunk_seconds or self._length) / self._length
+        return (self.chunk_seconds or self.length) / self.length
 
 
 def p95(values: deque[float]) -> float:

@@ -4,7 +4,6 @@ The stream's state lies beside it, under a name that is new every time: a kill a
 the pair after, and without a whole pair there is no way back in.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Container
@@ -15,13 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.take import Steered
 from app.whole_file import write_text
-from app.wire import QueueItem
+from app.wire import Problem, QueueItem
 
 FORMAT: Literal[1] = 1
 _FILE = "parked.json"
 _STATES = "state-*.safetensors"
 _UNSEEN = 2**16
 _ID = re.compile(r"[0-9a-f]{16}")
+
+
+class NotKept(Exception):
+    """A film cannot be taken up again; the text, for people, says why."""
 
 
 class CourseRecord(BaseModel):
@@ -42,7 +45,8 @@ class CourseRecord(BaseModel):
 class Parked(BaseModel):
     """Where a film stopped; `at` is unix time, `snapshot` the sha256 of the stream's state, which lies in `state`.
 
-    `running`: the film went on from here, and what came of it is lost if nothing newer lies here.
+    `running`: the film went on from here, and what came of it is lost if nothing newer lies here. `missed` is what
+    its viewers have to be told when they come back.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +65,7 @@ class Parked(BaseModel):
     seq: int
     frame: int
     course: CourseRecord
+    missed: list[Problem] = []
 
     @property
     def seq_from(self) -> int:
@@ -79,6 +84,7 @@ def write_parked(folder: Path, save: Callable[[Path], str], place: Callable[[str
     Raises:
         OSError: it cannot be written; what lay there before still does.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     before = [*folder.glob(_STATES), *folder.glob(".state-*")]  # the latter: a kill while it was written
     last = max((int(number) for path in before if (number := path.stem.partition("-")[2]).isdigit()), default=0)
     state = folder / f"state-{last + 1}.safetensors"
@@ -96,18 +102,35 @@ def mark_parked(folder: Path, parked: Parked) -> None:
     write_text(folder / _FILE, parked.model_dump_json() + "\n")
 
 
-def read_parked(folder: Path, keep_seconds: float) -> Parked | None:
-    """What is parked there, None if nothing is, or was for too long, or another version wrote it."""
+def read_parked(folder: Path, keep_seconds: float) -> Parked:
+    """What is parked there.
+
+    Raises:
+        NotKept: nothing is, or was for too long, or it is damaged; the text says which.
+    """
     try:
-        parked = Parked.model_validate(json.loads((folder / _FILE).read_bytes()))
-    except (OSError, ValueError, ValidationError):
-        return None
-    return parked if time.time() - parked.at <= keep_seconds else None
+        text = (folder / _FILE).read_bytes()
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise NotKept("This film is not on this server's disk.") from None
+        raise NotKept(
+            "There is no copy of this film: it was ended, left too long ago, or made room for others."
+        ) from None
+    except OSError as error:
+        raise NotKept(f"The copy of this film cannot be read ({error.strerror or error}).") from error
+    try:
+        parked = Parked.model_validate_json(text)
+    except ValidationError:
+        raise NotKept("The copy of this film is damaged, or another version of Rivulet wrote it.") from None
+    gone = time.time() - parked.at
+    if gone > keep_seconds:
+        raise NotKept(f"This film was left {gone / 60:.0f} minutes ago, and films are kept for {keep_seconds / 60:g}.")
+    return parked
 
 
 def forget_parked(folder: Path) -> None:
     """The film is over, or not kept any longer; its log and what was saved stay."""
-    for path in (folder / _FILE, *folder.glob(_STATES)):
+    for path in (folder / _FILE, *folder.glob(_STATES)):  # without the first the others count for nothing
         path.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from app.access import Access, Gate, Receive, Scope, Send
 from app.api_description import describe
+from app.loop_pauses import LoopPauses
 from app.restore_api import restore_router
 from app.rooms import House, Room
 from app.sidecar import library_versions
@@ -89,6 +90,7 @@ class LiveRoutes:
         self.access = access
         self.house = house
         self.visits: set[Visit] = set()
+        self.pauses = LoopPauses()
         self.counted = {"frames_sent": 0, "messages_refused": 0, "visits": 0}
         self.router = APIRouter()
         self.router.add_api_websocket_route("/v1/realtime/video", self.talk)
@@ -105,6 +107,7 @@ class LiveRoutes:
     async def talk(self, socket: WebSocket, session: str | None = None, token: str = "", client: str = "") -> None:
         """A viewer's socket: docs/live-api.md says what goes over it."""
         await socket.accept()
+        self.pauses.watch()
         right = "drive" if session is None else self.access.opens(session, token)
         if right is None:
             await _turn_away(socket, Problem(message="The token is wrong.", action="Reload the page.", code="token"))
@@ -132,6 +135,7 @@ class LiveRoutes:
 
     async def metrics(self) -> PlainTextResponse:
         """Figures for Prometheus."""
+        self.pauses.watch()
         counted = dict(self.counted)
         counted["frames_sent"] += sum(visit.viewer.sent_frames for visit in self.visits)
         counted["messages_refused"] += sum(visit.refused for visit in self.visits)
@@ -139,6 +143,7 @@ class LiveRoutes:
             "sockets": len(self.visits),
             "waiting": self.house.waiting,
             "rooms": len(self.house.rooms),
+            **self.pauses.figures(),
             **self.engine.metrics(),
         }
         lines = [

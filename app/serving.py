@@ -4,16 +4,19 @@ The engine begins to load before Gradio is imported, so that the first film play
 """
 
 import errno
+import os
 import signal
 import socket
 import sys
+import time
 import webbrowser
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageMistake, shorten
 
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
     from app.opening import EngineRequest
 
 PORTS_TRIED = 20
-FAREWELL_SECONDS = 2
+FAREWELL_SECONDS = 1
 """What open sockets and streams have to end in."""
+LAST_SECONDS = 4.5
+"""After this long the process ends whatever is pending; films go on from their last copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Serving:
     max_sessions: int
     keep_sessions: float
     undo_memory: int
+    live_memory: int
+    live_disk: int
     autostart: bool
     auth: str | None
     hosts: frozenset[str]
@@ -89,8 +96,8 @@ def find_place(host: str, port: int) -> Place:
     raise UsageMistake(f"Ports {port} to {port + PORTS_TRIED - 1} are taken. Choose another with --port.")
 
 
-def serve(place: Place, asked: Serving) -> int:
-    """Serve until Ctrl-C or SIGTERM and return the exit code."""
+def serve(place: Place, asked: Serving) -> NoReturn:
+    """Serve until Ctrl-C or SIGTERM, and end the process with the exit code."""
     from app.access import read_secret
     from app.engine import LiveEngine
     from app.jobs import Jobs
@@ -109,11 +116,13 @@ def serve(place: Place, asked: Serving) -> int:
             max_sessions=asked.max_sessions,
             keep_seconds=asked.keep_sessions,
             undo_memory=asked.undo_memory,
+            live_memory=asked.live_memory,
+            live_disk=asked.live_disk,
         )
         jobs = Jobs(asked.folder / "jobs")
-        with _ends_with(engine.close), _ends_with(jobs.close):
-            engine.start()
+        with _ends_with(jobs.close), _ends_with(engine.close):  # films first: they have less time
             jobs.start()
+            engine.start()
             from app.server import make_app
 
             app = make_app(
@@ -125,9 +134,11 @@ def serve(place: Place, asked: Serving) -> int:
                 hosts=asked.hosts,
                 autostart=asked.autostart,
             )
-            code = _run(app, place, asked, lambda: _say_ready(url, open_browser=asked.open_browser))
+            code = _run(app, place, asked, engine.leave_off, lambda: _say_ready(url, open_browser=asked.open_browser))
     print("Stopped. Films and jobs are in", asked.folder)
-    return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is closed; Python takes seconds to take a loaded model apart, and no watchdog runs meanwhile
 
 
 def server_config(
@@ -160,10 +171,15 @@ def server_config(
     )
 
 
-def _run(app: "FastAPI", place: Place, asked: Serving, ready: Callable[[], None]) -> int:
+def _run(app: "FastAPI", place: Place, asked: Serving, leave_off: Callable[[], None], ready: Callable[[], None]) -> int:
     import uvicorn
 
     class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if not self.should_exit:
+                _end_soon(EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_TERMINATED, leave_off)
+            super().handle_exit(sig, frame)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -180,6 +196,21 @@ def _run(app: "FastAPI", place: Place, asked: Serving, ready: Callable[[], None]
     finally:
         signal.signal(signal.SIGTERM, before)
     raise UsageMistake("The server did not start; what it said is above. Try another --port.")
+
+
+def _end_soon(code: int, leave_off: Callable[[], None]) -> None:
+    """End the process after LAST_SECONDS: neither a model that loads nor a disk that hangs may keep it.
+
+    All of it on another thread: a signal comes in the middle of anything, also of what holds a lock.
+    """
+
+    def end() -> None:
+        leave_off()  # who waits for a film does so on a thread that asyncio waits for
+        time.sleep(LAST_SECONDS)
+        print("Stopped; what was not finished by now is left out.", flush=True)
+        os._exit(code)
+
+    Thread(target=end, name="rivulet-end", daemon=True).start()
 
 
 class _Terminated(BaseException):

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from app.course import respelled
-from app.live_model import LiveModel
 from app.parked import Parked
+from app.recording import Ended
 from app.wire import Hello, Metrics, Problem, Settings
-from pipelines.types import Prompt
 
 if TYPE_CHECKING:
     from app.encode import Viewer
@@ -69,16 +68,19 @@ def slow_of(session: Session) -> Problem:
     )
 
 
-def unknown_words(model: LiveModel, prompt: Prompt) -> dict[str, list[str]]:
-    """The words of a prompt that the model does not know, each with the nearest that it does."""
-    texts = [prompt] if isinstance(prompt, str) else [text for text, _ in prompt]
-    return {word: list(near) for text in texts for word, near in model.unknown_words(text).items()}
+def ended_of(ended: Ended, unwatched: float) -> Problem:
+    """That a recording ended without having been asked to; nobody took a frame for `unwatched` seconds."""
+    reasons = {"unwatched": f"Nobody watched for {unwatched / 60:g} minutes."}
+    why = ended.why or reasons.get(ended.ended, "")
+    message = f"The recording {ended.name} ended with {ended.frames} frames. {why}".strip()
+    return Problem(message=message, action="What was recorded is saved.", code="recording")
 
 
 def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]:
     """Where the film stands now, for the name of the state's file and its sha256."""
     model, film, screen = session.studio.model, session.film, session.screen
     chunk, branch, course = film.chunk, film.branch, session.course.written()
+    missed = session.audience.missed
     at, paused, epoch, seq, frame = time.time(), session.state == "paused", session.epoch, screen.seq, screen.frame
 
     def place(state: str, sha256: str) -> Parked:
@@ -96,6 +98,7 @@ def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]
             seq=seq,
             frame=max(0, frame),
             course=course,
+            missed=missed,
         )
 
     return place

@@ -6,13 +6,11 @@ a branch; what was on screen last is the newest branch behind what it grew from.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TextIO
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -21,13 +19,15 @@ from app.errors import UsageMistake, printable, shorten_path
 from app.live_model import Knobs, LiveModel
 from app.sidecar import ModelRecord, library_versions, machine
 from pipelines.presets.knobs import LARGEST_CHUNK
-from pipelines.types import TIME_SCALE, Chunk, Controls, Prompt, Transition
+from pipelines.types import TIME_SCALE, Controls, Prompt, Transition
 
 Format = Literal[1]
 FORMAT: Format = 1
 LOG = "session.jsonl"
 MOST = TIME_SCALE * LARGEST_CHUNK
 """Frames that a chunk may have."""
+RecordingEnd = Literal["asked", "unwatched", "size", "disk", "slow", "over"]
+"""A driver; nobody watched; it grew too long; it could not be written; not fast enough; the film ended or was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,64 +136,19 @@ class Shown(_Line):
     frames: recorded.Count
 
 
-Event = Annotated[Header | Branched | Steered | Made | Shown, Field(discriminator="event")]
-_EVENT: TypeAdapter[Header | Branched | Steered | Made | Shown] = TypeAdapter(Event)
+class Recorded(_Line):
+    """A recording of what was shown ended by `chunk`: its file, its frames, and who or what ended it."""
+
+    event: Literal["recorded"] = "recorded"
+    branch: recorded.Count
+    chunk: recorded.Count
+    name: str
+    frames: recorded.Count
+    ended: RecordingEnd
 
 
-class TakeWriter:
-    """Appends to a log; a line is with the operating system when a call returns.
-
-    Args:
-        path: a log that is there already goes on, behind its last whole line.
-        model: what the film is made with.
-
-    Attributes:
-        newest_branch: the highest number of a branch in it.
-    """
-
-    def __init__(self, path: Path, model: LiveModel) -> None:
-        before = path.read_bytes() if path.exists() else b""
-        whole = before.rfind(b"\n") + 1
-        if whole < len(before):  # a kill has cut the last line
-            os.truncate(path, whole)
-        # Every rewind and every new beginning adds one; the lines themselves may be damaged, and are not read for it.
-        self.newest_branch = before.count(b'{"event":"branch"', 0, whole)
-        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
-        if not whole:
-            self._write(header_of(model))
-
-    def branch(self, branch: int, parent: int, chunk: int) -> None:
-        """From this chunk on it is another film."""
-        self._write(Branched(branch=branch, parent=parent, chunk=chunk))
-
-    def controls(self, moment: Moment, branch: int, chunk: int) -> None:
-        """From this chunk on this holds."""
-        self._write(Steered.of(moment, branch, chunk))
-
-    def chunk(self, chunk: Chunk, branch: int, seconds: float) -> None:
-        """A chunk was made in so many seconds."""
-        self._write(
-            Made(
-                branch=branch,
-                chunk=chunk.index,
-                frames=(chunk.pixel.start, chunk.pixel.stop),
-                sha256=chunk.sha256,
-                drift=chunk.drift,
-                seconds=round(seconds, 4),
-            )
-        )
-
-    def shown(self, branch: int, chunk: int, frames: int) -> None:
-        """The rest of a chunk was dropped."""
-        self._write(Shown(branch=branch, chunk=chunk, frames=frames))
-
-    def close(self) -> None:
-        """No more lines."""
-        self._file.close()
-
-    def _write(self, line: _Line) -> None:
-        self._file.write(json.dumps(line.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n")
-        self._file.flush()
+Line = Header | Branched | Steered | Made | Shown | Recorded
+_EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
 
 def header_of(model: LiveModel) -> Header:
@@ -306,9 +261,9 @@ def _moment(steered: Steered, source: str) -> Moment:
         raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
 
 
-def _events(data: bytes, source: str) -> list[Header | Branched | Steered | Made | Shown]:
+def _events(data: bytes, source: str) -> list[Line]:
     lines = data.split(b"\n")[:-1]  # a kill may cut the last line; without a line break it does not count
-    events: list[Header | Branched | Steered | Made | Shown] = []
+    events: list[Line] = []
     for number, line in enumerate(lines, 1):
         try:
             events.append(_EVENT.validate_json(line, strict=True))

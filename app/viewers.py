@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel
 
 from app.frame_header import JPEG, FrameHeader, pack_frame
-from app.wire import Done, Metrics, Saved
+from app.wire import Done, Metrics, QueueState, Saved, Track
 
 if TYPE_CHECKING:
     from app.session import LiveFrame
@@ -118,8 +118,11 @@ class SocketViewer:
         self._newest.offer(frame)
 
     def tell(self, event: BaseModel) -> None:
-        """Take a message; never blocks. Metrics are latest-wins, everything else arrives in order."""
+        """Take a message; never blocks. What tells the whole of something takes the place of an older one that still
+        waits; everything else arrives in order."""
         with self._lock:
+            if isinstance(event, Track | QueueState):
+                self._told = deque(other for other in self._told if type(other) is not type(event))
             if isinstance(event, Metrics):
                 self._metrics = event
             elif len(self._told) < BACKLOG:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastapi import WebSocket, WebSocketDisconnect
 
 from app.errors import explain
+from app.parked import NotKept
 from app.rooms import Full, House, Room
 from app.viewers import Gone, SocketViewer
 from app.wire import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError, read_message
@@ -24,6 +25,8 @@ MESSAGES_A_SECOND = 100.0
 BURST = 300.0
 REFUSED_COSTS = 10.0
 """A refused message counts as so many."""
+LONG_MESSAGE = 4096
+"""Bytes for which a message counts as one more: what it says goes to every viewer."""
 FAREWELL_SECONDS = 2.0
 
 
@@ -69,6 +72,8 @@ class Visit:
             self._welcome(self.room)
         except Full as error:
             self._dismiss(Problem(message=str(error), action="Try again later.", code="full"))
+        except NotKept as error:
+            self._dismiss(Problem(message=str(error), action="Begin another film.", code="gone"))
         except Exception as error:  # whatever the engine could not do is told, in a sentence
             self._dismiss(Problem(message=explain(error)[0], code="engine"))
 
@@ -93,10 +98,11 @@ class Visit:
             if received["type"] == "websocket.disconnect":
                 return
             now = time.monotonic()
-            allowance = min(BURST, allowance + (now - before) * MESSAGES_A_SECOND) - 1
+            text = received.get("text") or received.get("bytes") or b""
+            allowance = min(BURST, allowance + (now - before) * MESSAGES_A_SECOND) - 1 - len(text) / LONG_MESSAGE
             before = now
             try:
-                message = read_message(received.get("text") or received.get("bytes") or b"")
+                message = read_message(text)
             except WireError as error:
                 self.refused += 1
                 allowance -= REFUSED_COSTS

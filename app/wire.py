@@ -248,6 +248,22 @@ class Applied(FromServer):
     parts: dict[str, float] = {}
 
 
+class Overtaken(FromServer):
+    """The prompt will not be seen: `by` (its id) took its place before, or, with "", the film went another way."""
+
+    type: Literal["session.prompt_update.overtaken"] = "session.prompt_update.overtaken"
+    id: str
+    by: str = ""
+
+
+class SavingState(FromServer):
+    """Whether the film is being saved, told when that changes; `message` says why not, or that it is again."""
+
+    type: Literal["session.saving"] = "session.saving"
+    on: bool
+    message: str
+
+
 class Metrics(FromServer):
     """About twice a second; the newest replaces one not yet sent. `memory` is in bytes, `position` a wait's place.
 
@@ -320,13 +336,17 @@ class Track(FromServer):
 
 
 class Problem(FromServer):
-    """What went wrong, in a sentence, and what to do about it; `position` with code `busy`, 1 is next."""
+    """What went wrong, in a sentence, and what to do about it; `position` with code `busy`, 1 is next.
+
+    `id` is the prompt that was refused after it had been accepted, because the model cannot read it.
+    """
 
     type: Literal["error"] = "error"
     message: str
     action: str = ""
     code: str
     position: int | None = None
+    id: str = ""
 
 
 class Done(FromServer):

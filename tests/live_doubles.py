@@ -144,6 +144,9 @@ class PaintedEngine:
         self.clock = threading.Thread(target=tick, daemon=True)
         self.clock.start()
 
+    def leave_off(self) -> None:
+        self._over.set()
+
     def close(self) -> None:
         self._over.set()
         if self.clock is not None:

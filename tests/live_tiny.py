@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from app.admission import Request
 from app.encode import LiveFrame
 from app.engine import LiveEngine
 from app.lengths import Rhythm
@@ -146,6 +147,7 @@ class Stage:
             clock=self.clock,
             **{"seed": 5, **settings},
         )
+        self.disk_hangs = False
         self.engine.load()
         self.clock.during = self._show
 
@@ -160,15 +162,27 @@ class Stage:
         self.engine._encode.step(self.clock.now)
 
     def open(self, name: str | None = None) -> Session:
-        """A session, as the engine thread would admit it."""
-        return self.engine._session_for(name, 1)
+        """A session, as the engine thread would admit it once the disk has told what there is of it."""
+        request = Request(name)
+        session = self.engine._session_for(request, 1)
+        if session is None:
+            assert self.engine._disk.idle(20)
+            self.engine._admit()
+            session = request.wait()
+        return session
+
+    def settle(self) -> None:
+        """Let the threads beside the engine's come to their end: what is to be written is written."""
+        assert self.engine._saves.idle(20)
+        assert self.engine._disk.idle(20)
 
     def play(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass, and then what was given to the disk be there, unless it hangs."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             pause = self.engine.step()
             self.clock.sleep(min(0.005 if pause is None else max(pause, 0.0), 0.005))
+        assert self.disk_hangs or self.engine._disk.idle(20)
 
 
 def say(name: str, prompt: Any, kind: str = "recache", chunks: int = 0, **more: Any) -> PromptUpdate:

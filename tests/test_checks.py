@@ -335,7 +335,7 @@ def test_another_version_of_the_decoder_still_vouches_for_the_packets(film: Path
 @pytest.mark.parametrize("name", ["out.mp4", "out.json"])
 def test_what_is_checked_is_not_written_over(film: Path, name: str) -> None:
     before = film.read_bytes(), film.with_suffix(".json").read_bytes()
-    for output in ("out.mp4", "../" + film.parent.name + "/out.mp4", "out.gif"):
+    for output in ("out.mp4", "../" + film.parent.name + "/out.mp4"):
         with pytest.raises(UsageMistake, match=r"would take the place of what is checked\. Give another"):
             check(film.with_name(name), film.parent / output)
     assert before == (film.read_bytes(), film.with_suffix(".json").read_bytes())
@@ -386,6 +386,17 @@ def test_pictures_are_checked_as_exactly_as_their_format_allows(tmp_path: Path, 
     painted.save(pictures[0])
     code, words, _ = check(path)
     assert (code, told(words)["pictures"]) == (1, "DOES NOT MATCH")
+
+
+def test_a_record_under_its_former_name_is_found_and_no_other_films(tmp_path: Path) -> None:
+    run(replace(film_request(tmp_path, duration="40f"), output=tmp_path / "out.gif"))
+    (tmp_path / "out.gif.json").rename(tmp_path / "out.json")
+    code, words, _ = check(tmp_path / "out.gif")
+    assert (code, told(words)) == (0, PROVEN)
+    (tmp_path / "out.gif").rename(tmp_path / "other.gif")
+    (tmp_path / "out.json").rename(tmp_path / "other.json")
+    with pytest.raises(UsageMistake, match="carries no settings"):
+        check(tmp_path / "other.gif")
 
 
 def test_pictures_rendered_again_into_another_kind_are_not_compared_and_that_is_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from rich.console import Console
 
 from app.errors import UsageMistake
 from app.frame_header import FrameHeader, pack_frame
-from benchmarks import live_browser
+from app.restore import read_dropped, restored
+from app.shot_list import parse_native
+from app.wire import read_message
+from benchmarks import flood, flood_crowd, live_browser
 from benchmarks.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
 from benchmarks.live_client import LOCAL, Client, Link
 
@@ -87,6 +91,52 @@ def test_a_table_shows_the_parts_that_were_measured_and_checks_them() -> None:
     text = shown.file.getvalue()  # type: ignore[attr-defined]
     assert "of it until its chunk begins" in text
     assert "viewers" not in text
+
+
+def flooded(**changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "seconds": 60.0,
+        "quiet": {"fps": 16.0, "alone": 1.0, "share": 0.97},
+        "loop": {"p99_ms": 12.0, "max_ms": 80.0},
+        "crowd": {"error save": 57},
+        "memory": {"before": 1, "most": 9, "after": 5, "budget": 8},
+        "disk": {"most": 7, "after": 5, "budget": 8},
+        "end": {"seconds": 1.5, "code": 143, "halves": []},
+    }
+    return {name: {**part, **changes.get(name, {})} if isinstance(part, dict) else part for name, part in found.items()}
+
+
+def test_a_flood_is_passed_by_a_server_that_keeps_to_everything_and_failed_by_each_thing_it_does_not_keep() -> None:
+    assert all(dict(flood._checks(flooded())).values())
+    harms: list[dict[str, Any]] = [
+        {"quiet": {"share": 0.94}},
+        {"loop": {"p99_ms": 51.0}},
+        {"memory": {"after": 9}},
+        {"disk": {"most": 9}},
+        {"end": {"seconds": 5.1}},
+        {"end": {"halves": [".last.mp4.part"]}},
+    ]
+    failed = [[name for name, passed in flood._checks(flooded(**harm)) if not passed] for harm in harms]
+    assert [len(names) for names in failed] == [1] * len(harms)
+    assert len({names[0] for names in failed}) == len(harms)
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(flood.table(flooded() | {"checks": {"kept": False}}))
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "97.0%" in text
+    assert "NO" in text
+
+
+def test_what_the_crowd_asks_for_over_http_is_work_and_not_refused() -> None:
+    plan = json.loads(flood_crowd.plan_body(50))
+    assert len(parse_native(plan["script"], "script.yaml").shots) == 50
+    told = restored(read_dropped(flood_crowd.log_body(100)), models=("embedded",))
+    assert len(told["shots"]) == 10
+
+
+def test_the_crowds_drivers_ask_for_what_the_wire_knows() -> None:
+    for asked in (flood_crowd._saves, flood_crowd._prompts, flood_crowd._rewinds):
+        for _, message in islice(asked(), 200):
+            read_message(json.dumps(message))
 
 
 class Server:

@@ -17,7 +17,7 @@ from app import server, visit, wire
 from app.access import MAX_BODY
 from app.api_description import Restored, ShownJob
 from app.cli_web import web_command
-from app.engine import LiveEngine
+from app.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.jobs import Jobs
 from app.jobs_api import LARGEST_BODY, shown
 from app.nodes import LARGEST_FILE
@@ -25,7 +25,10 @@ from app.opening import EngineRequest
 from app.recorder import KEPT_SECONDS
 from app.restore import LARGEST_UPLOAD
 from app.rooms import MAX_VIEWERS, MAX_WAITING
+from app.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.server import make_app
+from app.session import UNWATCHED_RECORDING
+from app.take_writer import LARGEST
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.app_doubles import save_tiny_model
@@ -165,11 +168,16 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
             f"a script in it {LARGEST_FILE // 10**6} MB"
         ),
         "what is always kept for save_last": f"{KEPT_SECONDS} s",
+        "files under way, of one film and of all": f"{OF_ONE_FILM}; {OF_ALL_FILMS}",
+        "a recording that nobody watches": f"{UNWATCHED_RECORDING:.0f} s",
+        "a film's log": f"{LARGEST // mib} MiB",
     }
     assert {name: limits[name] for name in held} == held
     assert f"further ones wait, {MAX_WAITING} at most" in limits["films at a time, and who waits"]
     assert f"{wire.MAX_MESSAGE // 1024} KiB; about {visit.MESSAGES_A_SECOND:.0f}" in PAGE
     defaults = {name: option.default for name, option in signature(web_command).parameters.items()}
+    assert (defaults["live_disk"], defaults["live_memory"]) == (10 * 10**9, 512 * mib) == (LIVE_DISK, LIVE_MEMORY)
+    assert f"one more for every {visit.LONG_MESSAGE // 1024} KiB" in PAGE
     assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 4, None)
 
 

@@ -19,7 +19,7 @@ from app.encode import LiveFrame
 from app.engine import Busy, LiveEngine
 from app.opening import EngineRequest
 from app.pace import CALM, SLACK, Pace
-from app.parked import read_parked
+from app.parked import NotKept, read_parked
 from app.retake import retake
 from app.take import read_take
 from app.undo import Undo
@@ -90,6 +90,7 @@ def test_another_process_takes_a_parked_film_up_where_it_was(stage: Stage, tmp_p
     stage.play(1.5)
     session.detach(watcher)
     stage.play(5.5)
+    stage.settle()
     with Stage(tmp_path) as later:
         again, seen = later.open(session.id), Watcher(later.clock)
         hello = again.hello(seen)
@@ -99,8 +100,8 @@ def test_another_process_takes_a_parked_film_up_where_it_was(stage: Stage, tmp_p
         later.play(1)
         assert seen.frames[0].frame > watcher.frames[-1].frame
         assert seen.frames[0].seq > watcher.frames[-1].seq
+        later.settle()
         parked = read_parked(again.folder, 3600)
-        assert parked is not None
         assert parked.running  # it goes on; were the server killed now, this would be where
 
 
@@ -113,7 +114,7 @@ def test_a_killed_servers_film_goes_on_from_seconds_before_and_its_log_makes_it_
     session.submit(say("wolf", "a grey wolf", hold=60.0), watcher)
     session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a blue bird")]), watcher)
     stage.play(6)
-    session._autosave.close()  # what is being written is written; the kill comes now
+    stage.settle()  # what is being written is written; the kill comes now
     dead = tmp_path / "dead"
     shutil.copytree(session.folder, dead / session.id)
     with (dead / session.id / "session.jsonl").open("a") as log:
@@ -143,10 +144,10 @@ def test_a_prompt_that_had_not_begun_when_the_server_was_killed_begins_afterward
     session.attach(watcher)
     stage.play(3)
     session.submit(say("wolf", "a grey wolf"), watcher)
-    while watcher.applied("wolf") is None and read_parked(session.folder, 3600) is None:
+    while watcher.applied("wolf") is None and not (session.folder / "parked.json").exists():
         stage.play(0.01)
         if session._autosave._writing is not None:
-            session._autosave._writing.result()
+            stage.settle()
     shutil.copytree(session.folder, tmp_path / "dead" / session.id)
     with Stage(tmp_path / "dead") as later:
         again, seen = later.open(session.id), Watcher(later.clock)
@@ -161,38 +162,14 @@ def test_a_film_that_is_ended_is_not_taken_up_and_copies_of_it_do_not_pile_up(st
     session.attach(watcher)
     for _ in range(4):
         stage.play(6)
-        assert session._autosave._writing is not None
-        session._autosave._writing.result()
+        stage.settle()
     assert len([*session.folder.glob("*state*")]) == 1
     session.submit(Stop(), watcher)
     stage.play(0.1)
+    stage.settle()
     assert [path.name for path in session.folder.iterdir()] == ["session.jsonl"]
-    assert stage.open(session.id).id != session.id
-
-
-def test_a_disk_that_is_full_costs_the_copy_and_not_the_film(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    session, watcher = stage.open(), Watcher(stage.clock)
-    session.attach(watcher)
-    stage.play(6)
-    assert session._autosave._writing is not None
-    session._autosave._writing.result()
-    before = read_parked(session.folder, 3600)
-    assert before is not None
-
-    def full(copy: object, path: Path) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("app.live_model.HostCopy.save", full)
-    stage.play(6)
-    session._autosave._writing.result()
-    assert read_parked(session.folder, 3600) == before
-    assert (session.folder / before.state).exists()
-    drawn = len(watcher.frames)
-    stage.play(1)
-    assert len(watcher.frames) > drawn
-    assert "could not be written" in caplog.text
+    with pytest.raises(NotKept, match="ended"):
+        stage.open(session.id)
 
 
 def test_a_film_that_plays_is_not_swept_away(tmp_path: Path) -> None:
@@ -201,8 +178,7 @@ def test_a_film_that_plays_is_not_swept_away(tmp_path: Path) -> None:
         session.attach(watcher)
         stage.play(6)
         session.submit(Do(action="pause"), watcher)
-        assert session._autosave._writing is not None
-        session._autosave._writing.result()
+        stage.settle()
         stage.play(130)
         assert (session.folder / "parked.json").exists()
 
@@ -248,7 +224,7 @@ def test_a_parked_film_holds_nothing(stage: Stage) -> None:
     session.detach(watcher)
     stage.play(5.5)
     assert session.state == "parked"
-    assert session.screen.recorder.kept_frames == 0
+    assert session.screen.recorder.kept_frames == session.screen.recorder.kept_bytes == 0
     assert not session.film._undo._marks
 
 
@@ -256,14 +232,17 @@ def test_what_was_kept_too_long_is_not_taken_up(stage: Stage, tmp_path: Path) ->
     session = stage.open()
     stage.play(5.5)
     assert session.state == "parked"
-    with Stage(tmp_path, keep_seconds=0.0) as later:
-        assert later.open(session.id).id != session.id
+    stage.settle()
+    with Stage(tmp_path, keep_seconds=0.0) as later, pytest.raises(NotKept, match="are kept for 0"):
+        later.open(session.id)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "", "x" * 500, "0123456789abcdef"])
-def test_a_name_that_is_not_ours_opens_a_new_film(stage: Stage, name: str) -> None:
-    assert stage.open(name if len(name) == 16 else None).id != name
-    assert [path.parent for path in stage.engine.folder.iterdir()] == [stage.engine.folder]
+def test_a_name_that_is_not_ours_opens_nothing_and_says_so(stage: Stage, name: str) -> None:
+    with pytest.raises(NotKept, match="not on this server's disk"):
+        stage.open(name)
+    assert not stage.engine._all()
+    assert not [*stage.engine.folder.iterdir()]
 
 
 def test_the_margin_grows_when_a_chunk_is_late_and_shrinks_when_all_is_calm() -> None:
@@ -344,7 +323,7 @@ def test_with_real_threads_a_film_plays_and_is_parked_when_the_engine_closes(tmp
         engine.close()
     assert session.state == "parked"
     assert [done.reason for done in watcher.of(Done)] == ["parked"]
-    assert read_parked(session.folder, 3600) is not None
+    assert not read_parked(session.folder, 3600).running
 
 
 def test_a_model_that_cannot_be_loaded_is_told_to_whoever_opens(tmp_path: Path) -> None:

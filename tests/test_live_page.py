@@ -609,6 +609,39 @@ def test_a_machine_that_is_too_slow_is_told_so_with_one_thing_to_do(page: Any) -
     slide(page, "steps", 2)
 
 
+def hear(page: Any, **told: Any) -> None:
+    """Let the page hear a message as if the server had sent it."""
+    page.evaluate("data => spied.sockets.at(-1).onmessage({data})", json.dumps(told))
+
+
+@pytest.mark.browser
+def test_what_is_overtaken_not_saved_or_gone_is_said_and_a_gone_film_waits_for_a_click(
+    browser: Any, address: str
+) -> None:
+    with browser.new_context() as context:
+        page = open_page(context, address)
+        say(page, DAY, kind="recache")
+        say(page, NIGHT, kind="recache")  # in the same chunk, or the page of a slow machine says so by itself
+        until(page, "document.querySelectorAll('#rv-receipts li').length === 2")
+        name = next(message["id"] for message in sent(page) if message.get("prompt") == DAY)
+        hear(page, type="session.prompt_update.overtaken", id=name, by="x")
+        until(page, "document.querySelectorAll('#rv-receipts b')[1].textContent === 'overtaken by the next'")
+        banner = page.locator("#rv-problem")
+        hear(page, type="session.saving", on=False, message="The disk is full.")
+        assert "The disk is full. The film goes on, but is not being saved." in banner.inner_text()
+        hear(page, type="session.saving", on=True, message="The film is being saved again.")
+        assert "The film is being saved again." in banner.inner_text()
+        token = "JSON.parse(sessionStorage.getItem('rivulet.session')).token"
+        before = page.evaluate(token)
+        hear(page, type="error", code="gone", message="The copy of this film is damaged.", action="Begin another film.")
+        hear(page, type="session.done", reason="gone")
+        assert "The copy of this film is damaged." in banner.inner_text()
+        assert page.evaluate(token) == before
+        banner.get_by_role("button", name="Begin another film").click()
+        until(page, f"{token} && {token} !== {json.dumps(before)}")
+        assert page.mistakes == []
+
+
 @pytest.mark.browser
 def test_the_keyboard_alone_is_enough(page: Any) -> None:
     page.keyboard.press("Escape")

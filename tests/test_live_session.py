@@ -17,12 +17,14 @@ from app.course import in_words, respelled
 from app.encode import Receipt
 from app.retake import retake
 from app.session import Session
+from app.take import read_take
 from app.wire import (
     Accepted,
     Applied,
     Do,
     Done,
     Metrics,
+    Overtaken,
     Problem,
     QueueEdit,
     QueueItem,
@@ -88,15 +90,94 @@ def test_a_prompt_is_accepted_at_once_and_applied_with_its_first_frame(stage: St
     assert 0 < applied.ms <= 1000 * (0.75 + CHUNK_SECONDS + 0.15)
 
 
-def test_two_prompts_before_one_chunk_are_both_answered_with_the_second(stage: Stage) -> None:
+def answers(watcher: Watcher) -> dict[str, list[str]]:
+    """The receipts after `accepted` that every prompt got, in the order in which they came."""
+    told: dict[str, list[str]] = {}
+    for event in watcher.told:
+        if isinstance(event, Applied | Overtaken):
+            told.setdefault(event.id, []).append(event.type.rpartition(".")[2])
+        elif isinstance(event, Problem) and event.id:
+            told.setdefault(event.id, []).append(event.code)
+    return told
+
+
+def test_of_two_prompts_before_one_chunk_the_first_is_overtaken_by_the_second(stage: Stage) -> None:
     watcher, session = watched(stage)
     stage.play(1)
     session.submit(say("a", "a grey wolf"), watcher)
     session.submit(say("b", "a blue bird"), watcher)
+    assert [(event.id, event.by) for event in watcher.of(Overtaken)] == [("a", "b")]
     stage.play(1.5)
-    assert watcher.applied("a") is not None
-    assert watcher.applied("b") is not None
+    assert answers(watcher) == {"a": ["overtaken"], "b": ["applied"]}
     assert session.course.moment.prompt == "a blue bird"
+
+
+def test_prompts_that_flood_in_are_applied_as_often_as_the_log_has_them(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    kinds = ("recache", "cut", "keep")
+    for number in range(120):
+        session.submit(say(f"p{number}", f"a grey wolf {number}", kinds[number % 3]), watcher)
+        stage.play(0.02 * (number % 4))
+    stage.play(2)
+    told = answers(watcher)
+    assert set(told) == {f"p{number}" for number in range(120)}
+    assert {len(answer) for answer in told.values()} == {1}
+    stage.settle()
+    take = read_take(session.folder / "session.jsonl")
+    seen = [str(chunk.moment.prompt) for chunk in take.chunks if chunk.shown]
+    switches = [after for before, after in pairwise(seen) if after != before]
+    applied = watcher.of(Applied)
+    assert [f"a grey wolf {event.id[1:]}" for event in applied] == switches
+    assert 3 < len(applied) < 60
+
+
+def test_a_prompt_whose_frames_went_by_unseen_is_overtaken_and_not_applied(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.attach(Watcher(stage.clock, driver=False))
+    stage.play(1)
+    watcher.credit = 0
+    session.submit(say("a", "a grey wolf"), watcher)
+    stage.play(1.5)
+    session.submit(say("b", "a blue bird"), watcher)
+    stage.play(1.5)
+    watcher.credit = 3
+    stage.play(0.5)
+    assert answers(watcher) == {"a": ["overtaken"], "b": ["applied"]}
+
+
+@pytest.mark.parametrize("action", ["reset", "stop"])
+def test_a_prompt_that_is_still_in_force_after_a_reset_or_a_stop_is_applied_when_it_is_seen(
+    stage: Stage, action: str
+) -> None:
+    watcher, session = watched(stage)
+    session.attach(Watcher(stage.clock, driver=False))
+    stage.play(1)
+    watcher.credit = 0
+    session.submit(say("a", "a grey wolf"), watcher)
+    while session.course.moment.prompt != "a grey wolf":
+        stage.play(0.05)
+    session.submit(Do(action=action), watcher)
+    stage.play(1)
+    assert answers(watcher) == {}
+    watcher.credit = 3
+    session.submit(Do(action="resume"), watcher)
+    stage.play(2)
+    assert answers(watcher) == {"a": ["applied"]}
+
+
+def test_a_prompt_that_a_rewind_or_a_new_film_leaves_behind_is_overtaken(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    session.attach(Watcher(stage.clock, driver=False))
+    stage.play(3)
+    watcher.credit = 0
+    for name, detour in (("a", Do(action="rewind", seconds=2.0)), ("b", SessionStart(prompt="a blue bird"))):
+        session.submit(say(name, "a grey wolf"), watcher)
+        while session.course.moment.prompt != "a grey wolf":
+            stage.play(0.05)
+        session.submit(detour, watcher)
+        stage.play(1)
+    assert answers(watcher) == {"a": ["overtaken"], "b": ["overtaken"]}
 
 
 def test_a_cut_takes_the_screen_at_once_and_no_old_frame_follows(stage: Stage) -> None:
@@ -112,6 +193,7 @@ def test_a_cut_takes_the_screen_at_once_and_no_old_frame_follows(stage: Stage) -
     assert set(epochs) == {0, 1}
     first_new = next(frame for frame in watcher.frames if frame.epoch == 1)
     assert first_new.frame == applied.frame
+    stage.settle()
     log = (session.folder / "session.jsonl").read_text()
     assert '"event":"shown"' in log  # the old chunk's rest was dropped, and that is written down
 
@@ -152,12 +234,10 @@ def test_what_a_hidden_page_asks_for_is_kept_on_the_disk_and_makes_no_chunk(stag
     for _ in range(
         2
     ):  # the disk may have been busy with an earlier prompt: the stage's clock runs, the disk's does not
-        assert session._autosave._writing is not None
-        session._autosave._writing.result()
+        stage.settle()
         session._autosave._took = 0.0
         stage.play(2)
-    assert session._autosave._writing is not None
-    session._autosave._writing.result()
+    stage.settle()
     assert stage.model.made == made
     assert "a grey wolf 2" in (session.folder / "parked.json").read_text()
 
@@ -267,7 +347,7 @@ def test_save_last_and_a_still_are_files_with_what_was_shown(stage: Stage) -> No
     stage.play(2)
     session.submit(Do(action="save_last", seconds=1), watcher)
     session.submit(Do(action="snapshot"), watcher)
-    session.screen.recorder._saver.shutdown(wait=True)
+    stage.settle()
     saved = {event.kind: session.folder / event.name for event in watcher.of(Saved)}
     import av
 
@@ -287,7 +367,7 @@ def test_a_recording_keeps_the_film_going_without_viewers(stage: Stage) -> None:
     assert stage.model.made > made + 5
     session.attach(watcher)
     session.submit(Do(action="record_stop"), watcher)
-    session.screen.recorder._saver.shutdown(wait=True)
+    stage.settle()
     assert [event.kind for event in watcher.of(Saved)] == ["recording"]
 
 
@@ -298,6 +378,7 @@ def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: S
     stage.play(1.5)
     (problem,) = watcher.of(Problem)
     assert problem.code == "refused"
+    assert answers(watcher) == {"bad": ["refused"]}
     drawn = len(watcher.frames)
     stage.play(1)
     assert len(watcher.frames) > drawn
@@ -330,6 +411,7 @@ def test_a_weighted_mix_guidance_and_quality_reach_the_stream_and_the_picture(st
     session.submit(say("mix", [("a red fox", 0.7), ("a grey wolf", 0.3)]), watcher)
     stage.play(2)
     assert watcher.applied("mix") is not None
+    stage.settle()
     lines = [json.loads(line) for line in (session.folder / "session.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["event"] == "controls"][-1]
     assert last["prompt"] == [["a red fox", 0.7], ["a grey wolf", 0.3]]
@@ -370,8 +452,8 @@ def waiting(stage: Stage, watcher: Watcher, session: Session, prompt: str = "a b
     stage.play(2)
 
 
-def auditioned(watcher: Watcher, session: Session) -> list[Saved]:
-    session.screen.recorder._saver.submit(lambda: None).result()
+def auditioned(stage: Stage, watcher: Watcher) -> list[Saved]:
+    stage.settle()
     return [event for event in watcher.of(Saved) if event.kind == "audition"]
 
 
@@ -388,12 +470,13 @@ def test_an_audition_shows_the_chunk_that_the_queued_prompt_would_begin_with_and
     while session.auditions.wait:
         stage.play(0.05)
     assert stage.clock.now - asked < 2
+    stage.settle()
     log = (session.folder / "session.jsonl").read_text()
     assert "a blue bird" not in log
     session.submit(Do(action="resume"), watcher)
     stage.play(2)
     assert session.pace.underruns == underruns
-    (saved,) = auditioned(watcher, session)
+    (saved,) = auditioned(stage, watcher)
     assert saved.id == "next"
     import av
 
@@ -401,7 +484,7 @@ def test_an_audition_shows_the_chunk_that_the_queued_prompt_would_begin_with_and
         assert sum(1 for _ in film.decode(video=0)) == 12
     session.submit(Do(action="audition"), watcher)  # the first of the queue; the file before it gives way
     stage.play(2)
-    assert len(auditioned(watcher, session)) == 2
+    assert len(auditioned(stage, watcher)) == 2
     assert len([*session.folder.glob("audition-*.mp4")]) == 1
     with Stage(tmp_path / "plain") as plain:
         other, undisturbed = watched(plain)
@@ -421,6 +504,7 @@ def test_the_chunk_of_an_audition_is_the_one_that_is_made_when_the_prompt_comes(
     session.submit(Do(action="resume"), watcher)
     while watcher.applied("now") is None:
         stage.play(0.05)
+    stage.settle()
     log = [json.loads(line) for line in (session.folder / "session.jsonl").read_text().splitlines()]
     applied = watcher.applied("now")
     assert applied is not None
@@ -443,7 +527,7 @@ def test_an_audition_is_refused_where_there_is_no_time_or_nothing_to_show(stage:
     assert ["queue" in problem.message for problem in told] == [True, True, False, False]
     assert "xyzzy" in told[2].message
     assert "Pause it" in told[3].message
-    assert not auditioned(watcher, session)
+    assert not auditioned(stage, watcher)
 
 
 def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Stage) -> None:
@@ -453,7 +537,7 @@ def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Sta
     session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a green frog", hold=60.0)]), watcher)
     stage.play(2)
     assert not session.auditions.wait
-    assert not auditioned(watcher, session)
+    assert not auditioned(stage, watcher)
 
 
 def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(stage: Stage, tmp_path: Path) -> None:
@@ -470,6 +554,7 @@ def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(
     assert {frame.epoch for frame in watcher.frames} == {0}  # nothing was cut off
     gaps = [after - before for before, after in pairwise(watcher.times)]
     assert max(gaps) < 2 * PERIOD
+    stage.settle()
     log = session.folder / "session.jsonl"
     steered = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "controls"]
     assert [line["transition"][0] for line in steered] == ["recache"] * len(steered)

@@ -18,6 +18,7 @@ from app import rooms, visit
 from app.access import Access, host_names, read_secret
 from app.frame_header import unpack_frame
 from app.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
+from app.parked import NotKept
 from app.server import make_app
 from app.wire import MAX_MESSAGE
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
@@ -435,6 +436,25 @@ def test_a_proxy_may_strip_the_sub_path_or_leave_it(engine: PaintedEngine) -> No
             assert client.get(f"{prefix}/healthz").status_code == 200
             with client.websocket_connect(SOCKET.replace("/v1", f"{prefix}/v1")) as socket:
                 greeted(socket)
+
+
+def test_a_film_that_cannot_be_taken_up_says_so_and_no_other_film_opens(
+    engine: PaintedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(engine) as client:
+        with client.websocket_connect(SOCKET) as socket:
+            film = greeted(socket)
+
+        def gone(session_id: str | None = None) -> None:
+            raise NotKept(f"The film {session_id} is damaged.")
+
+        engine.sessions.clear()
+        monkeypatch.setattr(engine, "open", gone)
+        with client.websocket_connect(address(film)) as socket:
+            told = problem_of([socket.receive_json()])
+            assert (told.code, told.message) == ("gone", f"The film {film['session']} is damaged.")
+            assert socket.receive_json() == {"type": "session.done", "reason": "gone"}
+        assert not engine.sessions
 
 
 def test_what_the_engine_cannot_do_is_told(engine: PaintedEngine, monkeypatch: pytest.MonkeyPatch) -> None:

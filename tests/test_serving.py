@@ -299,6 +299,44 @@ def test_a_signal_ends_it_cleanly_while_somebody_watches(tmp_path: Path, number:
     assert "Stopped" in out
 
 
+HANGING = """
+import threading, time
+import app.engine
+class Hanging(app.engine.LiveEngine):
+    def open(self, session_id=None):
+        time.sleep(60)  # on a thread that asyncio waits for
+    def leave_off(self):
+        pass
+    def close(self):
+        time.sleep(60)
+app.engine.LiveEngine = Hanging
+threading.Thread(target=time.sleep, args=(60,)).start()  # and one that Python waits for
+"""
+
+
+def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path) -> None:
+    program = PROGRAM.replace("make = app", HANGING + "make = app")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "web", "--no_open", "--port", "0", "--folder", str(tmp_path / "live")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    url = re.search(r"Ready: http://(\S+)/ ", lines[1])
+    assert url is not None, lines
+    with connect(f"ws://{url[1]}{SOCKET}"):
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+        assert time.monotonic() - begun < 5.5  # half a second for a machine with other work
+    assert process.returncode == 143
+    assert "what was not finished" in out
+
+
 # ------------------------------------------------------------------ films of a real engine
 
 

@@ -290,6 +290,17 @@ class Live {
     this.receipts.applied(event);
   }
 
+  on_session_prompt_update_overtaken(event) {
+    this.receipts.overtaken(event);
+  }
+
+  // The film goes on either way; what stands here stays until it is saved again or somebody closes it.
+  on_session_saving({ on, message }) {
+    if (on && !this.unsaved) return;
+    this.unsaved = !on;
+    this.problem({ message: on ? message : `${message} The film goes on, but is not being saved.`, action: "", good: on });
+  }
+
   on_session_queue({ items }) {
     this.queue.show(items);
   }
@@ -331,8 +342,12 @@ class Live {
     this.figures.set("viewers", String(event.viewers));
   }
 
-  on_error({ message, action, code }) {
+  on_error({ message, action, code, id }) {
     if (code === "token") return; // followed by the end of the session
+    if (code === "gone") {
+      this.lostFilm = message; // likewise
+      return;
+    }
     if (code === "busy") {
       this.waiting(`${message} ${action}`);
       return;
@@ -343,7 +358,7 @@ class Live {
       this.problem({ message, action: this.state === "playing" ? "Pause" : "Close", act: () => this.state === "playing" && this.act("pause") });
       return;
     }
-    this.receipts.refused("refused");
+    if (id || code === "refused" || code === "message") this.receipts.refused("refused", id);
     this.problem({ message: `${message} ${action}`.trim(), action: "" });
   }
 
@@ -356,6 +371,11 @@ class Live {
     this.showState("stopped");
     if (reason === "replaced") {
       this.problem({ message: "This film is played in another window now.", action: "Play it here", act: () => this.link.open() });
+      return;
+    }
+    if (reason === "gone") {
+      // The token stays where it is until somebody decides: the film may be back when its disk or its model is.
+      this.problem({ message: this.lostFilm, action: "Begin another film", act: () => (this.link.invited ? location.assign(pageUrl(".")) : this.renew()) });
       return;
     }
     const why = reason === "token" ? "This link opens no film of this server." : `The film is over: ${reason}.`;

@@ -114,9 +114,16 @@ class Receipts {
     if (!receipt.queued) this.onShown(ms);
   }
 
-  refused(why) {
-    for (const id of this.open.keys()) {
-      if (this.open.get(id).line.dataset.state === "sent") {
+  // Not seen: another prompt came first, or the film went another way.
+  overtaken({ id, by }) {
+    this.say(id, "overtaken", by ? "overtaken by the next" : "left behind");
+    this.open.delete(id);
+  }
+
+  // One prompt by its id; without one, those of which nothing has been heard yet.
+  refused(why, one) {
+    for (const id of [...this.open.keys()]) {
+      if (one ? id === one : this.open.get(id).line.dataset.state === "sent") {
         this.say(id, "refused", why);
         this.open.delete(id);
       }
