@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Response, WebSocke
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from app.access import Access, Gate, Receive, Scope, Send
+from app.addresses import Proxies
 from app.api_description import describe
 from app.restore_api import restore_router
 from app.rooms import House, Room
@@ -44,6 +45,7 @@ def make_app(
     page: bool = True,
     login: str | None = None,
     hosts: Iterable[str] = (),
+    proxies: Proxies | None = None,
     autostart: bool = True,
 ) -> FastAPI:
     """Build the application around an engine that the caller starts and closes.
@@ -56,6 +58,7 @@ def make_app(
         page: whether "/" is the Gradio page.
         login: "user:password" for everything, sockets included.
         hosts: names it answers to besides addresses, localhost and the machine's own name.
+        proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
         autostart: whether a new film plays at once.
     """
     app = FastAPI(
@@ -77,7 +80,9 @@ def make_app(
 
         mount_page(app, engine, jobs, root_path=root_path)
     describe(app, login=login is not None)
-    app.add_middleware(Gate, access=access, root_path=root_path)  # last, so that it stands before everything
+    app.add_middleware(
+        Gate, access=access, root_path=root_path, proxies=proxies
+    )  # last, so that it stands before everything
     return app
 
 
