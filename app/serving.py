@@ -171,10 +171,13 @@ def server_config(
 def _run(app: "FastAPI", place: Place, asked: Serving, ready: Callable[[], None]) -> int:
     import uvicorn
 
+    from app.heap import settle
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                settle()
                 ready()
 
     server = Server(server_config(app, ssl_certfile=asked.ssl_certfile, ssl_keyfile=asked.ssl_keyfile))
