@@ -195,13 +195,20 @@ SCRIPTS: dict[str, tuple[bytes, int]] = {
 }
 
 
+def others_of(act: Callable[[], object]) -> float:
+    """Processor time of all threads of this process but ours, while we do something."""
+    before = time.process_time() - time.thread_time()
+    act()
+    return time.process_time() - time.thread_time() - before
+
+
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_no_script_is_read_on_the_loop(name: str, server: Server) -> None:
     asked, status = SCRIPTS[name]
-    ours = time.process_time() - time.thread_time()
-    assert server.pulse.of(lambda: server.ask("POST", "/v1/videos/plan", asked, status)) < MOST * SLACK
-    ours = time.process_time() - time.thread_time() - ours
-    assert ours < 0.3 * ATTEMPTS, "nor by another thread of the server, which would hold the interpreter"
+    ask = lambda: server.ask("POST", "/v1/videos/plan", asked, status)  # noqa: E731
+    assert server.pulse.of(ask) < MOST * SLACK
+    ours = min(others_of(ask) for _ in range(ATTEMPTS))
+    assert ours < 0.1, "nor by another thread of the server, which would hold the interpreter"
 
 
 def test_jobs_of_the_largest_scripts_are_made_listed_and_told(server: Server) -> None:
