@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
+
+from app.addresses import Proxies, household
 from app.guesses import Guesses
 
 Scope = MutableMapping[str, Any]
@@ -27,6 +30,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 32 * 2**20
 """Bytes of a request: twice the beginning of a film that is dropped on the page."""
+TOO_LONG = f"A request is at most {MAX_BODY // 2**20} MiB long."
 CLOSED = "/gradio_api/"
 """Gradio's own routes, of which our page uses none: uploads to the disk, a proxy, streams without end."""
 COOKIE = "rivulet_login"
@@ -80,13 +84,13 @@ class Access:
             return False
         return True
 
-    def trusts(self, origin: str, host: str, forwarded: str) -> bool:
-        """Whether a page at `origin` is ours: served under the name in Host, or one the proxy or `hosts` tells.
-
-        A page cannot set X-Forwarded-Host on a socket, nor across origins without a preflight that nobody answers.
-        """
-        asking = urlsplit(origin).netloc.lower()
-        return bool(asking) and (asking in (host.lower(), forwarded.lower()) or _hostname(origin) in self.hosts)
+    def trusts(self, origin: str, host: str) -> bool:
+        """Whether a page at `origin` is ours: served under the name in Host, or under one of `hosts`."""
+        try:
+            asking = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        return bool(asking) and (asking == host.lower() or _hostname(origin) in self.hosts)
 
     def knows(self, authorization: str, cookie: str) -> bool:
         """Whether the request carries the login, as Basic authentication or as the cookie that one earns."""
@@ -114,19 +118,22 @@ class Access:
 class Gate:
     """Middleware around the whole application, sockets included.
 
-    `root_path` is a proxy's sub-path, with which a request arrives or, where the proxy strips it, without.
+    `root_path` is a proxy's sub-path, with which a request arrives or, where the proxy strips it, without. `proxies`
+    are those whose word about client, name and scheme counts.
     """
 
-    def __init__(self, app: AsgiApp, access: Access, root_path: str = "") -> None:
+    def __init__(self, app: AsgiApp, access: Access, root_path: str = "", proxies: Proxies | None = None) -> None:
         self.app = app
         self.access = access
         self.root_path = root_path
+        self.proxies = proxies or Proxies()
         self.guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        self.proxies.settle(scope)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if self.root_path:
@@ -135,7 +142,11 @@ class Gate:
                 scope["path"] = self.root_path + scope["path"]
         if refusal is None:
             limited = _Limited(receive)
-            await self.app(scope, limited, self._dressed(scope, headers, send))
+            try:
+                await self.app(scope, limited, self._dressed(scope, headers, send))
+            except ClientDisconnect:  # whoever asked has gone, or is told to; neither is a mistake of ours
+                if limited.had > MAX_BODY:
+                    await _refuse(send, 413, TOO_LONG)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": refusal[1][:120]})  # becomes a 403
         else:
@@ -147,10 +158,10 @@ class Gate:
             name = _hostname(f"//{host}") or "no name"
             return 421, f"This server does not answer to {name[:80]}. Start it with --allow_host {name[:80]}."
         acts = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if acts and origin is not None and not self.access.trusts(origin, host, headers.get("x-forwarded-host", "")):
+        if acts and origin is not None and not self.access.trusts(origin, host):
             return 403, "Another site's page asks. Open Rivulet's own page, or start it with --allow_host NAME."
         given, cookie = headers.get("authorization", ""), headers.get("cookie", "")
-        guesser = "" if scope.get("client") is None else scope["client"][0]
+        guesser = "" if scope.get("client") is None else household(scope["client"][0])
         if given and self.access.login is not None and not self.access.knows("", cookie):
             if wait := self.guesses.wait(guesser):
                 return 429, f"Too many wrong passwords came from your address. Try again in {wait:.0f} s."
@@ -160,15 +171,17 @@ class Gate:
             return 401, "A user and a password are needed."
         if f"{scope['path']}/".removeprefix(self.root_path).startswith(CLOSED):
             return 404, "Rivulet does not use this. Its own routes are in /openapi.json."
+        if not scope["path"].isprintable() or "\ufffd" in scope["path"]:
+            return 400, "The address holds bytes that are not text. Write it in UTF-8."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > MAX_BODY:
-            return 413, f"A request is at most {MAX_BODY // 2**20} MiB long."
+            return 413, TOO_LONG
         return None
 
     def _dressed(self, scope: Scope, headers: dict[str, str], send: Send) -> Send:
         extra = list(HEADERS.items())
         if self.access.login is not None and COOKIE not in headers.get("cookie", ""):
-            secure = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
+            secure = scope["scheme"] in ("https", "wss")
             cookie = f"{COOKIE}={self.access.login_cookie()}; Path=/; HttpOnly; SameSite=Strict"
             extra.append((b"set-cookie", (cookie + ("; Secure" if secure else "")).encode()))
 

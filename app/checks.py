@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app import sidecar
-from app.decoded import Undecodable, distance, file_hash, picture_record, pictures_hash, tolerance
+from app.decoded import Undecodable, distance, picture_record, pictures_hash, tolerance
 from app.errors import printable, shorten
 from app.lengths import Length, Rhythm
 from app.opening import rhythm_of
@@ -22,6 +22,7 @@ from app.sidecar import Carried, ChunkRecord, PictureRecord, Sidecar
 from app.stills import sink_kind
 from app.timeline import Timeline, resolve
 from app.video import viewing_scale
+from app.whole_file import file_hash
 from pipelines.types import prompt_text
 
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)

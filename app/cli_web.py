@@ -71,6 +71,13 @@ def web_command(
             "--allow_host", metavar="NAME", help="A name of this server, as a proxy gives it.", show_default=False
         ),
     ] = None,
+    proxy_headers: Annotated[
+        bool, typer.Option("--proxy_headers", help="Believe X-Forwarded-For, -Proto and -Host of --trusted_proxies.")
+    ] = False,
+    trusted_proxies: Annotated[
+        list[str] | None,
+        typer.Option("--trusted_proxies", metavar="ADDRESS", help="A proxy or a network of them.", show_default=False),
+    ] = None,
     root_path: Annotated[str, typer.Option("--root_path", help="Sub-path behind a proxy: /film.")] = "",
     ssl_certfile: Annotated[Path | None, typer.Option("--ssl_certfile", help="PEM, for https.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option("--ssl_keyfile", help="Its key.")] = None,
@@ -85,8 +92,14 @@ def web_command(
         raise UsageMistake("--auth is a user and a password. Write --auth USER:PASSWORD.")
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
         raise UsageMistake("--root_path begins with a slash and ends without one. Write it like /film.")
+    if proxy_headers != bool(trusted_proxies):
+        raise UsageMistake(
+            "Proxy headers count from proxies that are named. Give --proxy_headers --trusted_proxies IP."
+        )
     _check_certificate(ssl_certfile, ssl_keyfile)
     from app.access import host_names
+    from app.addresses import read_proxies
+    from app.doors import Doors
     from app.live_model import live_threads
     from app.opening import EngineRequest
     from app.serving import Serving, find_place, serve
@@ -110,12 +123,13 @@ def web_command(
         autostart=not no_autostart,
         auth=auth,
         hosts=host_names(allow_host or ()),
+        proxies=read_proxies(trusted_proxies) if trusted_proxies else None,
         root_path=root_path,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         open_browser=not no_open,
     )
-    place = find_place(host, port)
+    place = find_place(host, port, Doors(proxies=asked.proxies))
     if port not in (0, place.port):
         print(f"Port {port} is taken; this is port {place.port}.")
     if host not in LOOPBACK and auth is None:

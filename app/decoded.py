@@ -95,14 +95,6 @@ def decoder_version(path: Path) -> str:
     return f"Pillow {PIL.__version__}"
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of every byte of a file; "" for a pattern of pictures, which is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class Tolerance:
     """What two encoders may make of the same frames: `psnr` of every frame at least, in dB; `local` at most, of 255.

@@ -41,7 +41,7 @@ def dry_run_lines(
     """What a person sees: notes, the shots, the chunks of every blend, totals and the estimate."""
     lines: list[RenderableType] = [Text(printable(f"Note: {note}")) for note in notes]
     lines += _shot_lines(timeline)
-    blends = [(number, chunk) for number, chunks in _blends(timeline) for chunk in chunks]
+    blends = [(index + 1, chunk) for index, chunks in timeline.blends() for chunk in chunks]
     if blends:
         lines += _blend_lines(timeline, blends)
     totals = _totals(timeline)
@@ -71,6 +71,19 @@ def unknown_line(word: str, near: Sequence[str]) -> str:
     return f'Hint: the model does not know "{printable(word)}"{nearest}.'
 
 
+def plan_data(timeline: Timeline, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Where the shots come to stand; of blends the chunks alone, because weights tell their texts once a chunk."""
+    return {
+        "fps": timeline.fps,
+        "rhythm": asdict(timeline.rhythm),
+        "shots": [_shot_data(timeline, index) for index in range(len(timeline.shots))],
+        "blends": [{"shot": index + 1, "chunk": chunk} for index, chunks in timeline.blends() for chunk in chunks],
+        "totals": _totals(timeline),
+        "estimate": None,
+        "notes": list(notes),
+    }
+
+
 def dry_run_data(timeline: Timeline, estimate: Estimate | None = None, *, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The same for programs, in plain JSON types; a weighted prompt is a list of [text, weight]."""
     return {
@@ -79,25 +92,17 @@ def dry_run_data(timeline: Timeline, estimate: Estimate | None = None, *, notes:
         "shots": [_shot_data(timeline, index) for index in range(len(timeline.shots))],
         "blends": [
             {
-                "shot": number,
+                "shot": index + 1,
                 **asdict(timeline.place(timeline.rhythm.start_frame(chunk))),
                 "weights": [list(share) for share in timeline.blend(chunk)],
             }
-            for number, chunks in _blends(timeline)
+            for index, chunks in timeline.blends()
             for chunk in chunks
         ],
         "totals": _totals(timeline),
         "estimate": None if estimate is None else asdict(estimate),
         "notes": list(notes),
     }
-
-
-def _blends(timeline: Timeline) -> Iterator[tuple[int, range]]:
-    """The shots (from 1) that begin softly, each with the chunks of its blend."""
-    for number, shot in enumerate(timeline.shots, 1):
-        chunks = range(shot.actual.chunk, shot.actual.chunk + shot.transition.chunks)
-        if chunks and timeline.blending(chunks[0]):
-            yield number, chunks
 
 
 def _shot_lines(timeline: Timeline) -> Iterator[Text]:

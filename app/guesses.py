@@ -12,7 +12,8 @@ ADDRESSES = 4096
 class Guesses:
     """Counts wrong passwords by address.
 
-    Behind a proxy all have the proxy's address, so a guesser locks out the others too; who is in has a cookie already.
+    Behind a proxy that is not trusted (app/addresses.py) all have the proxy's address, so a guesser locks out the
+    others too; who is in has a cookie already.
 
     Args:
         clock: seconds.

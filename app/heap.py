@@ -4,6 +4,7 @@ After a film with many copies of its past that is most of what it held.
 """
 
 import ctypes
+import gc
 import sys
 
 
@@ -13,3 +14,12 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def settle() -> None:
+    """Let the collector never look at what is there now, the code of all libraries above all.
+
+    It would go through a million objects whenever what a client sends becomes many new ones, and hold everything up
+    meanwhile: an eighth of a second on an idle machine.
+    """
+    gc.freeze()

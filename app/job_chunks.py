@@ -6,11 +6,15 @@ The strip of a job and the plots of a comparison are drawn from it, without a fr
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from app.timeline import Timeline
 from pipelines.types import prompt_text
+
+MOST_ROWS = 20_000
+"""Chunks told at a time: four hours of film."""
 
 
 def chunk_rows(folder: Path, timeline: Timeline, *, since: int = 0) -> dict[str, Any]:
@@ -18,15 +22,17 @@ def chunk_rows(folder: Path, timeline: Timeline, *, since: int = 0) -> dict[str,
 
     `seconds` of a chunk is its time in the engine ("model" is a part of other hops), `frame` its first frame,
     `frames` how many it has, `shown` how many of them are in the film, `sha256` of them all before encoding.
+    At most MOST_ROWS are told at a time.
     """
-    blends = [chunk for chunk in range(timeline.chunks) if timeline.blending(chunk)]
+    blends = [chunk for _, chunks in timeline.blends() for chunk in chunks]
+    rows = (_row(record) for record in _records(folder) if record["index"] >= since)
     return {
         "object": "list",
         "fps": timeline.fps,
         "chunks": timeline.chunks,
         "shots": [{"chunk": shot.actual.chunk, "prompt": prompt_text(shot.prompt)} for shot in timeline.shots],
         "blends": blends,
-        "data": [_row(record) for record in _records(folder) if record["index"] >= since],
+        "data": list(islice(rows, MOST_ROWS)),
     }
 
 
@@ -44,11 +50,11 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    """As app.sidecar.ChunkRecord, from the record of a film that is done, else from its journal."""
-    with suppress(OSError, ValueError):
-        yield from json.loads((folder / "film.json").read_bytes())["chunks"]
-        return
+    """As app.sidecar.ChunkRecord, from the journal of a film that grows, else from the record of one that is done."""
     with suppress(OSError):
         for line in (folder / "film.part" / "journal.jsonl").read_bytes().split(b"\n")[:-1]:
             if line.startswith(b'{"chunk"'):
                 yield json.loads(line)["chunk"]
+        return
+    with suppress(OSError, ValueError):
+        yield from json.loads((folder / "film.json").read_bytes())["chunks"]

@@ -5,6 +5,7 @@ of the job's folder, models are names of the catalogue, and settings that are pa
 """
 
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from app.timeline import Timeline
 from app.timeline import resolve as place_shots
 from pipelines.types import TRANSITIONS, Transition
 
+FILM = "--output=film.mp4"
+"""By which a render in a job's folder is known, too."""
 Status = Literal["queued", "in_progress", "paused", "completed", "failed", "cancelled"]
 SETTINGS = (
     "untrained",
@@ -115,6 +118,11 @@ class Job(BaseModel):
     process: tuple[int, float] | None = None
 
 
+def new_name() -> str:
+    """A name for a job."""
+    return f"video_{secrets.token_hex(12)}"
+
+
 def new_job(job_id: str, request: VideoRequest, *, models: Sequence[str]) -> Job:
     """The job that a request asks for, judged as `rivulet render --dry_run` does before it loads the model.
 
@@ -201,7 +209,7 @@ def script_file(request: VideoRequest) -> tuple[str, str]:
 
 def render_words(request: VideoRequest) -> list[str]:
     """The arguments of `rivulet` that render a request in its folder; no word of them is a person's own text."""
-    words = ["render", f"--script={script_file(request)[0]}", "--output=film.mp4", "--offline"]
+    words = ["render", f"--script={script_file(request)[0]}", FILM, "--offline"]
     flags = {name: value for name, value in _flags(request).items() if name != "prompt"}
     for name, given in given_by_flags(flags).items():
         value = given.value  # as app/setting_values.py read it: a number, a word or a list of numbers

@@ -4,38 +4,30 @@ Every render is a process of its own whose words go to files, so a server that i
 on, and the next server finds it by the number and birth of its process. What became of a job is read off its folder.
 """
 
-import json
 import re
-import secrets
 import shutil
 import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from app.dry_run import dry_run_data
 from app.errors import UsageMistake, printable, shorten
-from app.job_chunks import chunk_rows
-from app.job_file import Job, Status, VideoRequest, load, new_job, place, render_words, script_file
+from app.job_disk import no_room, size_of
+from app.job_file import Job, Status, VideoRequest, load, new_job, new_name, render_words, script_file
 from app.job_preview import newest_frame
-from app.job_process import RENDERER, adopt, begin, ended, environment, outcome, progress, sentence, tell
+from app.job_process import RENDERER, begin, dry_run, ended, is_whole, outcome, progress, renders_in, tell
 from app.whole_file import write_text
 from weights.catalog import MODELS
 
-CHECK_SECONDS = 300.0
-"""A dry run that takes longer than this is given up."""
 GRACE = 15.0
 """Seconds that a render has to finish its chunk when asked to end; then it is killed, and resumes all the same."""
-LEAST_FREE = 500_000_000
-"""Bytes of the disk that no render may take."""
+_FROM_OUTSIDE = "The render was ended from outside. Resume goes on with it."
+_DAMAGED = "The film was damaged after it was made. Resume renders it again."
 _LOOK, _SAVE = 0.25, 5.0
 _ID = re.compile(r"video_[0-9a-f]{24}")
 
@@ -90,14 +82,15 @@ class Jobs:
         self._checking = threading.Lock()
         self._closing = False
         self._running: tuple[str, psutil.Process] | None = None
+        self._left: dict[str, psutil.Process] = {}
         self._thread: threading.Thread | None = None
         self._jobs = {job.id: job for job in map(load, _folders(self.folder)) if job is not None}
 
     def start(self) -> None:
         """Work the queue off, in a thread, from where the last server was."""
-        for job in self._jobs.values():  # a server killed while it ended a render left one that nobody wants
-            if job.status != "in_progress" and (process := adopt(job)) is not None:
-                process.kill()
+        self._left = renders_in(self.folder)
+        for job in self._jobs.values():
+            self._take_up(job)
         self._thread = threading.Thread(target=self._work, name="render jobs", daemon=True)
         self._thread.start()
 
@@ -111,62 +104,46 @@ class Jobs:
         self._owner.release()
 
     def create(self, request: VideoRequest) -> Job:
-        """Put a job at the end of the queue.
+        """Judge a request and put its job at the end of the queue.
 
         Raises:
             UsageMistake: what `rivulet render` would refuse before it loads a model.
+            JobsFull: see add.
+        """
+        return self.add(new_job(new_name(), request, models=self._models))
+
+    def add(self, job: Job) -> Job:
+        """Put a job that was judged at the end of the queue.
+
+        Raises:
             JobsFull: there are too many jobs, or they take too much of the disk.
         """
-        job = new_job(f"video_{secrets.token_hex(12)}", request, models=self._models)
         with self._changed:
             if len(self._jobs) >= self._max_jobs:
                 raise JobsFull(f"There are {len(self._jobs)} render jobs already. Delete some of them.")
             if no_room := self._no_room():
                 raise JobsFull(f"{no_room} Delete some jobs.")
+            job.rank = self._last_rank() + 1
             folder = self.folder / job.id
             folder.mkdir()
-            name, text = script_file(request)
+            name, text = script_file(job.request)
             write_text(folder / name, text)
             self._jobs[job.id] = job
             self._save(job)
             self._changed.notify_all()
             return self._shown(job)
 
-    def plan(self, request: VideoRequest) -> dict[str, Any]:
-        """Where the shots of a request come to stand, in a millisecond: app.dry_run.dry_run_data without its estimate.
-
-        Raises:
-            UsageMistake: what `rivulet render` would refuse before it loads a model.
-        """
-        _, script, timeline = place(request, models=self._models)
-        return dry_run_data(timeline, notes=script.notes)
-
-    def check(self, request: VideoRequest) -> dict[str, Any]:
-        """The dry run of a request, measured on this machine: app.dry_run.dry_run_data.
+    def measure(self, request: VideoRequest) -> str:
+        """The dry run of a request that was judged, measured on this machine: the JSON of app.dry_run.dry_run_data.
 
         Raises:
             UsageMistake: what `rivulet render` would refuse.
-            JobsFull: another check is under way.
+            JobsFull: another one is under way.
         """
-        place(request, models=self._models)
         if not self._checking.acquire(blocking=False):
             raise JobsFull("Another check is under way. Try again in a few seconds.")
         try:
-            with tempfile.TemporaryDirectory() as name:
-                file, text = script_file(request)
-                write_text(Path(name) / file, text)
-                command = [*self._renderer, *render_words(request), *self._words, "--dry_run", "--json"]
-                try:
-                    done = subprocess.run(
-                        command, cwd=name, env=environment(), capture_output=True, text=True, timeout=CHECK_SECONDS
-                    )
-                except subprocess.TimeoutExpired:
-                    raise UsageMistake(
-                        f"The check took more than {CHECK_SECONDS:g} seconds. Take a shorter script or another model."
-                    ) from None
-            if done.returncode:
-                raise UsageMistake(sentence(done.stderr) or "The check failed. Ask for something smaller.")
-            return json.loads(done.stdout.splitlines()[-1])
+            return dry_run(request, [*self._renderer, *render_words(request), *self._words])
         finally:
             self._checking.release()
 
@@ -214,6 +191,7 @@ class Jobs:
         """Remove a job and its film; a running one is killed."""
         with self._changed:
             job = self._job(job_id)
+            self._let_go(job)
             del self._jobs[job.id]
             folder = self.folder / job.id
             (folder / "job.json").unlink(missing_ok=True)  # first: a folder without it is swept up at the next start
@@ -223,12 +201,6 @@ class Jobs:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._running is None or self._running[0] != job.id, timeout=GRACE)
         shutil.rmtree(folder, ignore_errors=True)
-
-    def chunks(self, job_id: str, since: int = 0) -> dict[str, Any]:
-        """What was made of a job so far, chunk by chunk from `since` on: app.job_chunks.chunk_rows."""
-        job = self.get(job_id)
-        _, _, timeline = place(job.request, models=self._models)
-        return chunk_rows(self.folder / job.id, timeline, since=since)
 
     def film(self, job_id: str) -> Path | None:
         """The film, or the part of it that there is; None before its first frame."""
@@ -251,14 +223,17 @@ class Jobs:
                 job = self._next()
                 if self._closing or job is None:
                     return
+                if job.id not in self._left and self._finished(job):
+                    continue
                 if job.status == "queued" and (no_room := self._no_room()):
                     job.status, job.error = "paused", f"{no_room} Delete some jobs, then resume this one."
                     self._save(job)
                     continue
                 try:
-                    process = adopt(job) or self._begin(job)
+                    process = self._left.pop(job.id, None) or self._begin(job)
                 except OSError as error:
-                    job.status, job.error = "failed", f"The render could not start ({error.strerror})."
+                    job.status, job.process = "failed", None
+                    job.error = f"The render could not start ({error.strerror})."
                     self._save(job)
                     continue
                 self._running = (job.id, process)
@@ -300,19 +275,53 @@ class Jobs:
                     elif now - asked > GRACE:
                         process.kill()
 
+    def _take_up(self, job: Job) -> None:
+        """What becomes of a job of the last server, which may have been killed at any moment."""
+        process = self._left.get(job.id)
+        if process is not None and job.status in ("queued", "in_progress"):  # it began it and could not note it
+            job.status, job.process = "in_progress", (process.pid, process.create_time())
+            job.started_at = job.started_at or job.process[1]
+            self._save(job)
+        elif process is not None:  # one that nobody wants
+            self._let_go(job)
+        elif job.process is not None and job.status != "completed":  # its render ended with nobody there
+            in_hand = job.status == "in_progress" and outcome(self.folder / job.id)[1] is None
+            if not self._finished(job) and not in_hand:  # what was only interrupted goes on
+                self._conclude(job)
+
+    def _let_go(self, job: Job) -> None:
+        """End a render of the last server that waits to be followed behind another."""
+        if (process := self._left.pop(job.id, None)) is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _finished(self, job: Job) -> bool:
+        """Whether the film of a job is whole; then that is noted, and it is never made again."""
+        folder = self.folder / job.id
+        record, _ = outcome(folder)
+        if record is None or not is_whole(folder / "film.mp4", record):
+            return False
+        job.status, job.completed_at, job.error = "completed", job.completed_at or time.time(), None
+        job.seed, job.process, job.eta_seconds = record.seed, None, None
+        job.frames_done, job.chunk, job.progress = job.frames, job.chunks, 100.0
+        self._drop_part(job)
+        self._save(job)
+        return True
+
     def _conclude(self, job: Job) -> None:
         """Read off the folder what became of a job whose render has ended."""
         folder = self.folder / job.id
         tell(job, progress(folder))
         job.process = job.eta_seconds = None
+        if self._finished(job):
+            return
         record, last_words = outcome(folder)
         if record is not None:
             job.seed = record.seed
-        if record is not None and record.status == "whole":
-            job.status, job.completed_at, job.error = "completed", time.time(), None
-            job.frames_done, job.chunk, job.progress = job.frames, job.chunks, 100.0
-        elif job.status == "in_progress" and not self._closing:
-            job.status, job.completed_at, job.error = "failed", time.time(), last_words
+        if job.status == "in_progress" and (last_words or not self._closing):
+            damaged = record is not None and record.status == "whole"
+            job.status, job.completed_at = "failed", time.time()
+            job.error = last_words or (_DAMAGED if damaged else _FROM_OUTSIDE)
         if job.status == "cancelled":
             self._drop_part(job)
         self._save(job)
@@ -323,7 +332,8 @@ class Jobs:
             if job.status not in among:
                 raise WrongState(f"This job is {_said(job.status)}, so it cannot be {_said(to)}. Choose another.")
             if to == "queued":
-                job.rank, job.error, job.completed_at = time.time(), None, None
+                job.rank, job.error, job.completed_at = self._last_rank() + 1, None, None
+            self._let_go(job)
             if to == "cancelled":
                 job.completed_at = time.time()
                 if self._running is None or self._running[0] != job.id:
@@ -350,6 +360,10 @@ class Jobs:
     def _queue(self) -> "list[Job]":
         return sorted((job for job in self._jobs.values() if job.status == "queued"), key=lambda job: job.rank)
 
+    def _last_rank(self) -> float:
+        """Ranks are counted on, not taken from the clock, which may be set back."""
+        return max((job.rank for job in self._jobs.values()), default=0.0)
+
     def _job(self, job_id: str) -> Job:
         if job_id not in self._jobs:
             raise NoSuchJob(f"There is no render job {printable(shorten(job_id, 40))}. List the jobs to see which are.")
@@ -361,16 +375,12 @@ class Jobs:
 
     def _save(self, job: Job) -> None:
         if job.id in self._jobs:
-            job.bytes = _size(self.folder / job.id)
+            job.bytes = size_of(self.folder / job.id)
             write_text(self.folder / job.id / "job.json", job.model_dump_json(indent=1) + "\n")
 
     def _no_room(self) -> str:
         """What is wrong with the disk, if something is."""
-        taken = sum(job.bytes for job in self._jobs.values())
-        if taken > self._max_bytes:
-            return f"Render jobs take {taken / 1e9:.1f} of the {self._max_bytes / 1e9:.1f} GB that they may."
-        free = shutil.disk_usage(self.folder).free
-        return f"Only {free / 1e9:.1f} GB of the disk are free." if free < LEAST_FREE else ""
+        return no_room(self.folder, taken=sum(job.bytes for job in self._jobs.values()), most=self._max_bytes)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -379,11 +389,3 @@ def _folders(folder: Path) -> list[Path]:
 
 def _said(status: Status) -> str:
     return "being rendered" if status == "in_progress" else status
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # a render renames and removes as we look
-            total += path.stat().st_size
-    return total

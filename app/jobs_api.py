@@ -5,16 +5,19 @@ Mistakes are one sentence in the same envelope everywhere: {"error": {"message",
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from app.desk import Desk, Told, TooBusy, Turns
+from app.desk_work import read_body
 from app.errors import EXIT_USAGE, UsageMistake, explain, printable, shorten
-from app.job_file import Job, VideoRequest
+from app.job_file import Job, VideoRequest, new_name
 from app.jobs import Jobs, JobsFull, NoSuchJob, WrongState
-from app.takes import NoSuchTake, Takes, VideoBody, WrongToken
+from app.takes import NoSuchTake, VideoBody, WrongToken
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -25,11 +28,13 @@ _STATUS: Mapping[type[Exception], int] = {
     NoSuchJob: 404,
     WrongState: 409,
     JobsFull: 429,
+    TooBusy: 503,
     WrongToken: 403,
     NoSuchTake: 404,
 }
-Body = TypeVar("Body", bound=BaseModel)
-Answer = TypeVar("Answer")
+LARGEST_MOVE = 1000
+LONG = 10_000
+"""Characters of a script that are told in a list."""
 
 
 class Move(BaseModel):
@@ -40,14 +45,14 @@ class Move(BaseModel):
     to: int = Field(ge=0, le=10**6)
 
 
-def jobs_router(jobs: Jobs, takes: Takes) -> "APIRouter":
-    """The routes of /v1/videos over some jobs; who may use them is decided in front of them, in app/access.py."""
+def jobs_router(jobs: Jobs, desk: Desk) -> "APIRouter":
+    """The routes of /v1/videos; `desk` reads what is asked, and app/access.py in front of them decides who may."""
     from fastapi import APIRouter, Request, Response
-    from fastapi.responses import FileResponse, JSONResponse
+    from fastapi.responses import FileResponse
     from fastapi.routing import APIRoute
     from starlette.concurrency import run_in_threadpool
 
-    class Told(APIRoute):
+    class Sentences(APIRoute):
         """Turns what a person can put right into an answer."""
 
         def get_route_handler(self) -> Callable[[Request], Any]:
@@ -57,45 +62,49 @@ def jobs_router(jobs: Jobs, takes: Takes) -> "APIRouter":
                 try:
                     return await handle(request)
                 except (UsageMistake, ValueError, OSError) as error:
-                    return JSONResponse(*refusal(error))
+                    return Told(*refusal(error))
 
             return told
 
-    router = APIRouter(prefix="/v1/videos", tags=["render jobs"], route_class=Told)
+    router = APIRouter(prefix="/v1/videos", tags=["render jobs"], route_class=Sentences)
 
-    async def read(request: Request, kind: type[Body]) -> Body:
+    previews = Turns(2)
+
+    async def body_of(request: Request, most: int = LARGEST_BODY) -> bytes:
         body = bytearray()
         async for piece in request.stream():
             body += piece
-            if len(body) > LARGEST_BODY:
-                raise UsageMistake(f"The request has more than {LARGEST_BODY} bytes. Send less.")
-        try:
-            return kind.model_validate_json(bytes(body))
-        except ValidationError as error:
-            raise UsageMistake(_first(error)) from None
-
-    async def asked_for(request: Request) -> VideoRequest:
-        return await run_in_threadpool(takes.request, await read(request, VideoBody))
+            if len(body) > most:
+                raise UsageMistake(f"The request has more than {most} bytes. Send less.")
+        return bytes(body)
 
     @router.post("", status_code=201, summary="Queue a render", openapi_extra=_body(VideoBody))
-    async def create(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return shown(await run_in_threadpool(jobs.create, await asked_for(request)))
+    async def create(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        judged = await desk.ask("judge", body=await body_of(request), job=new_name())
+        return judged if judged.status_code != 200 else await run_in_threadpool(lambda: add(judged.body))
+
+    def add(judged: "bytes | memoryview[int]") -> Response:
+        return Told(shown(jobs.add(Job.model_validate_json(bytes(judged)))), 201)
 
     @router.post("/plan", summary="Where the shots come to stand; measures nothing", openapi_extra=_body(VideoBody))
-    async def plan(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return jobs.plan(await asked_for(request))
+    async def plan(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return await desk.ask("plan", body=await body_of(request))
 
     @router.post("/check", summary="What a render would become, and cost", openapi_extra=_body(VideoBody))
-    async def check(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return await run_in_threadpool(jobs.check, await asked_for(request))
+    async def check(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        asked = await desk.ask("request", body=await body_of(request))
+        return asked if asked.status_code != 200 else await run_in_threadpool(lambda: measure(asked.body))
+
+    def measure(asked: "bytes | memoryview[int]") -> Response:
+        return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked))))
 
     @router.get("", summary="All jobs, the newest first")
-    def every() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return {"object": "list", "data": [shown(job) for job in jobs.list()]}
+    def every() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Told({"object": "list", "data": [listed(job) for job in jobs.list()]})
 
     @router.get("/{video_id}", summary="One job: status, progress, time left")
-    def one(video_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return shown(jobs.get(video_id))
+    def one(video_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Told(shown(jobs.get(video_id)))
 
     @router.delete("/{video_id}", summary="Remove a job and its film")
     def delete(video_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -106,16 +115,23 @@ def jobs_router(jobs: Jobs, takes: Takes) -> "APIRouter":
         router.add_api_route(f"/{{video_id}}/{name}", _turn(act), methods=["POST"], summary=f"{name.title()} a job")
 
     @router.post("/{video_id}/move", summary="Another place in the queue", openapi_extra=_body(Move))
-    async def move(video_id: str, request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        asked = await read(request, Move)
-        return shown(await run_in_threadpool(jobs.move, video_id, asked.to))
+    async def move(video_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        asked = read_body(Move, await body_of(request, LARGEST_MOVE))
+        return await run_in_threadpool(lambda: Told(shown(jobs.move(video_id, asked.to))))
 
     @router.get("/{video_id}/chunks", summary="What was made so far, chunk by chunk")
-    def chunks(video_id: str, since: int = 0) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return jobs.chunks(video_id, since)
+    async def chunks(video_id: str, since: int = 0) -> Response:  # pyright: ignore[reportUnusedFunction]
+        job = await run_in_threadpool(jobs.get, video_id)
+        return await desk.ask("chunks", folder=jobs.folder / job.id, since=since)
 
     @router.get("/{video_id}/content", summary="The film, also while it grows; or its newest frame")
-    def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
+        if variant != "thumbnail":
+            return await run_in_threadpool(lambda: content_of(video_id, variant))
+        async with previews.turn():
+            return await run_in_threadpool(lambda: content_of(video_id, variant))
+
+    def content_of(video_id: str, variant: str) -> Response:
         job = jobs.get(video_id)
         final = job.status == "completed"
         headers = {"Cache-Control": "private" if final else "no-store", "X-Content-Type-Options": "nosniff"}
@@ -143,6 +159,16 @@ def shown(job: Job) -> dict[str, Any]:
     return data | {"error": None if job.error is None else {"code": code, "message": job.error}}
 
 
+def listed(job: Job) -> dict[str, Any]:
+    """A job in a list of many: the same without a long script or prompts, which GET /v1/videos/ID has."""
+    data = shown(job)
+    asked = data["request"]
+    for name in ("prompt", "script"):
+        if asked[name] is not None and len(json.dumps(asked[name])) > LONG:
+            asked[name] = None
+    return data
+
+
 def refusal(error: Exception) -> tuple[dict[str, Any], int]:
     """What is answered to a request that ended in an error, and the status."""
     message, code = explain(error)
@@ -163,9 +189,11 @@ def file_name(job: Job) -> str:
     return f"{words or job.id}.mp4"
 
 
-def _turn(act: Callable[[str], Job]) -> Callable[[str], dict[str, Any]]:
-    def turn(video_id: str) -> dict[str, Any]:
-        return shown(act(video_id))
+def _turn(act: Callable[[str], Job]) -> Callable[[str], Any]:
+    from fastapi import Response
+
+    def turn(video_id: str) -> Response:
+        return Told(shown(act(video_id)))
 
     return turn
 
@@ -173,10 +201,3 @@ def _turn(act: Callable[[str], Job]) -> Callable[[str], dict[str, Any]]:
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI for a body that is read by hand, because its size is bounded before it is parsed."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing wrong with a body, with its place."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = printable(shorten(".".join(str(part) for part in first["loc"]) or "the body", 60))
-    return f"{where}: {first['msg'][:1].lower()}{shorten(first['msg'][1:], 120)}. Correct it and send it again."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from app import sidecar
-from app.decoded import file_hash, picture_record
+from app.decoded import picture_record
 from app.dry_run import unknown_line
 from app.errors import RenderFailure, explain, printable
 from app.film import Film
@@ -17,6 +17,7 @@ from app.recipe import RenderRequest
 from app.stills import sink_kind
 from app.subtitles import chapters_of, numbered, write_vtt
 from app.timeline import Timeline
+from app.whole_file import file_hash
 from pipelines.types import prompt_text
 
 

@@ -1,6 +1,5 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,6 +15,7 @@ from app.setting_values import check_enlarged
 from app.shot_list import export_native, parse_native
 from app.sidecar import Config, ModelRecord, as_data, beside, library_versions, machine
 from app.timeline import Timeline
+from app.whole_file import file_hash
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
 from weights.catalog import MODELS
@@ -95,7 +95,7 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         machine=machine(),
         left_out=request.left_out,
         audio=None if request.audio is None else str(request.audio.absolute()),
-        audio_sha256=None if request.audio is None else _sha256(request.audio),
+        audio_sha256=None if request.audio is None else file_hash(request.audio),
         report=None if request.report is None else str(request.report.absolute()),
     )
 
@@ -241,14 +241,9 @@ def _sound(before: Header) -> Path | None:
     if before.audio is None:
         return None
     path = Path(before.audio)
-    if not path.is_file() or _sha256(path) != before.audio_sha256:
+    if not path.is_file() or file_hash(path) != before.audio_sha256:
         raise UsageMistake(
             f"{path}, the sound that the film was begun with, is gone or has changed. "
             "Put it back, or give the sound with --audio."
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

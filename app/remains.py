@@ -23,6 +23,7 @@ from app.journal import Journal, Past, Segment
 from app.recipe import RenderRequest
 from app.shot_list import export_native
 from app.video import film_name
+from app.whole_file import file_hash
 
 _BLOCK = 1 << 20
 
@@ -98,7 +99,7 @@ def finished(request: RenderRequest, past: Past | None) -> str:
     if past is not None and sidecar.film_hash(past.chunks) != record.film.sha256:
         return ""  # of another film, which replaces this one
     if record.film.file_sha256:
-        same, proof = _sha256(output) == record.film.file_sha256, "its bytes are those that were written"
+        same, proof = file_hash(output) == record.film.file_sha256, "its bytes are those that were written"
     else:
         same, proof = _frames(output) == record.film.frames, "its frames are all there; no hash of its bytes was noted"
     if not same:
@@ -197,12 +198,7 @@ def _same_snapshot(folder: Path, segment: Segment) -> bool | None:
     """Whether a segment's snapshot is what was noted; None where there is none any more."""
     if segment.snapshot is None or not (path := folder / Path(segment.snapshot).name).is_file():
         return None
-    return _sha256(path) == segment.sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path) == segment.sha256
 
 
 def _counted(part: Path, segments: Sequence[Segment]) -> list[bool]:

@@ -5,15 +5,20 @@ All of it works without the page, and nothing of it decides who may: that is app
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Response, WebSocket
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from app.access import Access, Gate, Receive, Scope, Send
+from app.addresses import Proxies
 from app.api_description import describe
+from app.desk import Desk, Told
 from app.loop_pauses import LoopPauses
 from app.restore_api import restore_router
 from app.rooms import House, Room
@@ -45,6 +50,7 @@ def make_app(
     page: bool = True,
     login: str | None = None,
     hosts: Iterable[str] = (),
+    proxies: Proxies | None = None,
     autostart: bool = True,
 ) -> FastAPI:
     """Build the application around an engine that the caller starts and closes.
@@ -57,28 +63,45 @@ def make_app(
         page: whether "/" is the Gradio page.
         login: "user:password" for everything, sockets included.
         hosts: names it answers to besides addresses, localhost and the machine's own name.
+        proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
         autostart: whether a new film plays at once.
     """
+    access = Access(secret, login, frozenset(hosts))
+    desk = Desk(Takes(engine.folder, access))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await run_in_threadpool(desk.close)
+
     app = FastAPI(
+        lifespan=lifespan,
         title="Rivulet",
         version=library_versions()["rivulet"],
         docs_url=None,  # both pages load scripts from a CDN; /openapi.json stays
         redoc_url=None,
+        openapi_url=None,  # it would be made on the event loop
     )
-    access = Access(secret, login, frozenset(hosts))
     app.include_router(LiveRoutes(engine, access, House(engine, autostart=autostart)).router)
-    takes = Takes(engine.folder, access)
-    app.include_router(restore_router(takes))
+    app.include_router(restore_router(desk))
     if jobs is not None:
         from app.jobs_api import jobs_router
 
-        app.include_router(jobs_router(jobs, takes))
+        app.include_router(jobs_router(jobs, desk))
     if page:
         from app.page import mount_page
 
         mount_page(app, engine, jobs, root_path=root_path)
     describe(app, login=login is not None)
-    app.add_middleware(Gate, access=access, root_path=root_path)  # last, so that it stands before everything
+
+    def description(request: Request) -> Told:
+        root = request.scope.get("root_path", "")
+        return Told(app.openapi() | ({"servers": [{"url": root}]} if root else {}))
+
+    app.router.routes.insert(0, APIRoute("/openapi.json", description, include_in_schema=False))
+    app.add_middleware(
+        Gate, access=access, root_path=root_path, proxies=proxies
+    )  # last, so that it stands before everything
     return app
 
 

@@ -11,13 +11,15 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from app.addresses import Proxies
+from app.doors import Doors, Listener
 from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageMistake, shorten
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from app.opening import EngineRequest
 
 PORTS_TRIED = 20
+BACKLOG = 128
+"""Connections that may wait to be accepted; so many are accepted before anything else is looked after."""
 FAREWELL_SECONDS = 1
 """What open sockets and streams have to end in."""
 LAST_SECONDS = 4.5
@@ -37,7 +41,7 @@ LAST_SECONDS = 4.5
 class Place:
     """A socket that listens already, and the address for a browser on this machine."""
 
-    listener: socket.socket
+    listener: Listener
     address: str
 
     @property
@@ -62,14 +66,15 @@ class Serving:
     autostart: bool
     auth: str | None
     hosts: frozenset[str]
+    proxies: Proxies | None
     root_path: str
     ssl_certfile: Path | None
     ssl_keyfile: Path | None
     open_browser: bool
 
 
-def find_place(host: str, port: int) -> Place:
-    """Take the first free port from `port` on; 0 is any.
+def find_place(host: str, port: int, doors: Doors | None = None) -> Place:
+    """Take the first free port from `port` on; 0 is any. `doors` bound who comes in.
 
     Raises:
         UsageMistake: the address is not this machine's, or none of the ports is free.
@@ -79,11 +84,11 @@ def find_place(host: str, port: int) -> Place:
     except OSError:
         raise UsageMistake(f"{shorten(host, 60)} is no address. Use --host 127.0.0.1 or 0.0.0.0.") from None
     for number in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = Listener(family, doors)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address[0], number))
-            listener.listen(128)
+            listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             if error.errno == errno.EADDRINUSE:
@@ -132,6 +137,7 @@ def serve(place: Place, asked: Serving) -> NoReturn:
                 jobs=jobs,
                 login=asked.auth,
                 hosts=asked.hosts,
+                proxies=asked.proxies,
                 autostart=asked.autostart,
             )
             code = _run(app, place, asked, engine.leave_off, lambda: _say_ready(url, open_browser=asked.open_browser))
@@ -144,27 +150,29 @@ def serve(place: Place, asked: Serving) -> NoReturn:
 def server_config(
     app: "FastAPI", *, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None
 ) -> "uvicorn.Config":
-    """Return uvicorn's configuration: bounded messages, no compression of JPEGs, no log of addresses with tokens."""
+    """Return uvicorn's configuration: bounded messages, no compression of JPEGs, no log of addresses with tokens.
+
+    Uvicorn's own reading of proxies' headers, which is on for loopback, is off: app/addresses.py does it.
+    """
     import uvicorn
-    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-    from websockets.exceptions import InvalidState
 
+    from app.few_words import log_config
+    from app.patience import HttpConnection, SocketConnection
     from app.wire import MAX_MESSAGE
-
-    class Socket(WebSocketsSansIOProtocol):
-        def shutdown(self) -> None:
-            with suppress(InvalidState):  # uvicorn closes again what its visitor is closing at this very moment
-                super().shutdown()
-            self.transport.close()
 
     return uvicorn.Config(
         app,
+        loop="asyncio",  # others accept without asking the door
+        http=HttpConnection,
+        ws=SocketConnection,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        log_config=log_config(),
         log_level="warning",
         access_log=False,
         server_header=False,
-        ws=Socket,
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,
         timeout_graceful_shutdown=FAREWELL_SECONDS,
         ssl_certfile=None if ssl_certfile is None else str(ssl_certfile),
         ssl_keyfile=None if ssl_keyfile is None else str(ssl_keyfile),
@@ -173,6 +181,8 @@ def server_config(
 
 def _run(app: "FastAPI", place: Place, asked: Serving, leave_off: Callable[[], None], ready: Callable[[], None]) -> int:
     import uvicorn
+
+    from app.heap import settle
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -183,6 +193,7 @@ def _run(app: "FastAPI", place: Place, asked: Serving, leave_off: Callable[[], N
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                settle()
                 ready()
 
     server = Server(server_config(app, ssl_certfile=asked.ssl_certfile, ssl_keyfile=asked.ssl_keyfile))

@@ -6,6 +6,7 @@ them: asked for and given.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
@@ -13,7 +14,7 @@ from typing import NoReturn
 from app.errors import UsageMistake
 from app.lengths import LONGEST_SECONDS, Length, Rhythm
 from app.script import RECACHE, Script, ScriptShot, apply_style, check_script
-from pipelines.types import Prompt, Transition, pixel_range
+from pipelines.types import TIME_SCALE, Prompt, Transition
 
 USUAL_LENGTH = Length(20, "s")
 """Of a film of which neither script nor command line says how long it is."""
@@ -64,7 +65,7 @@ class Timeline:
 
     def place(self, frame: int) -> Place:
         """Return the place of a pixel frame."""
-        latent = bisect_right(range(frame + 1), frame, key=lambda latent: pixel_range(latent).start) - 1
+        latent = (frame + TIME_SCALE - 1) // TIME_SCALE
         return Place(round(frame / self.fps, 6), frame, latent, self.rhythm.chunk_of(latent))
 
     def shot_at(self, chunk: int) -> int:
@@ -90,6 +91,12 @@ class Timeline:
             if not rest:
                 return tuple(shares.items())
             index, chunk = first - 1, self.shots[first].actual.chunk - 1
+
+    def blends(self) -> Iterator[tuple[int, range]]:
+        """The shots that begin softly, by index, each with the chunks of its blend."""
+        for index, (before, shot) in enumerate(pairwise(self.shots), 1):
+            if shot.transition.chunks and shot.prompt != before.prompt:  # the same prompt again is no switch
+                yield index, range(shot.actual.chunk, shot.actual.chunk + shot.transition.chunks)
 
     def blending(self, chunk: int) -> bool:
         """Whether a chunk lies within a soft transition."""
@@ -181,7 +188,8 @@ def _asked(script: Script, film: Timeline) -> list[int]:
 def _starts(script: Script, film: Timeline, asked: list[int]) -> list[int]:
     """The chunk each shot begins with."""
     rhythm = film.rhythm
-    starts = [bisect_left(range(film.chunks + 1), frame, key=rhythm.start_frame) for frame in asked]
+    every = range(film.chunks + 1)
+    starts = [bisect_left(every, frame, key=rhythm.start_frame) for frame in asked]
     if all(shot.at is None for shot in script.shots):
         if len(set(starts)) < len(starts) or starts[-1] >= film.chunks:
             longest = max(rhythm.start_frame(chunk + 1) - rhythm.start_frame(chunk) for chunk in (0, 1))

@@ -1,5 +1,6 @@
 """Write a text file whole or not at all: a kill or a full disk leaves what was there before."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -35,3 +36,11 @@ def put(half: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of every byte of a file; "" where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
+from app.doors import Doors
 from app.engine import Busy
 from app.serving import find_place, server_config
 from app.wire import Accepted, Applied, Do, Done, Hello, Problem, PromptUpdate, Saved, SessionStart, Stop
@@ -154,11 +155,11 @@ class PaintedEngine:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, doors: Doors | None = None) -> Iterator[str]:
     """A real server on a free port; gives its address, host:port."""
     import uvicorn
 
-    place = find_place("127.0.0.1", 0)
+    place = find_place("127.0.0.1", 0, doors)
     server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place.listener]}, daemon=True)
     thread.start()

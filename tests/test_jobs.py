@@ -19,8 +19,10 @@ from PIL import Image
 
 from app import sidecar
 from app.access import Access
+from app.desk import Desk
 from app.errors import UsageMistake
-from app.job_file import SETTINGS, Job, VideoRequest, new_job, render_words
+from app.job_chunks import chunk_rows
+from app.job_file import SETTINGS, Job, VideoRequest, new_job, place, render_words
 from app.jobs import Jobs, JobsFull, NoSuchJob, WrongState
 from app.setting_values import READERS
 from app.takes import Takes
@@ -376,13 +378,13 @@ def test_half_made_and_damaged_jobs_do_not_keep_a_server_from_starting(tmp_path:
 
 
 def test_a_dry_run_tells_shots_and_cost(jobs: Jobs) -> None:
-    told = jobs.check(ask(["a red ball", "a blue star"], seconds=6))
+    told = json.loads(jobs.measure(ask(["a red ball", "a blue star"], seconds=6)))
     assert [shot["prompt"] for shot in told["shots"]] == ["a red ball", "a blue star"]
     assert told["totals"]["frames"] == 96
     assert told["estimate"]["seconds"] > 0
     assert jobs.list() == []
     with pytest.raises(UsageMistake, match=r"script\.yaml, line 1"):
-        jobs.check(VideoRequest.model_validate({"script": "shots: 3"}))
+        jobs.measure(VideoRequest.model_validate({"script": "shots: 3"}))
 
 
 def test_the_embedded_model_renders_a_job(tmp_path: Path) -> None:
@@ -404,11 +406,15 @@ def test_chunks_are_told_while_they_are_made_and_when_the_film_is_done(tmp_path:
     jobs = Jobs(tmp_path / "jobs", renderer=renderer(tmp_path, delay=0.4))
     jobs.start()
     job = jobs.create(ask(["a red ball", "a blue star"], seconds=3.0, transition="soft", transition_chunks=1))
-    until(lambda: len(jobs.chunks(job.id)["data"]) > 0)
-    growing = jobs.chunks(job.id)
+
+    def chunks(since: int = 0) -> dict[str, Any]:
+        return chunk_rows(jobs.folder / job.id, place(job.request, models=["embedded"])[1], since=since)
+
+    until(lambda: len(chunks()["data"]) > 0)
+    growing = chunks()
     assert growing["chunks"] == job.chunks > len(growing["data"])
     until(is_(jobs, job, "completed"))
-    done = jobs.chunks(job.id)
+    done = chunks()
     record = sidecar.read(jobs.folder / job.id / "film.json")
     jobs.close()
     assert [shot["prompt"] for shot in done["shots"]] == ["a red ball", "a blue star"]
@@ -416,7 +422,7 @@ def test_chunks_are_told_while_they_are_made_and_when_the_film_is_done(tmp_path:
     assert [row["sha256"] for row in done["data"]] == [chunk.sha256 for chunk in record.chunks]
     assert done["data"][: len(growing["data"])] == growing["data"]
     assert sum(row["shown"] for row in done["data"]) == job.frames
-    assert [row["chunk"] for row in jobs.chunks(job.id, since=2)["data"]] == list(range(2, job.chunks))
+    assert [row["chunk"] for row in chunks(2)["data"]] == list(range(2, job.chunks))
 
 
 @pytest.fixture
@@ -427,9 +433,11 @@ def client(jobs: Jobs) -> Iterator[Any]:
     from app.jobs_api import jobs_router
 
     app = FastAPI()
-    app.include_router(jobs_router(jobs, Takes(jobs.folder, Access(b"0" * 32))))
+    desk = Desk(Takes(jobs.folder, Access(b"0" * 32)))
+    app.include_router(jobs_router(jobs, desk))
     with TestClient(app) as found:
         yield found
+    desk.close()
 
 
 def test_a_film_is_ordered_watched_and_fetched_over_http(client: Any) -> None:

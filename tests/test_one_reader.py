@@ -14,6 +14,7 @@ import app.films
 import app.opening
 from app.access import Access
 from app.cli import main
+from app.desk_work import plan
 from app.errors import UsageMistake
 from app.filming import film_script
 from app.importers import load_script
@@ -195,8 +196,9 @@ def test_notes_of_a_script_are_told_by_every_door(here: Path, capsys: pytest.Cap
     assert main(["render", "notes.txt", "--dry_run"]) == 0
     assert all(note in capsys.readouterr().out for note in notes[:1])
     jobs = Jobs(here / "jobs")
-    assert jobs.plan(VideoRequest.model_validate({"script": text, "script_kind": "txt"}))["notes"] == notes
     jobs.close()
+    body = json.dumps({"script": text, "script_kind": "txt"}).encode()
+    assert plan(Takes(jobs.folder, Access(b"0" * 32)), body)["notes"] == notes
 
 
 # ------------------------------------------------------------------ too long for the model

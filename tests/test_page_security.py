@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from app.access import Access
+from app.addresses import read_proxies
 from app.content_policy import page_policy
 from app.jobs import Jobs
 from app.opening import EngineRequest
@@ -225,7 +226,10 @@ def test_the_policy_names_the_scripts_of_the_page_and_no_others() -> None:
 def test_the_page_works_behind_a_proxy_with_tls_and_a_sub_path(browser: Any, tmp_path: Path, strip: bool) -> None:
     credentials = {"username": "ann", "password": "secret"}
     with (
-        a_server(tmp_path, root_path="/film", login="ann:secret") as (address, engine),
+        a_server(tmp_path, root_path="/film", login="ann:secret", proxies=read_proxies(["127.0.0.1"])) as (
+            address,
+            engine,
+        ),
         proxied(address, "/film", tmp_path, strip=strip) as (url, proxy),
         a_page(browser, url, http_credentials=credentials) as page,
     ):

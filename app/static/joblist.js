@@ -71,7 +71,7 @@ class JobLine {
       earlier: this.button("up", "", "Earlier", move(-1)),
       later: this.button("down", "", "Later", move(1)),
       cancel: this.button("stop", "Cancel", "End it for good; what there is of the film stays", turn("cancel")),
-      again: this.button("copy", "Edit as new", "Its script and settings into the form above", () => list.onAgain(this.job)),
+      again: this.button("copy", "Edit as new", "Its script and settings into the form above", async () => list.onAgain(await api(`/${this.id}`))),
       download: make("a", { className: "rv-button", href: pageUrl(this.film), download: "" }, make("span", { textContent: "Download" })),
       delete: this.button("close", "Delete", "Delete the job and its film", () => this.remove()),
     };
