@@ -12,7 +12,7 @@ from cache.kinds import AveragedMemory, MarkedWindow
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
 from cache.refresh import SinkRefresh
-from cache.switches import ElasticRecache, Keep, Recache
+from cache.switches import Keep, Recache
 from cache.types import CachePolicy, PositionPolicy, SwitchPolicy, WindowPolicy
 from cache.windows import AllRemembered, RollingWindow, SinkAnchorRecent, SinkAndRecent
 
@@ -40,4 +40,4 @@ POSITION_POLICIES: dict[str, type[PositionPolicy]] = {
     "regions": Regions,
     "shot-offset": ShotOffset,
 }
-SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache, "elastic": ElasticRecache}
+SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache}

@@ -18,10 +18,7 @@ from cache.layer import LayerMemory
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens.
-
-    With a `from_layer` above 0, what enters that layer is kept for replays that begin there.
-    """
+    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens."""
 
     layers: int
     batch: int
@@ -31,7 +28,6 @@ class KVShape:
     columns: int
     heads: int
     head_dim: int
-    from_layer: int = 0
 
     @property
     def tokens(self) -> int:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cache.averaging import MEAN, Means
 from cache.buffers import Buffers, KVShape
-from cache.entering import Entering
-from cache.layer import Entrance, LayerMemory
+from cache.layer import LayerMemory
 from cache.rope import frame_tables, rotate
 from cache.scoring import Scoring
 from cache.selection import Selection
@@ -72,7 +71,6 @@ class KVStore:
         self._biased: tuple[tuple[SlotRange, ...], Tensor] | None = None
         self._layers: tuple[tuple[int, ...], list[LayerMemory]] = (), []
         self._means = Means(self._keys, self._values)
-        self._entering = Entering(shape.from_layer, self._keys, shape.own)
         self._selection = self._scoring = None
         if isinstance(scorer, TokenScorer):
             self._selection = Selection(scorer, self._keys, self._values, shape.columns)
@@ -88,7 +86,6 @@ class KVStore:
         self.staged = ()
         self._viewed: list[tuple[int, int] | None] = []
         self._means.reset()
-        self._entering.reset()
         if self._selection is not None:
             self._selection.reset()
         if self._scoring is not None:
@@ -97,15 +94,7 @@ class KVStore:
     def slots(self, cur: int, switches: tuple[int, ...] = ()) -> Slots:
         """What the policies look at."""
         scores = () if self._scoring is None else self._scoring.read()
-        return Slots(self.lane, cur, self.entries, switches, scores, self._entering.moved)
-
-    def look_back(self) -> bool:
-        """Take in what the last chunk's shortened replay found, if there was one; policies see it until a pass runs."""
-        return self._entering.look_back()
-
-    def entrance(self, frames: range, from_layer: int) -> Entrance | None:
-        """For a pass of `frames` that writes the keys of layers from `from_layer` on; None where replays are whole."""
-        return self._entering.entrance(frames, from_layer)
+        return Slots(self.lane, cur, self.entries, switches, scores)
 
     def apply(self, action: Action) -> None:
         """Carry out what a cache or switch policy asked; Write takes from what the last pass staged."""
@@ -150,22 +139,19 @@ class KVStore:
         self.entries = (*self.entries, entry)
 
     def _write(self, action: Write) -> None:
-        tokens, first = self.shape.tokens, self._entering.first
+        tokens = self.shape.tokens
         staged_at = {slot.frame: index for index, slot in enumerate(self.staged)}
         for frame, slot in zip(action.frames, action.slots, strict=True):
             if slot > len(self.entries):
                 raise ValueError(f"slot {slot} is beyond the end ({len(self.entries)}): slots are written in order")
             if slot == len(self.entries):
-                if first:
-                    raise ValueError(f"a replay from layer {first} on cannot bring back frame {frame}: replay whole")
                 self._append(Slot(frame))
             source = staged_at[frame]
             part = slice(source * tokens, (source + 1) * tokens)
             place = self._physical[slot]
             self._outdated([place])
             self._means.forget(place)
-            self._entering.written(frame, part, place, self._keys, self._staged_keys)
-            self._remembered[:, first:, :, place].copy_(self._staged[:, first:, :, part])
+            self._remembered[:, :, :, place].copy_(self._staged[:, :, :, part])
             entry = replace(self.staged[source], tag=action.tag)
             self.entries = (*self.entries[:slot], entry, *self.entries[slot + 1 :])
             if self._selection is not None:
@@ -207,7 +193,6 @@ class KVStore:
         """Compare all frames with the newest one, if the policy asks for that and there is a new one."""
         if self._scoring is not None:
             self._scoring.measure(self._physical)
-        self._entering.send()
 
     def read(self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int) -> list[LayerMemory]:
         """What each layer attends to in a pass of `frames` own frames.
@@ -322,7 +307,7 @@ class KVStore:
         What the last pass staged stands in place of what is remembered of the same frames, or behind.
         """
         s = self.shape
-        staged = {slot.frame: index for index, slot in enumerate(self.staged) if layer >= self._entering.first}
+        staged = {slot.frame: index for index, slot in enumerate(self.staged)}
         frames: list[int] = []
         parts: list[tuple[Tensor, Tensor]] = []
         stage_k = self._staged_keys[layer].unflatten(1, (s.own, s.tokens))
@@ -350,7 +335,7 @@ class KVStore:
     def _tensors(self) -> dict[str, Tensor]:
         """All that lasts from chunk to chunk."""
         more = {} if self._selection is None else self._selection.tensors()
-        return {"keys": self._keys, "values": self._values, **self._entering.tensors(), **more}
+        return {"keys": self._keys, "values": self._values, **more}
 
     def snapshot(self) -> dict[str, object]:
         """A copy of the memory between chunks (staging is not part of it)."""
@@ -380,7 +365,6 @@ class KVStore:
         self._physical = list(snapshot["physical"])  # type: ignore[call-overload]
         self._free = list(snapshot["free"])  # type: ignore[call-overload]
         self._means.restore(means)
-        self._entering.restored()
         self.staged, self._viewed = (), []
         if self._selection is not None:
             self._selection.done()

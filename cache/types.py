@@ -55,14 +55,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames).
-
-    `from_layer` is the first layer whose keys it writes; it runs from the layer below that, on what entered it before.
-    """
+    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames)."""
 
     kind: PassKind
     rows: tuple[Row, ...]
-    from_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +82,7 @@ class Slots:
     """What one lane remembers.
 
     `switches` = frames at which prompts or shots changed. `scores` = how alike each entry and the frame written last
-    are, where the cache policy names a scorer of frames; measured when that frame was written, empty before. `moved` is
-    how far the last chunk's shortened replay moved the keys of its first layer, relative to them; None without one.
+    are, where the cache policy names a scorer of frames; measured when that frame was written, empty before.
     """
 
     lane: int
@@ -95,7 +90,6 @@ class Slots:
     entries: tuple[Slot, ...]
     switches: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
-    moved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +190,9 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass.
-
-    With `from_layer` the keys of the layers below it stay, and the pass begins with what entered the last of these.
-    """
+    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass."""
 
     frames: range
-    from_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,15 +287,11 @@ class PositionPolicy(Protocol):
 class SwitchPolicy(Protocol):
     """What a new prompt does to the memory; `old` and `new` are conditioning versions.
 
-    `replays` is the largest number of frames it runs again, 0 for none; `from_layer` where its shortened replays begin
-    to write, 0 if all are whole. It is asked again in the chunk after a shortened replay, with `old` equal to `new`.
+    `replays` is the largest number of frames it runs again, 0 for none.
     """
 
     @property
     def replays(self) -> int: ...
-
-    @property
-    def from_layer(self) -> int: ...
 
     def plan(self, slots: Slots, old: int, new: int) -> list[Action]: ...
 

@@ -17,7 +17,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from torch import Tensor, nn
 
-from cache.layer import Entrance, LayerMemory
+from cache.layer import LayerMemory
 from cache.rope import rotary_tables
 from models.attention import (
     CausalAttnProcessor,
@@ -215,7 +215,6 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         rotary: tuple[Tensor, Tensor],
         memory: Sequence[LayerMemory] | None = None,
         spans: tuple[Span, ...] | None = None,
-        entrance: Entrance | None = None,
     ) -> Tensor:
         """Predict the flow (noise minus clean) of a sequence of latent frames.
 
@@ -226,7 +225,6 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             rotary: cos and sin of the queries and own keys, from cache.rope.rotary_tables.
             memory: per layer, the keys and values to attend to; the pass writes its own part into them.
             spans: which tokens see which in the training forward; with a memory there are none.
-            entrance: a layer whose input is kept, or at which the pass begins.
 
         Returns:
             The flow, [B, C, F, H, W].
@@ -244,12 +242,6 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
 
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
-            if entrance is not None and entrance.begins and layer <= entrance.layer:
-                if layer < entrance.layer:
-                    continue
-                hidden_BSE = entrance.hidden
-            elif entrance is not None and layer == entrance.layer:
-                entrance.hidden.copy_(hidden_BSE)
             context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
             if checkpointing:
                 hidden_BSE = self._gradient_checkpointing_func(  # pyright: ignore[reportOptionalCall]  # set by enable_

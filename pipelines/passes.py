@@ -138,9 +138,7 @@ class Passes:
         x = (rows[0].latents if count == 1 else torch.cat([each.latents for each in rows])).transpose(1, 2)
         timestep = _timesteps(tuple(each.row.levels for each in rows), self._frame[0], self._device)
         tables = self._tables.of(tuple(each.positions for each in rows), self._frame[0])
-        row = rows[0].row
-        entrance = self.state.kv[row.lane].entrance(row.frames, work.from_layer)
-        flow = transformer(x, timestep, self.texts.of(self.state.text, count), tables, memory, entrance=entrance)
+        flow = transformer(x, timestep, self.texts.of(self.state.text, count), tables, memory)
         if work.kind == "denoise" and self.guidance_scale != 1.0:  # memory belongs to the prompt
             bare = [layer.read_only() for layer in memory]
             without = transformer(x, timestep, self.texts.without_prompt(count), tables, bare)

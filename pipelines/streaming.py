@@ -81,7 +81,6 @@ class Stream:
             columns=columns,
             heads=config["num_attention_heads"],
             head_dim=config["attention_head_dim"],
-            from_layer=policies.switch.from_layer,
         )
         buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
         decoder = engine.autoencoder
@@ -214,7 +213,7 @@ class Stream:
         state, before = self.state, self.state.text
         switched = controls.prompt != before.prompt
         actions: list[Action] = []
-        again = state.kv[0].look_back() and not switched and not before.blend  # what a shortened replay moved is known
+        arrived = False
         if switched:
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
@@ -226,8 +225,8 @@ class Stream:
             if blend is not None:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
-            state.text, again = state.text.advance()
-        if again:
+            state.text, arrived = state.text.advance()
+        if arrived:
             actions = self._plan_switch(before.version)
         for action in actions:
             self._carry_out(action)
@@ -259,7 +258,7 @@ class Stream:
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
         elif isinstance(action, Replay):
             row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
-            self._passes.run(Pass("replay", (row,), action.from_layer))
+            self._passes.run(Pass("replay", (row,)))
         else:
             for store in state.kv:
                 store.apply(action)

@@ -221,7 +221,6 @@ def test_a_switch_policy_asks_for_what_the_engine_can_do(name: str, cache: str, 
     for action in policy.plan(memory.view(), 1, 2):
         if isinstance(action, Replay):
             assert chunks > 0
-            assert action.from_layer in (0, policy.from_layer)
             assert action.frames.stop == memory.cur
             assert 0 < len(action.frames) <= store.capacity, "latents that old are not kept"
             row = row_of(action.frames, commit=True)
