@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cache.storage import Dense, NewStorage
 from cache.types import CachePolicy, NoisePlan, PositionPolicy, SwitchPolicy, WindowPolicy
 from models.wan import CausalWanTransformer3DModel
 from pipelines.conditioning import Conditioner
@@ -48,7 +49,10 @@ class Autoencoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What all streams of a process share: weights and policies, none of which changes."""
+    """What all streams of a process share: weights and policies, none of which changes.
+
+    `storage` makes what holds a lane's keys and values.
+    """
 
     transformer: CausalWanTransformer3DModel
     conditioner: Conditioner
@@ -56,3 +60,4 @@ class Engine:
     autoencoder: Autoencoder | None = None
     fps: int = 16
     drift_spreads: tuple[float, ...] | None = None
+    storage: NewStorage = Dense

@@ -153,7 +153,7 @@ class Passes:
         x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
-        store.measure()
+        store.over()
         if self.observer is not None:
             self.observer(work, row, latents, flow, x0, store)
 

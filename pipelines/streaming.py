@@ -88,7 +88,9 @@ class Stream:
             seed=seed,
             stream=stream,
             kv=[
-                KVStore(shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer)
+                KVStore(
+                    shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer, storage=engine.storage
+                )
                 for lane in range(plan.lanes)
             ],
             latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),

@@ -17,6 +17,7 @@ from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.positions import Absolute, SlotIndex
 from cache.rope import rotate
+from cache.slots import Choose, Fold, Put, Reorder, SlotTable
 from cache.switches import Recache
 from cache.types import (
     NATIVE,
@@ -45,44 +46,25 @@ CHUNKS = 200
 
 
 class Memory:
-    """A store without tensors: what actions do to slots, written independently of cache/kv.py."""
+    """A slot table, which refuses what no store could carry out, and where the film stands."""
 
     def __init__(self) -> None:
-        self.slots: list[Slot] = []
+        self.table = SlotTable(4096)
         self.cur = 0
         self.switches: tuple[int, ...] = ()
 
+    @property
+    def slots(self) -> list[Slot]:
+        return [*self.table.entries]
+
     def view(self) -> Slots:
-        return Slots(0, self.cur, tuple(self.slots), self.switches)
+        return Slots(0, self.cur, self.table.entries, self.switches)
 
     def apply(self, action: Action) -> None:
         for each in fields(action):
             assert isinstance(getattr(action, each.name), int | float | range | str), f"{action} holds other things"
-        if isinstance(action, Evict):
-            assert 0 <= action.slots.start < action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            del self.slots[action.slots.start : action.slots.stop]
-        elif isinstance(action, Write):
-            assert len(action.frames) == len(action.slots) > 0
-            for frame, slot in zip(action.frames, action.slots, strict=True):
-                assert 0 <= slot <= len(self.slots), f"{action} leaves a hole"
-                self.slots[slot : slot + 1] = [Slot(frame, action.tag)]
-        elif isinstance(action, Move):
-            self.slots.insert(action.to, self.slots.pop(action.slot))
-        elif isinstance(action, Pin | Rebase):
-            change = {"tag": action.tag} if isinstance(action, Pin) else {"base": action.base}
-            for slot in action.slots:
-                self.slots[slot] = replace(self.slots[slot], **change)
-        elif isinstance(action, Average):
-            assert action.into in range(len(self.slots) + 1), f"{action} leaves a hole"
-            assert not action.slots or action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            last = self.slots[action.slots[-1]].frame
-            self.slots[action.into : action.into + 1] = [Slot(last, "mean")]
-        elif isinstance(action, Prune):
-            assert 0 <= action.slots.start < action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            assert action.keep < len(action.slots)
-            self.slots[action.slots.start : action.slots.stop] = [Slot(NATIVE, "kept")] * action.keep
-        else:
-            raise AssertionError(f"a cache policy cannot ask for {action}")
+        assert not isinstance(action, Replay | Blend | Drop), f"a cache policy cannot ask for {action}"
+        self.table.apply(action, [Slot(frame) for frame in action.frames] if isinstance(action, Write) else ())
 
     def frames(self) -> list[int]:
         """Those remembered whole; a mean, or tokens kept by content, stand for many."""
@@ -284,6 +266,80 @@ def test_sink_and_recent_is_narrower_than_the_memory() -> None:
     assert ranges == [SlotRange(0, 2), SlotRange(10, 12), SlotRange(12, 15)]
 
 
+# ------------------------------------------------------------------ the slot table
+
+
+def filled(*frames: int, capacity: int = 6) -> SlotTable:
+    table = SlotTable(capacity)
+    table.apply(Write(range(len(frames)), range(len(frames))), [Slot(index) for index in range(len(frames))])
+    table.entries = tuple(Slot(frame) for frame in frames)
+    return table
+
+
+def frames_of(table: SlotTable) -> list[int]:
+    return [slot.frame for slot in table.entries]
+
+
+def test_actions_say_in_integers_what_happens_at_which_place() -> None:
+    table = filled(0, 1, 2, 3)
+    assert table.places == [0, 1, 2, 3]
+    assert table.apply(Evict(range(1, 3))) == [Reorder()]
+    assert (frames_of(table), table.places, table.free) == ([0, 3], [0, 3], [4, 5, 1, 2])
+    staged = [Slot(7, prompt=2, level=5.0), Slot(8)]
+    assert table.apply(Write(range(8, 9), range(2, 3), "pin"), staged) == [Put(8, 1, 4)]
+    assert table.apply(Write(range(7, 8), range(1, 2)), staged) == [Put(7, 0, 3)], "over what stood there"
+    assert table.entries == (Slot(0), Slot(7, "recent", 2, 5.0), Slot(8, "pin"))
+    assert table.apply(Move(2, 0)) == [Reorder()]
+    assert (frames_of(table), table.places) == ([8, 0, 7], [4, 0, 3])
+    assert table.apply(Pin(range(1, 2), "sink")) == table.apply(Rebase(range(1, 3), 9)) == []
+    assert table.entries[1:] == (Slot(0, "sink", base=9), Slot(7, "recent", 2, 5.0, 9))
+    began = table.apply(Average(range(2), 3, 0.1))
+    assert began == [Fold(4, 5, 1.0, begins=True), Fold(0, 5, 0.1)]
+    assert table.entries[3] == Slot(0, "mean")
+    assert table.apply(Average(range(2, 3), 3, 0.1)) == [Fold(3, 5, 0.1)]
+    assert table.entries[3].frame == 7
+    table.apply(Evict(range(3, 4)))
+    assert table.apply(Prune(range(3), 2)) == [Choose((4, 0, 3), (4, 0)), Reorder()]
+    assert table.entries == (Slot(NATIVE, "kept"), Slot(NATIVE, "kept"))
+    assert sorted([*table.places, *table.free]) == [*range(6)]
+    table.reset()
+    assert (table.entries, table.places, table.free) == ((), [], [*range(6)])
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (Evict(range(1, 4)), "slots that are not there: 3 are taken"),
+        (Evict(range(-1, 1)), "not there"),
+        (Move(0, 3), "not there"),
+        (Move(3, 0), "not there"),
+        (Pin(range(3, 4), "pin"), "not there"),
+        (Rebase(range(2, 5), 1), "not there"),
+        (Average(range(2, 4), 0, 0.1), "not there"),
+        (Average(range(1), 4, 0.1), "beyond the end"),
+        (Average(range(0), 3, 0.1), "averages nothing"),
+        (Prune(range(2, 4), 1), "not there"),
+        (Prune(range(3), 3), "keeps 3 of 3"),
+        (Write(range(9, 10), range(4, 5)), "written in order"),
+        (Write(range(5, 6), range(3, 4)), r"frame 5 cannot be remembered: the last pass held \[9\]"),
+        (Write(range(9, 10), range(-1, 0)), "written in order"),
+        (Replay(range(1)), "the engine loop has to"),
+    ],
+)
+def test_what_no_memory_can_do_is_refused_and_changes_nothing(action: Action, words: str) -> None:
+    table = filled(0, 1, 2)
+    with pytest.raises(ValueError, match=words):
+        table.apply(action, [Slot(9)])
+    assert (frames_of(table), table.places, table.free) == ([0, 1, 2], [0, 1, 2], [3, 4, 5])
+
+
+def test_a_full_table_takes_no_further_frame() -> None:
+    table = filled(0, 1, capacity=3)
+    with pytest.raises(ValueError, match="must evict before it writes"):
+        table.apply(Write(range(8, 10), range(2, 4)), [Slot(8), Slot(9)])
+    assert (frames_of(table), table.free) == ([0, 1], [2]), "not even the first of them"
+
+
 # ------------------------------------------------------------------ the store
 
 SHAPE = KVShape(layers=2, batch=2, capacity=4, own=3, rows=1, columns=2, heads=1, head_dim=12)
@@ -412,7 +468,7 @@ def test_a_view_brought_up_to_date_is_the_one_made_anew_bit_for_bit(heads: int) 
 
 def test_only_frames_that_changed_are_turned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
-    monkeypatch.setattr("cache.kv.rotate", lambda x, *rest, **out: turned.append(1) or rotate(x, *rest, **out))
+    monkeypatch.setattr("cache.view.rotate", lambda x, *rest, **out: turned.append(1) or rotate(x, *rest, **out))
     store, draw = KVStore(SHAPE), torch.Generator()
     for frame in range(SHAPE.capacity):
         run_pass(store, frame, range(frame), draw)

@@ -334,7 +334,7 @@ def test_a_film_goes_on_from_a_snapshot_and_from_a_file_bit_for_bit(tmp_path: Pa
     def forgetful(start: int) -> list[str]:
         again = tiny_stream(engine, seed=77)
         again.restore(after[start])
-        again.state.kv[0]._tensors()["queries"].zero_()
+        again.state.kv[0].tensors()["queries"].zero_()
         return film(again, [FOX] * 2)
 
     assert any(forgetful(start) != hashes[start : start + 2] for start in (4, 6, 8)), "last chunk's queries do nothing"
@@ -356,9 +356,9 @@ def test_after_a_cut_nothing_of_before_is_left() -> None:
         return film(tiny_stream(engine, seed=5), [first] * 7 + [switch] * 8)[7:]
 
     store = tiny_stream(engine).state.kv[0]
-    store._tensors()["queries"].fill_(1.0)
+    store.tensors()["queries"].fill_(1.0)
     store.reset()
-    assert not store._tensors()["queries"].any()
+    assert not store.tensors()["queries"].any()
     assert after(FOX, cut) == after(WOLF, cut)
     assert after(FOX, keep) != after(WOLF, keep)
 
@@ -406,7 +406,7 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
         if chunk % 25 < 2:
             index, cur = store.tokens(0)[0], stream.state.cur
             assert len(store.entries) <= policy.window
-            assert sorted([*store._physical, *store._free]) == list(range(policy.window)), "a place was lost"
+            assert sorted([*store.table.places, *store.table.free]) == list(range(policy.window)), "a place was lost"
             assert int(index[:, 3].max()) <= policy.max_reuse
             assert len(set(map(tuple, index[:, :3].tolist()))) == len(index), "a token is there twice"
             if cur > policy.window:

@@ -342,7 +342,7 @@ def test_what_no_device_allows_fails(how: Callable[[Tensor], object], monkeypatc
     write = KVStore.stage
 
     def looks(self: KVStore, frames: Any) -> None:
-        how(self._keys)
+        how(self.tensors()["keys"])
         write(self, frames)
 
     monkeypatch.setattr(KVStore, "stage", looks)

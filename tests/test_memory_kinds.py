@@ -511,13 +511,13 @@ def test_no_kind_of_memory_outgrows_its_room_whatever_happens(policy: CachePolic
     for _ in range(400):
         event = chance.random()
         if event < 0.05:
-            memory.slots.clear()
+            memory.table.reset()
         elif event < 0.25 and memory.cur:
             switches = (*switches, memory.cur)[-32:]
             if event < 0.2:
                 count = chance.randint(1, min(policy.capacity, memory.cur))
                 if event < 0.1:
-                    memory.slots.clear()
+                    memory.table.reset()
                 step(policy, memory, range(memory.cur - count, memory.cur), switches)
         step(policy, memory, range(memory.cur, memory.cur + chance.randint(1, most)), switches)
         frames = memory.frames()

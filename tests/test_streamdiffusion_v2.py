@@ -125,7 +125,7 @@ def put(store: KVStore, frames: Sequence[int], generator: torch.Generator) -> No
         memory.staged_values.copy_(torch.randn(memory.staged_values.shape, generator=generator) + 0.3)
     store.stage([Slot(frame) for frame in frames])
     store.apply(Write(range(frames[0], frames[-1] + 1), range(count, count + len(frames))))
-    store.measure()
+    store.over()
 
 
 def by_hand(store: KVStore) -> list[float]:
@@ -153,7 +153,7 @@ def test_scores_are_mean_cosines_with_the_newest_frame_and_only_of_entries() -> 
         assert scores[-1] == pytest.approx(1.0, abs=1e-6)
     assert min(scores) < 0.9
     before, saved = scores, store.snapshot()
-    store.measure()
+    store.over()
     assert store.slots(5).scores == before, "nothing new, nothing measured"
     store.apply(Move(4, 1))
     assert store.slots(5).scores == (), "the scores are of entries that stand elsewhere now"
@@ -218,8 +218,8 @@ def test_the_place_in_the_allocation_does_not_matter(model: CausalWanTransformer
     """T15."""
     shuffled = tiny_stream(engine_of(model))
     for number, store in enumerate(shuffled.state.kv):
-        random.Random(number).shuffle(store._free)
-        assert store._free != sorted(store._free)
+        random.Random(number).shuffle(store.table.free)
+        assert store.table.free != sorted(store.table.free)
     assert film(shuffled, [FOX] * 12) == film(tiny_stream(engine_of(model)), [FOX] * 12)
 
 

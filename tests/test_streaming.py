@@ -188,7 +188,7 @@ def test_restoring_copies_into_the_same_buffers(engine: Engine) -> None:
     stream.restore(saved)
     assert addresses(stream) == before
     held = {id(value) for store in saved.kv for value in store.values() if isinstance(value, Tensor)}
-    assert not held & {id(stream.state.kv[0]._keys), id(stream.state.kv[0]._values)}
+    assert not held & {id(each) for each in stream.state.kv[0].tensors().values()}
 
 
 def test_a_snapshot_holds_every_field_of_the_state(engine: Engine) -> None:
@@ -293,8 +293,8 @@ def test_frames_are_given_before_the_film_begins_or_not_at_all(engine: Engine) -
 def addresses(stream: Stream) -> list[int]:
     """Where the long-lived buffers lie."""
     store = stream.state.kv[0]
-    tensors = [store._keys, store._values, store._view_keys, store._view_values, store._staged_keys]
-    return [tensor.data_ptr() for tensor in [*tensors, store._staged_values, stream.state.latents.ring]]
+    buffers = [*stream._passes._buffers, *store.tensors().values(), stream.state.latents.ring]
+    return [tensor.data_ptr() for tensor in buffers]
 
 
 def tensors_alive() -> int:
