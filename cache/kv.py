@@ -76,8 +76,10 @@ class KVStore:
 
     def slots(self, cur: int, switches: tuple[int, ...] = ()) -> Slots:
         """What the policies look at."""
-        scores = () if self._scoring is None else self._scoring.read()
-        return Slots(self.lane, cur, self.table.entries, switches, scores)
+        return Slots(self.lane, cur, self.table.entries, switches, self._scores())
+
+    def _scores(self) -> tuple[float, ...]:
+        return () if self._scoring is None else self._scoring.read()
 
     def apply(self, action: Action) -> None:
         """Carry out what a cache or switch policy asked; Write takes from what the last pass staged."""
@@ -164,7 +166,8 @@ class KVStore:
         """What else lasts; staging is not part of it."""
         more = self._merged(lambda companion: companion.data())
         table = self.table
-        return {"entries": table.entries, "places": tuple(table.places), "free": tuple(table.free), **more}
+        held = {"entries": table.entries, "places": tuple(table.places), "free": tuple(table.free)}
+        return {**held, "scores": self._scores(), **more}
 
     def restored(self, data: Mapping[str, Any]) -> None:
         """`tensors` are those of a snapshot, and so is `data`."""
@@ -176,30 +179,3 @@ class KVStore:
 
     def _merged(self, of: Callable[[Companion], dict[str, T]]) -> dict[str, T]:
         return {name: value for companion in self._companions for name, value in of(companion).items()}
-
-    def snapshot(self) -> dict[str, object]:
-        """A copy of the memory between chunks (staging is not part of it)."""
-        data = self.data()
-        return {
-            "entries": data["entries"],
-            "physical": data["places"],
-            "free": data["free"],
-            **{name: tensor.clone() for name, tensor in self.tensors().items()},
-            **{f"mean.{place}": mean.clone() for place, mean in data["means"].items()},
-            "scores": data.get("scores", ()),
-        }
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Copy a snapshot into the allocated buffers; the rotated view is stale after it."""
-        ours = self.tensors()
-        theirs = {name: tensor for name, tensor in snapshot.items() if isinstance(tensor, Tensor)}
-        means = {name[5:]: theirs.pop(name).clone() for name in [*theirs] if name.startswith("mean.")}
-        shapes = [{name: tuple(tensor.shape) for name, tensor in each.items()} for each in (theirs, ours)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"the snapshot's memory is {shapes[0]}, this stream's is {shapes[1]}: "
-                "restore it into a stream of the same preset, model and size"
-            )
-        for name, tensor in ours.items():
-            tensor.copy_(theirs[name])
-        self.restored({**snapshot, "places": snapshot["physical"], "means": means})

@@ -85,9 +85,6 @@ class Scoring(Companion):
             self._known = tuple(scores[place] for place in self._places)
         return self._known
 
-    def data(self) -> dict[str, Any]:
-        return {"scores": self.read()}
-
     def restored(self, data: Mapping[str, Any], places: Sequence[int]) -> None:
         self.reset()
         self._average(places)

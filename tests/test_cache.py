@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -41,6 +41,7 @@ from cache.types import (
     Write,
 )
 from cache.windows import SinkAndRecent
+from pipelines.tree import check, copied, put_back
 
 CHUNKS = 200
 
@@ -412,7 +413,7 @@ def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
     assert not torch.equal(seen(store, [0, 7]), first), "new positions, old view"
     assert torch.equal(seen(store, [0, 1]), first)
     assert torch.equal(seen(store, [NATIVE, NATIVE]), first), "a frame's native position is its number"
-    saved = store.snapshot()
+    saved = copied(store)
     for memory in store.read([SlotRange(0, 3)], [0, 1, 2], 1):  # a pass that sees both and rewrites frame 0
         assert memory.staged_keys is not None
         memory.staged_keys.fill_(7.0)
@@ -420,7 +421,7 @@ def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
     store.apply(Write(range(1), range(1)))
     changed = seen(store, [0, 1])
     assert not torch.equal(changed, first), "new content, old view"
-    store.restore(saved)
+    put_back(store, saved, torch.device("cpu"))
     assert torch.equal(seen(store, [0, 1]), first), "restored content, old view"
     store.reset()
     assert seen(store, []).shape[1] == 0
@@ -458,7 +459,7 @@ def test_a_view_brought_up_to_date_is_the_one_made_anew_bit_for_bit(heads: int) 
             store.apply(Move(choose.randrange(count), choose.randrange(count)))
         positions = choose.sample(range(6), count)
         anew = KVStore(shape)
-        anew.restore(store.snapshot())
+        put_back(anew, copied(store), torch.device("cpu"))
         fresh = run_pass(anew, frame, positions, torch.Generator())
         for brought, made in zip(run_pass(store, frame, positions, draw), fresh, strict=True):
             assert torch.equal(brought, made)
@@ -493,6 +494,6 @@ def test_a_bias_reaches_the_keys_of_its_range_alone() -> None:
 
 
 def test_a_snapshot_of_another_shape_is_refused_with_a_sentence() -> None:
-    other: dict[str, Any] = KVStore(KVShape(2, 2, 5, 3, 1, 2, 1, 12)).snapshot()
-    with pytest.raises(ValueError, match="restore it into a stream of the same preset, model and size"):
-        KVStore(SHAPE).restore(other)
+    other = copied(KVStore(KVShape(2, 2, 5, 3, 1, 2, 1, 12)))
+    with pytest.raises(ValueError, match="restore it into a stream of the same preset, model, size"):
+        check(KVStore(SHAPE), other, "memory")

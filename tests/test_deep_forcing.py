@@ -23,6 +23,7 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.streaming import Stream
+from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Transition
 from schedulers.serial import Serial
 from tests.reference import rotated, rotations
@@ -261,7 +262,7 @@ def test_kept_tokens_are_seen_at_their_own_time_row_and_column() -> None:
         positions = MovedSink().place(row, ranges, slots)[1]
         for rebuilt in (False, True):
             if rebuilt:
-                store.restore(store.snapshot())
+                put_back(store, copied(store), torch.device("cpu"))
             for layer, memory in enumerate(store.read(ranges, positions, len(row.frames))):
                 seen = memory.keys[0, 2 * TOKENS : 3 * TOKENS], memory.values[0, 2 * TOKENS : 3 * TOKENS]
                 places = by_hand.kept[layer, 0]
@@ -399,7 +400,7 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
     engine = deep_engine(policy, plan=plan, model=tiny_transformer(num_layers=1))
     stream = Stream(engine, height=2, width=2)
     store = stream.state.kv[0]
-    sizes = {name: tensor.shape for name, tensor in store.snapshot().items() if isinstance(tensor, Tensor)}
+    sizes = {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)}
     oldest = 0
     for chunk in range(625):
         stream.next_chunk(FOX, decode=False)
@@ -414,5 +415,5 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
                 assert cur - policy.budget - store.entries[0].base in (8, 16), "the sink was left behind"
     assert stream.state.cur == 5000
     assert policy.recent < oldest < 200, "tokens are never kept, or for ever"
-    assert {name: tensor.shape for name, tensor in store.snapshot().items() if isinstance(tensor, Tensor)} == sizes
+    assert {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)} == sizes
     assert torch.isfinite(stream.state.latents.ring).all()
