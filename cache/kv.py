@@ -16,11 +16,12 @@ from cache.averaging import Means
 from cache.buffers import Buffers, KVShape
 from cache.companion import Companion
 from cache.layer import LayerMemory
+from cache.layer_plan import EVERY, LayerPlan
 from cache.scoring import Scoring
 from cache.selection import Selection
 from cache.slots import Put, SlotTable
 from cache.storage import Dense, NewStorage
-from cache.types import NATIVE, Action, FrameScorer, Prune, Slot, SlotRange, Slots, TokenScorer
+from cache.types import NATIVE, Action, FrameScorer, Prune, Slot, SlotRange, Slots, TokenScorer, Write
 from cache.view import RotatedView
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class KVStore:
         self._staged = buffers.staged
         device, dtype = self._staged.device, self._staged.dtype
         self.table = SlotTable(shape.capacity)
+        self._all = [range(shape.layers)]
         self.storage = storage(shape, device=device, dtype=dtype)
         self._selection = self._scoring = None
         if isinstance(scorer, TokenScorer):
@@ -71,6 +73,7 @@ class KVStore:
         """Forget everything; the allocation stays."""
         self.table.reset()
         self.staged: tuple[Slot, ...] = ()
+        self._ran = self._all
         for companion in self._companions:
             companion.reset()
 
@@ -85,17 +88,27 @@ class KVStore:
         """Carry out what a cache or switch policy asked; Write takes from what the last pass staged."""
         if isinstance(action, Prune) and self._selection is None:
             raise ValueError("the memory cannot prune: its cache policy names no scorer of tokens")
+        if self._ran != self._all and isinstance(action, Write) and action.slots.stop > len(self.table.entries):
+            raise ValueError(
+                f"a pass that skips layers leaves no keys there for frames {list(action.frames)}, of which the memory "
+                "holds not all: let it run all layers, or commit nothing"
+            )
         tokens = self.shape.tokens
         for change in self.table.apply(action, self.staged):
             for companion in self._companions:
                 companion.changed(change)
             if isinstance(change, Put):
                 part = slice(change.source * tokens, (change.source + 1) * tokens)
-                self.storage.write(change.place, self._staged[:, :, :, part])
+                for layers in self._ran:
+                    part_of = slice(layers.start, layers.stop)
+                    self.storage.write(change.place, self._staged[:, part_of, :, part], part_of)
 
-    def stage(self, frames: Sequence[Slot]) -> None:
-        """Name what the last pass left in the staging area, frame by frame."""
+    def stage(self, frames: Sequence[Slot], plan: LayerPlan = EVERY) -> None:
+        """Name what the last pass left in the staging area, frame by frame, in the layers that its plan let run."""
+        if plan.skip and self._selection is not None and self._selection.coming:
+            raise ValueError("a pass that prunes has to run all layers: each chooses tokens of its own")
         self.staged = tuple(frames)
+        self._ran = plan.run(self.shape.layers) if plan.skip else self._all
         for companion in self._companions:
             companion.staged()
 
@@ -136,7 +149,8 @@ class KVStore:
         What the last pass staged stands in place of what is remembered of the same frames, or behind.
         """
         s = self.shape
-        staged = {slot.frame: index for index, slot in enumerate(self.staged)}
+        ran = any(layer in part for part in self._ran)
+        staged = {slot.frame: index for index, slot in enumerate(self.staged) if ran}
         left = self._staged[:, layer].unflatten(2, (s.own, s.tokens))
         frames: list[int] = []
         parts: list[Tensor] = []

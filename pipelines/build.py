@@ -12,13 +12,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from cache.types import NoisePlan, TokenScorer
+from models.autoencoder import Autoencoder
 from models.taehv import AutoencoderTAEHV
 from models.text import VOCABULARY_FILE, TextEncoder
 from models.umt5 import UMT5TextEncoder, require_text_packages
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.conditioning import Conditioner
-from pipelines.engine import Autoencoder, Engine, Policies, Sigmas
+from pipelines.engine import Engine, Policies, Sigmas
 from pipelines.presets import PRESETS, Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream

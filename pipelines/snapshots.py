@@ -145,6 +145,7 @@ def _format_2(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
         "kv": tuple(lanes),
         "latents": {"ring": tensors["latents"]},
         "flight": {"ring": tensors["flight"]},
+        "residuals": tuple({} for _ in lanes),
         "decoder": tuple(tensors[f"decoder.{number}"] for number in range(header["decoder"])),
         "text": {**_tree(header["text"], {}), **texts},
         "drift": {"since": header["drift_since"], **dict.fromkeys(drifts, ()), **arrays},

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.kv import KVStore
+from cache.residuals import Residuals
 from pipelines.conditioning import TextState
 from pipelines.drift import DriftState
 from pipelines.tree import Tree, check, copied, moved, nbytes, put_back
@@ -60,8 +61,9 @@ class StreamState:
     `cur` is the next latent frame, `chunk` the next chunk's number, `epoch` counts cuts. `switches` are the latent
     frames at which the prompt changed. `latents` are the last finished frames, `flight` those on their way from noise,
     and `levels` the timesteps at which these stand, from frame `cur` on. `scene` is the first frame since the last
-    cut. `decoder` is the autoencoder's memory. `scale` is the share of noise with which frames from a camera last
-    entered: a noise controller goes on from it.
+    cut. `residuals` is what passes left on their way through the layers, a lane each, `decoder` the autoencoder's
+    memory. `scale` is the share of noise with which frames from a camera last entered: a noise controller goes on from
+    it.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class StreamState:
     kv: list[KVStore]
     latents: Latents
     flight: Latents
+    residuals: list[Residuals]
     decoder: list[Tensor]
     levels: tuple[float, ...] = ()
     text: TextState = field(default_factory=TextState)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cache.buffers import Buffers, KVShape
 from cache.kv import KVStore
+from cache.residuals import Residuals
 from cache.types import (
     Action,
     Blend,
@@ -28,6 +29,7 @@ from cache.types import (
     Source,
     View,
 )
+from models.transformer import LocalRunner, Runner
 from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.passes import Camera, Observer, Passes
@@ -50,6 +52,7 @@ class Stream:
         batch: films generated side by side under the same prompt (decoding needs 1).
         noise: where noise comes from; addressed unless a trace is replayed.
         observer: sees every pass.
+        runner: takes rows through the layers; in this process if None.
     """
 
     def __init__(
@@ -63,10 +66,10 @@ class Stream:
         batch: int = 1,
         noise: NoiseSource | None = None,
         observer: Observer | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
-        weight = engine.transformer.patch_embedding.weight
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self._dtype = engine.transformer.expects
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
         rows, columns = engine.transformer.grid(height, width)
@@ -95,9 +98,29 @@ class Stream:
             ],
             latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
             flight=Latents(self._frame, plan.lanes * plan.width, self._device, self._dtype),
+            residuals=[
+                Residuals(
+                    policies.layers.buffers,
+                    (batch, shape.tokens, shape.heads * shape.head_dim),
+                    max(capacity, plan.width),
+                    self._device,
+                    self._dtype,
+                )
+                for _ in range(plan.lanes)
+            ],
             decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
         )
-        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer)
+        runner = runner or LocalRunner(engine.transformer)
+        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
+
+    @property
+    def runner(self) -> Runner:
+        """What takes rows through the layers; a parallel plan puts its own here, between two chunks."""
+        return self._passes.runner
+
+    @runner.setter
+    def runner(self, runner: Runner) -> None:
+        self._passes.runner = runner
 
     # ------------------------------------------------------------------ the loop
 
@@ -203,8 +226,16 @@ class Stream:
     def fork(self) -> Stream:
         """A second stream that begins where this one stands and then goes its own way."""
         batch, _, height, width = self._frame
-        noise, observer = self._passes.noise, self._passes.observer
-        twin = Stream(self.engine, height=height, width=width, batch=batch, noise=noise, observer=observer)
+        passes = self._passes
+        twin = Stream(
+            self.engine,
+            height=height,
+            width=width,
+            batch=batch,
+            noise=passes.noise,
+            observer=passes.observer,
+            runner=passes.runner,
+        )
         twin.restore(self.snapshot())
         return twin
 
@@ -253,8 +284,8 @@ class Stream:
         if isinstance(action, Blend):
             return  # the text moves, the memory waits
         if isinstance(action, Drop):
-            for store in state.kv:
-                store.reset()
+            for held in (*state.kv, *state.residuals):
+                held.reset()
             state.epoch, state.scene, state.levels = state.epoch + 1, state.cur, ()
             # The decoder goes on counting frames, but must not bleed the old picture into the new one.
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]

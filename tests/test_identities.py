@@ -359,7 +359,7 @@ def test_slots_hold_what_a_deque_would() -> None:
 
     def note(work: Pass, row: Row, _x: Tensor, _flow: Tensor, _x0: Tensor | None, store: KVStore) -> None:
         if work.kind == "clean":
-            staged = store._staged_keys[-1].unflatten(1, (store.shape.own, -1))
+            staged = store._staged[0, -1].unflatten(1, (store.shape.own, -1))
             written.update({frame: staged[:, i].clone() for i, frame in enumerate(row.frames)})
 
     stream = tiny_stream(tiny_engine(levels=(1000.0,), window=window, sink=sink), observer=note)
