@@ -1,9 +1,10 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from app.errors import UsageMistake
 from app.journal import FORMAT, Header
@@ -108,7 +109,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         fps = Fraction(config.fps)
     except (ValueError, ZeroDivisionError) as error:
         raise UsageMistake(f"{source}: its settings cannot be used ({error}). Render it from its prompts.") from None
-    if system_of(preset) != config.system:
+    if not same_system(preset, config.system):
         raise UsageMistake(
             f"{source}: preset {config.preset!r} has changed since. Use the version of Rivulet that made the film."
         )
@@ -136,6 +137,15 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
 def system_of(preset: Preset) -> dict[str, Any]:
     """What of a preset decides pictures; its title is for people, and says what held before any knob."""
     return {name: value for name, value in as_data(preset).items() if name != "title"}
+
+
+def same_system(preset: Preset, told: Mapping[str, Any]) -> bool:
+    """Whether a film's record tells of this preset; older ones name a setting, `settle`, that no preset ever used."""
+    cache: Any = told.get("cache")
+    if isinstance(cache, dict):
+        settings = cast("dict[str, Any]", cache)
+        told = {**told, "cache": {name: value for name, value in settings.items() if (name, value) != ("settle", None)}}
+    return dict(told) == system_of(preset)
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:

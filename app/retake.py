@@ -13,7 +13,7 @@ from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
 from app.joining import join
 from app.live_model import LiveModel, LiveOpener, open_live
 from app.opening import EngineRequest
-from app.recipe import system_of
+from app.recipe import same_system
 from app.subtitles import Chapter, chapters_of
 from app.take import Header, Take, TakeChunk, header_of, read_take, shots_of
 from app.take_tags import tags_of
@@ -86,7 +86,7 @@ def _request(header: Header, path: Path) -> EngineRequest:
         preset = apply_knobs(PRESETS[header.preset], header.knobs)
     except ValueError as error:
         raise UsageMistake(f"{path}: its settings cannot be used ({error}). Film it anew.") from None
-    if header.system and system_of(preset) != header.system:
+    if header.system and not same_system(preset, header.system):
         raise UsageMistake(
             f"{path}: preset {header.preset!r} has changed since. Use the version of Rivulet that made the film."
         )

@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from cache.slots import SlotTable
-from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View
+from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.plans import make_plan
 from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE
@@ -235,10 +235,7 @@ class _Walk:
         self._switches, self._text = (*self._switches, self._cur), self._text + 1
         for action in self._preset.switch.plan(self._slots(0), self._text - 1, self._text):
             if isinstance(action, Replay):
-                count = len(action.frames)
-                row = Row(
-                    0, action.frames, (0.0,) * count, (None,) * count, "none", "stored", self._text, action.frames
-                )
+                row = clean_row(action.frames, 0.0, "stored", self._text)
                 done.append(self._run(Pass("replay", (row,)), row))
             else:
                 for table in self._lanes:

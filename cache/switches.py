@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
-from cache.types import Action, Evict, Replay, Slots
+from cache.types import Action, Evict, Replay, SinkMemory, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Recache:
     window: int = 12
     sink: int = 3
     keep_sink: bool = True
+
+    @classmethod
+    def of(cls, memory: SinkMemory, *, keep_sink: bool = True) -> Self:
+        """For all that a memory holds of the film's frames."""
+        return cls(memory.window, memory.sink, keep_sink)
 
     @property
     def replays(self) -> int:

@@ -53,6 +53,12 @@ class Row:
             )
 
 
+def clean_row(frames: range, level: float, source: Source, text: int, *, lane: int = 0) -> Row:
+    """A row run for the keys it leaves: all its frames stand at `level`, memory may keep them, and none goes on."""
+    count = len(frames)
+    return Row(lane, frames, (level,) * count, (None,) * count, "none", source, text, commit=frames)
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One call of the model: `rows` are independent sequences (a joint window is one row of many frames)."""
@@ -254,7 +260,7 @@ class WindowPolicy(Protocol):
 
 
 class CachePolicy(Protocol):
-    """What the memory admits, evicts and pins.
+    """What the memory admits, evicts and pins; whoever inherits from it says only what differs.
 
     `capacity` is the largest number of slots, a pass's own frames included; `protected` how many of them may be taken
     by frames that never leave. `deps` names the memory this policy provides; noise plans list what they accept.
@@ -265,17 +271,30 @@ class CachePolicy(Protocol):
     def capacity(self) -> int: ...
 
     @property
-    def protected(self) -> int: ...
+    def protected(self) -> int:
+        return 0
 
     @property
-    def deps(self) -> Deps: ...
+    def deps(self) -> Deps:
+        return "clean"
 
     @property
-    def scorer(self) -> TokenScorer | FrameScorer | None: ...
+    def scorer(self) -> TokenScorer | FrameScorer | None:
+        return None
 
     def begin(self, row: Row, slots: Slots) -> list[Action]: ...
 
     def end(self, row: Row, slots: Slots) -> list[Action]: ...
+
+
+class SinkMemory(Protocol):
+    """A cache policy with a sink: other policies of a preset take their numbers from it, so that each stands once."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def sink(self) -> int: ...
 
 
 class PositionPolicy(Protocol):
@@ -300,8 +319,7 @@ class NoisePlan(Protocol):
     """Which passes make the next chunk, at which levels, and what each commits and emits.
 
     `needs` lists the kinds of memory it can work with, `chunk` how many latent frames it emits at once, `lanes` how
-    many memories its rows use, `width` how many frames its longest row has, `references` how many emitted frames it
-    shows to the model again.
+    many memories its rows use, `width` how many frames its longest row has.
     """
 
     @property
@@ -315,8 +333,5 @@ class NoisePlan(Protocol):
 
     @property
     def width(self) -> int: ...
-
-    @property
-    def references(self) -> int: ...
 
     def passes(self, view: View) -> Sequence[Pass]: ...

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
 from models.autoencoder import Autoencoder
 from models.taehv import AutoencoderTAEHV
@@ -224,11 +225,11 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
             f"cache policy that keeps {cache.deps} memory: a pass would read keys that do not exist yet; choose a "
             "cache policy of that kind"
         )
-    room = cache.protected + plan.chunk
-    if cache.capacity and room > cache.capacity:
+    lacks = short_of(cache.capacity, plan.chunk, cache.protected)
+    if cache.capacity and lacks:
         raise ValueError(
             f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of "
-            f"{cache.protected} and a chunk of {plan.chunk}: make the window at least {room}"
+            f"{cache.protected} and a chunk of {plan.chunk}: make the window at least {cache.capacity + lacks}"
         )
     if isinstance(cache.scorer, TokenScorer) and cache.scorer.keep_q < plan.width:
         raise ValueError(

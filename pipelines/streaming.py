@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -19,16 +18,7 @@ from torch import Tensor
 from cache.buffers import Buffers, KVShape
 from cache.kv import KVStore
 from cache.residuals import Residuals
-from cache.types import (
-    Action,
-    Blend,
-    Drop,
-    Pass,
-    Replay,
-    Row,
-    Source,
-    View,
-)
+from cache.types import Action, Blend, Drop, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner
 from pipelines.drift import measure
 from pipelines.engine import Engine
@@ -204,7 +194,7 @@ class Stream:
             given = latents[:, frames.start : frames.stop].to(self._device, self._dtype)
             for lane in range(plan.lanes):
                 # what is given is clean, whatever the memory pass says
-                row = replace(self._clean_row(frames, "given", 0.0), lane=lane)
+                row = clean_row(frames, 0.0, "given", state.text.version, lane=lane)
                 self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
@@ -290,15 +280,11 @@ class Stream:
             # The decoder goes on counting frames, but must not bleed the old picture into the new one.
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
         elif isinstance(action, Replay):
-            row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
+            row = clean_row(action.frames, self.engine.policies.clean_level, "stored", state.text.version)
             self._passes.run(Pass("replay", (row,)))
         else:
             for store in state.kv:
                 store.apply(action)
-
-    def _clean_row(self, frames: range, source: Source, level: float) -> Row:
-        count = len(frames)
-        return Row(0, frames, (level,) * count, (None,) * count, "none", source, self.state.text.version, frames)
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Stage 5: uint8 RGB [T, H, W, 3]."""

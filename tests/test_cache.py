@@ -241,26 +241,6 @@ def test_a_window_that_cannot_hold_its_sink_is_refused() -> None:
         SinkWindow(window=5, sink=3).begin(row_of(range(3, 6)), memory)
 
 
-def test_a_settling_sink_is_replaced_by_the_frames_that_came_some_time_after_the_switch() -> None:
-    policy, memory, switch = SinkWindow(window=9, sink=3, settle=4), Memory(), 21
-    held: dict[int, list[int]] = {}
-    while memory.cur < 60:
-        switches = (switch,) if memory.cur >= switch else ()
-        frames = range(memory.cur, memory.cur + 3)
-        for commit in (False, True):
-            row = row_of(frames, commit=commit)
-            for ask in (policy.begin, policy.end):
-                for action in ask(row, Slots(0, memory.cur, tuple(memory.slots), switches)):
-                    memory.apply(action)
-        memory.cur = frames.stop
-        held[memory.cur] = memory.frames()
-        assert len(memory.frames()) <= 9
-    assert held[21] == [0, 1, 2, *range(15, 21)]
-    assert held[24] == list(range(15, 24)), "the old sink leaves first"
-    assert all(frames[:3] == [27, 28, 29] for cur, frames in held.items() if cur >= 36)
-    assert held[60] == [27, 28, 29, *range(54, 60)]
-
-
 def test_sink_and_recent_is_narrower_than_the_memory() -> None:
     slots = Slots(0, 12, tuple(Slot(frame) for frame in range(12)))
     ranges = SinkAndRecent(window=7, sink=2).select(row_of(range(12, 15)), slots)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.deep import DeepForcing, DeepSink
+from cache.deep_forcing import DeepForcing, DeepSink
 from cache.kv import KVStore
 from cache.positions import Absolute, MovedSink
 from cache.scorers.logit_sum import LogitSum

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.deep import DeepForcing
+from cache.deep_forcing import DeepForcing
 from cache.layer_plan import EVERY, EveryLayer, LayerPlan, LayerPolicy, Tap
 from cache.positions import MovedSink
 from cache.refresh import SinkRefresh

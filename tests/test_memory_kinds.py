@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cache.buffers import Buffers, KVShape
 from cache.fifo import SinkWindow
-from cache.kinds import AveragedMemory, MarkedWindow
 from cache.kv import KVStore
 from cache.positions import SlotIndex
 from cache.rope import rotary_tables, rotate
 from cache.switches import Recache
+from cache.tagged_memory import AveragedMemory, MarkedWindow
 from cache.types import (
     Action,
     Average,

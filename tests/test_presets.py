@@ -293,3 +293,14 @@ def test_a_stream_is_built_in_the_sizes_the_model_knows() -> None:
         build_stream(preset, components(), height=48, width=50, untrained=True)
     square = build_stream(preset, components(), height=48, width=48, untrained=True).next_chunk(FOX, decode=False)
     assert square.pixels is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_policies_of_a_preset_agree_on_its_sink_and_window(name: str) -> None:
+    preset = PRESETS[name]
+    for policy in (preset.window, preset.position, preset.switch):
+        for number in ("sink", "anchor"):
+            assert getattr(policy, number, getattr(preset.cache, number, 0)) == getattr(preset.cache, number, 0)
+    held = getattr(preset.cache, "window", None)
+    for policy in (preset.window, preset.position):
+        assert getattr(policy, "window", held) == held

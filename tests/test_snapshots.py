@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cache.deep import DeepForcing
-from cache.kinds import AveragedMemory
+from cache.deep_forcing import DeepForcing
 from cache.positions import MovedSink, SlotIndex
 from cache.refresh import SinkRefresh
 from cache.switches import Keep
+from cache.tagged_memory import AveragedMemory
 from pipelines.engine import Engine
 from pipelines.snapshots import FORMAT, load_snapshot, save_snapshot
 from pipelines.state import Latents, Snapshot, StreamState

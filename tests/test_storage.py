@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cache.averaging import Means
 from cache.buffers import KVShape
-from cache.deep import DeepForcing
-from cache.kinds import AveragedMemory
+from cache.deep_forcing import DeepForcing
 from cache.positions import MovedSink, SlotIndex
 from cache.refresh import SinkRefresh
 from cache.slots import Fold
 from cache.storage import EVERY, NewStorage
 from cache.switches import Keep
+from cache.tagged_memory import AveragedMemory
 from pipelines.engine import Engine
 from pipelines.snapshots import load_snapshot, save_snapshot
 from tests.tiny import FOX, WOLF, film, tiny_engine, tiny_stream
