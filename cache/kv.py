@@ -151,7 +151,7 @@ class KVStore:
         s = self.shape
         ran = any(layer in part for part in self._ran)
         staged = {slot.frame: index for index, slot in enumerate(self.staged) if ran}
-        left = self._staged[:, layer].unflatten(2, (s.own, s.tokens))
+        left = torch.unflatten(self._staged[:, layer], 2, (s.own, s.tokens))
         frames: list[int] = []
         parts: list[Tensor] = []
         for slot, place in zip(self.table.entries, self.table.places, strict=True):

@@ -1,3 +1,4 @@
+# pyright: standard
 """How alike remembered frames and the newest one are: measured on the device, read by policies a chunk later.
 
 The numbers travel to the host while the next chunk's text and plan are made and are waited for where a policy asks,

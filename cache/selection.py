@@ -127,7 +127,8 @@ class Selection(Companion):
             self.index[layer][:, place].copy_(index[:, part])
 
     def _keep_queries(self, layer: int, queries: Tensor) -> None:
-        frames = queries.unflatten(1, (-1, self._grid.shape[0])).sum(dim=2, dtype=self._dtype)
+        by_frame = torch.unflatten(queries, 1, (-1, self._grid.shape[0]))
+        frames = by_frame.sum(dim=2, dtype=self._dtype)
         kept = torch.cat([self.queries[layer], frames], dim=1)
         self.queries[layer].copy_(kept[:, kept.shape[1] - self.queries.shape[2] :])
 

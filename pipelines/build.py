@@ -281,7 +281,7 @@ def _load_transformer(
     model.requires_grad_(False)
     if lora is not None:
         merge_lora(model, lora, alpha=spec.lora_alpha)
-        kept = set(model._keep_in_fp32_modules or ())
+        kept = set(model._keep_in_fp32_modules or ())  # pyright: ignore[reportPrivateUsage]
         for name, parameter in model.named_parameters():
             if not kept & set(name.split(".")):
                 parameter.data = parameter.data.to(dtype)

@@ -1,3 +1,4 @@
+# pyright: standard
 """Snapshots of a stream as files, so that a killed render goes on where it stood.
 
 One safetensors file: tensors as they are, and everything else as JSON in its header. Nothing in it can run code, and a

@@ -98,7 +98,7 @@ def check(ours: Tree, theirs: Tree, where: str) -> None:
 
 
 def _check_names(ours: set[str], theirs: Tree, where: str) -> None:
-    if not isinstance(theirs, Mapping) or ours != cast("Mapping[str, Tree]", theirs).keys():
+    if not isinstance(theirs, Mapping) or ours != set(cast("Mapping[str, Tree]", theirs)):
         raise _foreign(where, _said(theirs), ", ".join(sorted(ours)))
 
 
@@ -140,7 +140,9 @@ def put_back(ours: Tree, theirs: Tree, device: torch.device) -> Tree:
         return [put_back(part, other, device) for part, other in zip(cast("list[Tree]", ours), theirs, strict=True)]
     if is_dataclass(ours) and not isinstance(ours, type):
         names = [each.name for each in fields(ours)]
-        parts: Mapping[str, Tree] = theirs if isinstance(theirs, Mapping) else {n: getattr(theirs, n) for n in names}
+        if not isinstance(theirs, Mapping):
+            theirs = {name: getattr(theirs, name) for name in names}
+        parts = cast("Mapping[str, Tree]", theirs)
         return type(ours)(**{name: put_back(getattr(ours, name), parts[name], device) for name in names})
     place = ours.device if isinstance(ours, Tensor) else device
     return mapped(theirs, lambda leaf: leaf.to(place, copy=True) if isinstance(leaf, Tensor) else leaf)
