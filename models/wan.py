@@ -252,8 +252,9 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
 
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
-            hidden_BSE = tapped(layers, layer, hidden_BSE, buffers)
-            if not layers.runs(layer):
+            if layers.taps:
+                hidden_BSE = tapped(layers, layer, hidden_BSE, buffers)
+            if layers.skip and not layers.runs(layer):
                 continue
             context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
             if checkpointing:

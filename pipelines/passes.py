@@ -104,7 +104,8 @@ class Passes:
             flows = [torch.lerp(without, flow, self.guidance_scale) for flow, without in pairs]
         self.model_seconds += perf_counter() - begun
         for (members, _), batch, flow in zip(groups, batches, flows, strict=True):
-            self._leave(members, batch)
+            if batch.buffers:
+                self._leave(members, batch)
             for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
                 self._finish(work, each, part)
 
@@ -152,7 +153,8 @@ class Passes:
         ranges = policies.window.select(row, slots)
         queries, keys = policies.position.place(row, ranges, slots)
         layers = policies.layers.plan(work, row, slots)
-        layers.check(store.shape.layers, policies.layers.buffers)
+        if layers != EVERY:
+            layers.check(store.shape.layers, policies.layers.buffers)
         return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries), layers)
 
     def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ Tree = Any
 """Any of the above; the functions here raise TypeError for anything else."""
 
 
-@runtime_checkable
 class Held(Protocol):
-    """State in tensors that stay where they are, with some data beside them."""
+    """State in tensors that stay where they are, with some data beside them; no dataclass."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves; their names and shapes never change."""
@@ -35,6 +34,10 @@ class Held(Protocol):
     def restored(self, data: Mapping[str, Tree]) -> None:
         """The tensors were written over, and `data` goes with them; its tensors may be kept."""
         ...
+
+
+_LEAF = (bool, int, float, str, type(None), Tensor, np.ndarray)
+_PLAIN = (*_LEAF, tuple, list, dict)
 
 
 def copied(tree: Tree) -> Tree:
@@ -52,18 +55,25 @@ def nbytes(tree: Tree) -> int:
     return sum(leaf.nbytes for leaf in leaves(tree) if isinstance(leaf, Tensor | np.ndarray))
 
 
+def _is_held(tree: Tree) -> TypeGuard[Held]:
+    """Asked of every node of every snapshot, and a Protocol is slow to ask."""
+    return not isinstance(tree, _PLAIN) and callable(getattr(tree, "restored", None))
+
+
 def mapped(tree: Tree, change: Callable[[Any], Any]) -> Tree:
     """The tree with every leaf changed; a `Held` becomes a mapping."""
-    if tree is None or isinstance(tree, bool | int | float | str | Tensor | np.ndarray):
+    if isinstance(tree, _LEAF):
         return change(tree)
     if isinstance(tree, tuple | list):
         return tuple(mapped(part, change) for part in cast("tuple[Tree, ...]", tree))
     if isinstance(tree, Mapping):
         return {name: mapped(part, change) for name, part in cast("Mapping[str, Tree]", tree).items()}
-    if isinstance(tree, Held):
-        return {name: mapped(part, change) for name, part in (tree.tensors() | tree.data()).items()}
     if is_dataclass(tree) and not isinstance(tree, type):
-        return replace(tree, **{each.name: mapped(getattr(tree, each.name), change) for each in fields(tree)})
+        parts = {each.name: getattr(tree, each.name) for each in fields(tree)}
+        changed = {name: mapped(part, change) for name, part in parts.items()}
+        return tree if all(changed[name] is part for name, part in parts.items()) else replace(tree, **changed)
+    if _is_held(tree):
+        return {name: mapped(part, change) for name, part in (tree.tensors() | tree.data()).items()}
     raise TypeError(f"state holds tensors and plain data, not {type(tree).__name__}")
 
 
@@ -79,7 +89,7 @@ def check(ours: Tree, theirs: Tree, where: str) -> None:
 
     A list has as many parts as there are now, and its tensors their sizes; a tuple, or a tensor by itself, is replaced.
     """
-    if isinstance(ours, Held):
+    if _is_held(ours):
         tensors = ours.tensors()
         _check_names({*tensors, *ours.data()}, theirs, where)
         for name, tensor in tensors.items():
@@ -130,7 +140,7 @@ def put_back(ours: Tree, theirs: Tree, device: torch.device) -> Tree:
         theirs: a copy, wherever its tensors are; it stays as it is.
         device: where a tensor goes for which there is none yet.
     """
-    if isinstance(ours, Held):
+    if _is_held(ours):
         tensors = ours.tensors()
         for name, tensor in tensors.items():
             tensor.copy_(theirs[name])
