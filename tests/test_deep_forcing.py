@@ -128,7 +128,7 @@ def test_budgets_without_room_for_tokens_or_beyond_the_window_are_the_nearest_th
 
 
 def test_settings_that_cannot_work_are_refused_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"window of 21 .* sink of 18 and 4 recent"):
+    with pytest.raises(ValueError, match=r"window of 21 .* sink of 18, 4 recent"):
         DeepForcing(sink=18)
     with pytest.raises(ValueError, match=r"make recent at least 5, or chunks shorter"):
         DeepForcing().begin(row_of(range(21, 26)), slots(*range(21)))
