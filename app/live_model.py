@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -207,14 +207,12 @@ class EngineStream:
         return self._stream.fork().next_chunk(controls)
 
     def copy(self) -> HostCopy:
-        snapshot = self._stream.snapshot()
-        if self._device != "cpu":
-            snapshot = moved(snapshot, "cpu")
-        return HostCopy(snapshot, _bytes(snapshot))
+        snapshot = self._stream.snapshot().to("cpu")
+        return HostCopy(snapshot, snapshot.nbytes)
 
     def go_back(self, copy: Copy) -> None:
         assert isinstance(copy, HostCopy)
-        self._stream.restore(moved(copy.snapshot, self._device) if self._device != "cpu" else copy.snapshot)
+        self._stream.restore(copy.snapshot)
 
 
 def read_copy(path: Path, sha256: str) -> HostCopy:
@@ -227,37 +225,7 @@ def read_copy(path: Path, sha256: str) -> HostCopy:
     from pipelines.snapshots import load_snapshot
 
     snapshot = load_snapshot(path, "cpu", sha256=sha256)
-    return HostCopy(snapshot, _bytes(snapshot))
-
-
-def moved(snapshot: Snapshot, device: str) -> Snapshot:
-    """The snapshot with its tensors on another device; the decoder's count of frames stays on the host."""
-    from torch import Tensor
-
-    text = snapshot.text
-    return replace(
-        snapshot,
-        kv=tuple(
-            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in store.items()}
-            for store in snapshot.kv
-        ),
-        latents=snapshot.latents.to(device),
-        flight=snapshot.flight.to(device),
-        decoder=tuple(part.to(device) if place else part for place, part in enumerate(snapshot.decoder)),
-        text=replace(
-            text,
-            embeds=None if text.embeds is None else text.embeds.to(device),
-            start=None if text.start is None else text.start.to(device),
-            target=None if text.target is None else text.target.to(device),
-        ),
-    )
-
-
-def _bytes(snapshot: Snapshot) -> int:
-    from torch import Tensor
-
-    held = [value for store in snapshot.kv for value in store.values() if isinstance(value, Tensor)]
-    return sum(tensor.nbytes for tensor in (*held, snapshot.latents, snapshot.flight, *snapshot.decoder))
+    return HostCopy(snapshot, snapshot.nbytes)
 
 
 def _embed(stream: Stream, prompt: Prompt) -> None:

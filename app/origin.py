@@ -17,7 +17,7 @@ from app.config import Layer, given_by_flags
 from app.errors import UsageMistake, printable, shorten
 from app.lengths import FASTEST_FPS, LONGEST_SECONDS, Length, Rhythm
 from app.opening import rhythm_of
-from app.recipe import SEGMENT_CHUNKS, system_of
+from app.recipe import SEGMENT_CHUNKS, plain_system, system_of
 from app.script import Script, ScriptShot, check_script
 from app.setting_values import READERS
 from app.shot_list import export_native, parse_native
@@ -265,6 +265,6 @@ def _of_preset(config: Config) -> tuple[dict[str, Any], list[str], Rhythm | None
     except ValueError:
         return {"preset": name}, [f"Preset {name} has other settings now; those of the film are left out."], None
     notes: list[str] = []
-    if config.system and system_of(preset) != config.system:
+    if config.system and plain_system(config.system) != system_of(preset):
         notes.append(f"Preset {name} has changed since, so the film will not be quite the same.")
     return {"preset": name, **changed}, notes, rhythm_of(preset)

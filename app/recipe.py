@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.journal import FORMAT, Header, LeftOut
@@ -156,7 +156,7 @@ def preset_of(name: str, knobs: Mapping[str, object], system: Mapping[str, objec
     except KnobError as error:
         told = shorten(printable(str(error)).rstrip("."), 200)
         raise UsageMistake(f"{where}: its settings cannot be used ({told}). Film it anew from its prompts.") from None
-    if system and system_of(preset) != system:
+    if system and plain_system(system) != system_of(preset):
         raise UsageMistake(f"{where}: preset {shown} has changed since. Use the version of Rivulet that made the film.")
     return preset
 
@@ -197,6 +197,15 @@ def model_of_record(name: str, source: str, given: str | None, *, models_dir: Pa
 def system_of(preset: Preset) -> dict[str, Any]:
     """What of a preset decides pictures; its title is for people, and says what held before any knob."""
     return {name: value for name, value in as_data(preset).items() if name != "title"}
+
+
+def plain_system(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a film's record tells of its preset; without `settle`, which older ones name and no preset ever used."""
+    cache: Any = told.get("cache")
+    if isinstance(cache, dict):
+        settings = cast("dict[str, Any]", cache)
+        told = {**told, "cache": {name: value for name, value in settings.items() if (name, value) != ("settle", None)}}
+    return dict(told)
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:

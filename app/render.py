@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from rich.console import Console
 
@@ -33,7 +33,7 @@ from app.opening import EngineRequest, Opened, open_stream
 from app.outcome import announce, conclude, finish
 from app.outputs import check_free, check_name
 from app.progress import Progress
-from app.recipe import RenderRequest, header_of, reconcile
+from app.recipe import RenderRequest, header_of, plain_system, reconcile
 from app.remains import Remains, examine, finished, take_over
 from app.script import check_script
 from app.stills import sink_kind
@@ -244,7 +244,7 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         ("model's checksum", before.model.sha256[:12], now.model.sha256[:12]),
         *((key, value, now.versions.get(key)) for key, value in before.versions.items()),
         ("CPU", before.machine.get("cpu"), now.machine.get("cpu")),
-        *((key, value, getattr(now.config, key)) for key, value in before.config),
+        *((key, _comparable(key, value), getattr(now.config, key)) for key, value in before.config),
     ):
         if old != new:
             # A script is long and of many lines: what is shown of it begins shortly before the first difference.
@@ -255,6 +255,11 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
                 f"The film in {folder} was begun with {name} {shown[0]}, not {shown[1]}. "
                 "Give what it was begun with (or only --resume and --output), or start over with --overwrite."
             )
+
+
+def _comparable(key: str, value: object) -> object:
+    """A setting of a film that was begun, as this version writes it down."""
+    return plain_system(cast("dict[str, Any]", value)) if key == "system" else value
 
 
 def _restore(

@@ -7,31 +7,15 @@ No tensor and no clock: the numbers hold for any machine, are exact to the last 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 from typing import Any
 
 from rich.table import Table
 
-from cache.types import (
-    NATIVE,
-    Action,
-    Average,
-    Evict,
-    Move,
-    Pass,
-    PassKind,
-    Pin,
-    Prune,
-    Rebase,
-    Replay,
-    Row,
-    Slot,
-    Slots,
-    View,
-    Write,
-)
+from cache.slots import SlotTable
+from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.plans import make_plan
 from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE
@@ -228,7 +212,7 @@ class _Walk:
         self._preset = preset
         self.plan = make_plan(preset, levels)
         self._guided = 2 if preset.schedule.guidance_scale != 1.0 else 1
-        self._lanes: list[tuple[Slot, ...]] = [()] * self.plan.lanes
+        self._lanes = [SlotTable(preset.cache.capacity) for _ in range(self.plan.lanes)]
         self._levels: tuple[float, ...] = ()
         self._switches: tuple[int, ...] = ()
         self._cur, self._text = 0, 1
@@ -251,54 +235,27 @@ class _Walk:
         self._switches, self._text = (*self._switches, self._cur), self._text + 1
         for action in self._preset.switch.plan(self._slots(0), self._text - 1, self._text):
             if isinstance(action, Replay):
-                count = len(action.frames)
-                row = Row(
-                    0, action.frames, (0.0,) * count, (None,) * count, "none", "stored", self._text, action.frames
-                )
+                row = clean_row(action.frames, 0.0, "stored", self._text)
                 done.append(self._run(Pass("replay", (row,)), row))
             else:
-                self._lanes = [after(entries, action) for entries in self._lanes]
+                for table in self._lanes:
+                    table.apply(action)
         return tuple(done)
 
     def _slots(self, lane: int) -> Slots:
-        return Slots(lane, self._cur, self._lanes[lane], self._switches)
+        return Slots(lane, self._cur, self._lanes[lane].entries, self._switches)
 
     def _run(self, work: Pass, row: Row) -> Forward:
         policies, lane = self._preset, row.lane
         for action in policies.cache.begin(row, self._slots(lane)):
-            self._lanes[lane] = after(self._lanes[lane], action)
+            self._lanes[lane].apply(action)
         keys = sum(len(part) for part in policies.window.select(row, self._slots(lane)))
         staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
         for action in policies.cache.end(row, self._slots(lane)):
-            self._lanes[lane] = after(self._lanes[lane], action, staged)
+            self._lanes[lane].apply(action, staged)
         if work.kind == "denoise":
             done = max(0, self._cur - row.frames.start)  # finished frames are shown, not changed
             first = row.frames.start + done - self._cur
             reached = tuple(level or 0.0 for level in row.to[done:])
             self._levels = (*self._levels[:first], *reached, *self._levels[first + len(reached) :])
         return Forward(work.kind, len(row.frames), keys, self._guided if work.kind == "denoise" else 1)
-
-
-def after(entries: tuple[Slot, ...], action: Action, staged: Sequence[Slot] = ()) -> tuple[Slot, ...]:
-    """Slots after an action of a policy, as cache/kv.py carries it out on tensors; `staged` are the last pass's."""
-    held = list(entries)
-    match action:
-        case Write(frames, slots, tag):
-            for frame, slot in zip(frames, slots, strict=True):
-                held[slot : slot + 1] = [replace(next(each for each in staged if each.frame == frame), tag=tag)]
-        case Evict(slots):
-            del held[slots.start : slots.stop]
-        case Move(slot, to):
-            held.insert(to, held.pop(slot))
-        case Pin(slots, tag):
-            held[slots.start : slots.stop] = [replace(held[i], tag=tag) for i in slots]
-        case Rebase(slots, base):
-            held[slots.start : slots.stop] = [replace(held[i], base=base) for i in slots]
-        case Average(slots, into, _):
-            held[into : into + 1] = [replace(held[slots.start], frame=held[slots.stop - 1].frame, tag="mean")]
-        case Prune(slots, keep):
-            kept = [replace(held[i], frame=NATIVE, tag="kept", base=0) for i in slots[:keep]]
-            held[slots.start : slots.stop] = kept
-        case _:
-            raise ValueError(f"a walk without a model cannot carry out {action!r}")
-    return tuple(held)

@@ -21,11 +21,12 @@ from app.opening import resident_bytes
 from benchmarks.cost import Steady, architecture, chunk_flops, frame_tokens, latent_size, steady
 from cache.kv import KVStore
 from cache.types import Pass, Row
+from models.autoencoder import Autoencoder
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.build import choose_device, make_policies
 from pipelines.conditioning import Conditioner
-from pipelines.engine import Autoencoder, Engine
+from pipelines.engine import Engine
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -222,7 +223,8 @@ def _run(
 ) -> dict[str, Any]:
     """One preset in one mode: warm up, then chunks that run freely, then chunks with every hop waited for."""
     deadline.check()
-    device = engine.transformer.patch_embedding.weight.device
+    device, _ = engine.transformer.expects
+    assert isinstance(engine.transformer, CausalWanTransformer3DModel)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -6,13 +6,13 @@ below; the contract tests (tests/test_cache.py) are parametrised over the regist
 """
 
 from cache.anchors import JunctionAnchors
-from cache.deep import DeepForcing, DeepSink
+from cache.deep_forcing import DeepForcing, DeepSink
 from cache.fifo import SinkWindow
-from cache.kinds import AveragedMemory, MarkedWindow
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
 from cache.refresh import SinkRefresh
-from cache.switches import ElasticRecache, Keep, Recache
+from cache.switches import Keep, Recache
+from cache.tagged_memory import AveragedMemory, MarkedWindow
 from cache.types import CachePolicy, PositionPolicy, SwitchPolicy, WindowPolicy
 from cache.windows import AllRemembered, RollingWindow, SinkAnchorRecent, SinkAndRecent
 
@@ -40,4 +40,4 @@ POSITION_POLICIES: dict[str, type[PositionPolicy]] = {
     "regions": Regions,
     "shot-offset": ShotOffset,
 }
-SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache, "elastic": ElasticRecache}
+SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.types import Action, Deps, Evict, Move, Row, Slots, Write
+from cache.room import require_leaving, require_room
+from cache.types import Action, CachePolicy, Evict, Move, Row, Slots, Write
 
 
 def junction(frame: int, switches: tuple[int, ...]) -> int:
@@ -17,7 +18,7 @@ def junction(frame: int, switches: tuple[int, ...]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class JunctionAnchors:
+class JunctionAnchors(CachePolicy):
     """A sink, copies of the first `anchor` frames after each of the last two changes of the prompt, the last frames.
 
     The copies, tagged `anchor`, are made of the clean keys when these are first written; a later replay of the frames
@@ -31,11 +32,9 @@ class JunctionAnchors:
     anchor: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sink < self.window or self.anchor < 0:
-            raise ValueError(
-                f"a window of {self.window} latent frames cannot hold a sink of {self.sink} and a chunk, with anchors "
-                f"of {self.anchor} beside it: make the window larger or the sink smaller"
-            )
+        require_room(self.window, self.sink)
+        if self.anchor < 0:
+            raise ValueError(f"an anchor has 0 latent frames or more, got {self.anchor}: 3 is usual")
 
     @property
     def capacity(self) -> int:
@@ -45,14 +44,6 @@ class JunctionAnchors:
     def protected(self) -> int:
         return self.sink + 2 * self.anchor
 
-    @property
-    def deps(self) -> Deps:
-        return "clean"
-
-    @property
-    def scorer(self) -> None:
-        return None
-
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         film = [(index, slot.frame) for index, slot in enumerate(slots.entries) if slot.tag != "anchor"]
         known = {frame for _, frame in film}
@@ -60,11 +51,7 @@ class JunctionAnchors:
         if excess <= 0:
             return []
         free = [index for index, _ in film[self.sink :]]
-        if len(free) < excess:
-            raise ValueError(
-                f"a pass of {len(row.frames)} latent frames does not fit beside a sink of {self.sink} "
-                f"in a window of {self.window}: use shorter chunks or a larger window"
-            )
+        require_leaving(row, excess, len(free), self.window)
         return [Evict(range(free[0], free[0] + excess))]
 
     def end(self, row: Row, slots: Slots) -> list[Action]:

@@ -5,51 +5,57 @@ In bfloat16 a mean near 10 moves in steps of 0.06, so shares of 0.01 would round
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-MEAN: Final = "mean."
+from cache.companion import Companion
+from cache.slots import Change, Fold, Put
+from cache.storage import Storage
 
 
-class Means:
+class Means(Companion):
     """The means of one store of keys, in at least float32.
 
     Args:
-        keys: the store's allocation, [layers, B, capacity, T, N, D].
-        values: the same.
+        storage: the store's, where the means are written too.
+        dtype: of keys and values.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self._keys, self._values = keys, values
+    def __init__(self, storage: Storage, dtype: torch.dtype) -> None:
+        self._storage = storage
+        self._dtype = torch.promote_types(dtype, torch.float32)
         self._exact: dict[int, Tensor] = {}
 
     def reset(self) -> None:
-        """Forget all."""
         self._exact = {}
 
-    def forget(self, place: int) -> None:
-        """Something else lies at `place` now."""
-        self._exact.pop(place, None)
+    def changed(self, change: Change) -> None:
+        match change:
+            case Put(place=place):
+                self._exact.pop(place, None)  # something else lies there now
+            case Fold():
+                self._fold(change)
+            case _:
+                pass
 
-    def fold(self, into: int, place: int, share: float) -> None:
-        """Move the mean at `into` by `share` of the way to the frame at `place`; what lies there begins a mean."""
-        if into not in self._exact:
-            self._exact[into] = self._frame(into)
-        mean = self._exact[into].lerp_(self._frame(place), share)
-        self._keys[:, :, into].copy_(mean[0])
-        self._values[:, :, into].copy_(mean[1])
+    def _fold(self, fold: Fold) -> None:
+        frame = self._frame(fold.place)
+        if fold.begins:
+            mean = frame
+        else:
+            mean = self._exact[fold.into] if fold.into in self._exact else self._frame(fold.into)
+            mean.lerp_(frame, fold.share)
+        self._exact[fold.into] = mean
+        self._storage.write(fold.into, mean)
 
     def _frame(self, place: int) -> Tensor:
-        exact = torch.promote_types(self._keys.dtype, torch.float32)
-        return torch.stack([self._keys[:, :, place], self._values[:, :, place]]).to(exact)
+        return self._storage.read(place).to(self._dtype, copy=True)
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """A copy by names that begin with MEAN."""
-        return {f"{MEAN}{place}": mean.clone() for place, mean in self._exact.items()}
+    def data(self) -> dict[str, Any]:
+        return {"means": {str(place): mean for place, mean in self._exact.items()}}
 
-    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Go back to a snapshot."""
-        self._exact = {int(name.removeprefix(MEAN)): mean.clone() for name, mean in snapshot.items()}
+    def restored(self, data: Mapping[str, Any], places: Sequence[int]) -> None:
+        self._exact = {int(place): mean for place, mean in data["means"].items()}

@@ -1,4 +1,4 @@
-"""The tensors behind the lanes of a stream: one allocation, of which every store of keys holds its part.
+"""What passes read and leave behind: one allocation for all lanes of a stream, of which every store holds its part.
 
 Lanes lie side by side in the batch, so that rows of several lanes that see equally many frames can go through the model
 in one forward without a key being copied.
@@ -18,10 +18,7 @@ from cache.layer import LayerMemory
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens.
-
-    With a `from_layer` above 0, what enters that layer is kept for replays that begin there.
-    """
+    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens."""
 
     layers: int
     batch: int
@@ -31,7 +28,6 @@ class KVShape:
     columns: int
     heads: int
     head_dim: int
-    from_layer: int = 0
 
     @property
     def tokens(self) -> int:
@@ -39,12 +35,11 @@ class KVShape:
 
 
 class Buffers(NamedTuple):
-    """What is remembered [2, layers, B, capacity, T, N, D], what passes read [2, layers, B, K, N, D], what they leave.
+    """What passes read [2, layers, B, K, N, D], remembered frames first, and what they leave [2, layers, B, S, N, D].
 
     Keys come first and values second: most of what is done to the one is done to the other, in one call.
     """
 
-    remembered: Tensor
     view: Tensor
     staged: Tensor
 
@@ -58,7 +53,7 @@ class Buffers(NamedTuple):
         def zeros(*sizes: int) -> Tensor:
             return torch.zeros((2, s.layers, batch, *sizes, s.heads, s.head_dim), device=device, dtype=dtype)
 
-        return cls(zeros(s.capacity, s.tokens), zeros((s.capacity + s.own) * s.tokens), zeros(s.own * s.tokens))
+        return cls(zeros((s.capacity + s.own) * s.tokens), zeros(s.own * s.tokens))
 
     def lane(self, number: int, batch: int) -> Buffers:
         """The part of one lane of `batch` films."""

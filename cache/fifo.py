@@ -10,19 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cache.types import Action, Deps, Evict, FrameScorer, Row, Slots, Write
+from cache.room import require_leaving, require_room
+from cache.types import Action, CachePolicy, Deps, Evict, Row, Slots, Write
 
 
 @dataclass(frozen=True, slots=True)
-class SinkWindow:
+class SinkWindow(CachePolicy):
     """Keep the first `sink` frames for ever and, with the pass's own, at most `window` frames in all.
 
     The oldest frames behind the sink leave when the first pass of a new chunk needs their room; later passes of the
     chunk find it made. `sink` 0 is Self-Forcing's plain sliding window (Huang et al. 2025, arXiv 2506.08009).
-
-    With `settle`, a sink from before the last switch protects nothing any more: it leaves like other old frames, and
-    the first frames that came `settle` frames after the switch become the sink (LongLive 2's shot sink in its
-    simplest form). None keeps the film's first frames whatever the prompt.
 
     `keeps` says what is written, and when: `clean` frames by a pass of their own, the `last` noise level's keys, or
     one memory for each `level` (StreamDiffusionV2, Feng et al. 2025, arXiv 2511.07399).
@@ -33,16 +30,11 @@ class SinkWindow:
 
     window: int = 12
     sink: int = 3
-    settle: int | None = None
     keeps: Deps = "clean"
     counts: Literal["pass", "commit"] = "pass"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sink < self.window:
-            raise ValueError(
-                f"a window of {self.window} latent frames cannot hold a sink of {self.sink} and a chunk: "
-                "make the window larger or the sink smaller"
-            )
+        require_room(self.window, self.sink)
 
     @property
     def capacity(self) -> int:
@@ -56,10 +48,6 @@ class SinkWindow:
     def deps(self) -> Deps:
         return self.keeps
 
-    @property
-    def scorer(self) -> FrameScorer | None:
-        return None
-
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         known = {slot.frame for slot in slots.entries}
         counted = row.frames if self.counts == "pass" else row.commit
@@ -67,19 +55,8 @@ class SinkWindow:
         excess = len(slots.entries) + incoming - self.window
         if excess <= 0:
             return []
-        kept = self._protected(slots)
-        if len(slots.entries) - excess < min(kept, len(slots.entries)):
-            raise ValueError(
-                f"a pass of {len(row.frames)} latent frames does not fit beside a sink of {kept} "
-                f"in a window of {self.window}: use shorter chunks or a larger window"
-            )
-        return [Evict(range(kept, kept + excess))]
-
-    def _protected(self, slots: Slots) -> int:
-        """How many of the first slots are a sink now."""
-        if self.settle is None or not slots.switches or not slots.entries:
-            return self.sink
-        return self.sink if slots.entries[0].frame >= slots.switches[-1] + self.settle else 0
+        require_leaving(row, excess, max(0, len(slots.entries) - self.sink), self.window)
+        return [Evict(range(self.sink, self.sink + excess))]
 
     def end(self, row: Row, slots: Slots) -> list[Action]:
         return write_in_order(row, slots, self.sink)

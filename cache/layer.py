@@ -8,14 +8,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Entrance(NamedTuple):
-    """What enters `layer`, [B, S, E]: left in `hidden` by a whole pass, taken from there by one that `begins` there."""
-
-    layer: int
-    hidden: Tensor
-    begins: bool = False
-
-
 class LayerMemory(NamedTuple):
     """What one layer attends to, as plain tensors that the pass writes its own part of.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.types import Action, Deps, Row, Slots
+from cache.types import Action, CachePolicy, Deps, Row, Slots
 
 
 @dataclass(frozen=True, slots=True)
-class NoMemory:
+class NoMemory(CachePolicy):
     """Frames attend to the pass they are in and to no other (StreamDiT, Kodaira et al. 2025, arXiv 2507.03745)."""
 
     @property
@@ -16,16 +16,8 @@ class NoMemory:
         return 0
 
     @property
-    def protected(self) -> int:
-        return 0
-
-    @property
     def deps(self) -> Deps:
         return "joint"
-
-    @property
-    def scorer(self) -> None:
-        return None
 
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         return []

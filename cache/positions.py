@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from cache.anchors import JunctionAnchors
 from cache.types import NATIVE, Row, SlotRange, Slots
 
 
@@ -78,6 +80,11 @@ class Regions:
     horizon: int = 21
     window: int = 12
     anchor: int = 3
+
+    @classmethod
+    def of(cls, memory: JunctionAnchors, *, horizon: int) -> Self:
+        """For this memory."""
+        return cls(horizon, memory.window, memory.anchor)
 
     def __post_init__(self) -> None:
         if self.window + self.anchor > self.horizon:

@@ -1,3 +1,4 @@
+# pyright: standard
 """Rotary positions in three axes, built in float64 from integers and cast once.
 
 Keys are stored un-rotated and rotated when they are read, so a position is an integer that a policy chooses per

@@ -7,26 +7,23 @@ policy decided, so nothing here waits for a number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cache.buffers import KVShape
+from cache.companion import Companion
 from cache.rope import rotary_tables_at, rotate
+from cache.slots import Change, Choose, Put
+from cache.storage import Storage
 from cache.types import TokenScorer
 
 FRAME, ROW, COLUMN, USES = range(4)
 
 
-def gathered(frames: Tensor, places: Sequence[int]) -> Tensor:
-    """The tokens of the frames at `places` of [B, capacity, T, ...], [B, len(places) * T, ...].
-
-    Numbers that the host knows stay there: an index tensor would have to be sent to the device, and waited for.
-    """
-    return torch.stack([frames[:, place] for place in places], dim=1).flatten(1, 2)
-
-
-class Selection:
+class Selection(Companion):
     """Token-level bookkeeping of one store of keys.
 
     `index` [layers, B, capacity, T, 4] says of each remembered token its frame, row, column and how often it was
@@ -35,43 +32,50 @@ class Selection:
 
     Args:
         scorer: judges the tokens.
-        keys: the store's allocation, [layers, B, capacity, T, N, D].
-        values: the same.
-        columns: tokens in a row of a frame.
+        storage: of the store.
+        shape: its sizes.
+        device: where it lies.
+        dtype: of its keys and values.
     """
 
-    def __init__(self, scorer: TokenScorer, keys: Tensor, values: Tensor, columns: int) -> None:
-        layers, batch, capacity, tokens, heads, head_dim = keys.shape
-        self._scorer, self._keys, self._values = scorer, keys, values
-        device = keys.device
-        raster = torch.arange(tokens, device=device, dtype=torch.int32)
-        self._grid = torch.stack([torch.zeros_like(raster), raster // columns, raster % columns, raster * 0], dim=1)
-        self.index = torch.zeros((layers, batch, capacity, tokens, 4), dtype=torch.int32, device=device)
-        self._dtype = torch.promote_types(keys.dtype, torch.float32)  # sums of a thousand tokens need it
-        self.queries = torch.zeros((layers, batch, scorer.keep_q, heads, head_dim), dtype=self._dtype, device=device)
+    def __init__(
+        self, scorer: TokenScorer, storage: Storage, shape: KVShape, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        s, self._scorer, self._storage = shape, scorer, storage
+        raster = torch.arange(s.tokens, device=device, dtype=torch.int32)
+        self._grid = torch.stack([torch.zeros_like(raster), raster // s.columns, raster % s.columns, raster * 0], dim=1)
+        self.index = torch.zeros((s.layers, s.batch, s.capacity, s.tokens, 4), dtype=torch.int32, device=device)
+        self._dtype = torch.promote_types(dtype, torch.float32)  # sums of a thousand tokens need it
+        queries = (s.layers, s.batch, scorer.keep_q, s.heads, s.head_dim)
+        self.queries = torch.zeros(queries, dtype=self._dtype, device=device)
         self._candidates: tuple[int, ...] = ()
         self._kept: tuple[int, ...] = ()
 
     def reset(self) -> None:
         """Forget the queries; what is written from now on is indexed anew."""
         self.queries.zero_()
-        self.done()
+        self.staged()
 
-    def written(self, place: int, frame: int) -> None:
-        """A whole frame now lies at `place`."""
-        self.index[:, :, place].copy_(self._grid)
-        self.index[:, :, place, :, FRAME] = frame
+    def changed(self, change: Change) -> None:
+        match change:
+            case Put(frame, _, place):
+                self.index[:, :, place].copy_(self._grid)
+                self.index[:, :, place, :, FRAME] = frame
+            case Choose(candidates, kept):
+                if self._candidates:
+                    raise ValueError(
+                        "the memory was asked to prune twice before a pass: prune once, over all candidates"
+                    )
+                self._candidates, self._kept = candidates, kept
+            case _:
+                pass
 
-    def ask(self, candidates: Sequence[int], keep: int) -> None:
-        """In the coming pass, keep the best tokens of the frames at `candidates`, in the first `keep` of these."""
-        if self._candidates:
-            raise ValueError("the memory was asked to prune twice before a pass: prune once, over all candidates")
-        self._candidates = tuple(candidates)
-        self._kept = self._candidates[:keep]
-
-    def done(self) -> None:
-        """The pass is over."""
+    def staged(self) -> None:
+        """Nothing is to be chosen any more."""
         self._candidates, self._kept = (), ()
+
+    def restored(self, data: Mapping[str, Any], places: Sequence[int]) -> None:
+        self.staged()
 
     @property
     def coming(self) -> tuple[int, ...]:
@@ -83,7 +87,7 @@ class Selection:
         return self._tables(self.index[layers, :, place])
 
     def _tables(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return rotary_tables_at(index[..., :USES], self._keys.shape[-1], dtype=self._dtype)
+        return rotary_tables_at(index[..., :USES], self.queries.shape[-1], dtype=self._dtype)
 
     def observe(self, layer: int, queries: Tensor, view_keys: Tensor, view_values: Tensor) -> None:
         """Called in a layer with the pass's rotated queries [B, S, N, D], before its attention.
@@ -97,7 +101,11 @@ class Selection:
         self._keep_queries(layer, queries)
         if not self._candidates:
             return
-        keys, values, index = (gathered(x[layer], self._candidates) for x in (self._keys, self._values, self.index))
+        layers, candidates = slice(layer, layer + 1), self._candidates
+        # Numbers that the host knows stay there: an index tensor would have to be sent to the device, and waited for.
+        held = torch.stack([self._storage.read(place, layers)[:, 0] for place in candidates], dim=2).flatten(2, 3)
+        keys, values = held.unbind()
+        index = torch.stack([self.index[layer][:, place] for place in candidates], dim=1).flatten(1, 2)
         rotated = rotate(keys, *self._tables(index))
         scores = self._scorer.score(layer, self.queries[layer], rotated, values, index[..., USES])
         tokens = self._grid.shape[0]
@@ -110,14 +118,17 @@ class Selection:
 
         index = take(index)
         index[..., USES] += 1
+        kept = torch.stack([take(keys), take(values)])
         view_keys.copy_(take(rotated))
-        view_values.copy_(take(values))
-        for store, kept in ((self._keys, take(keys)), (self._values, take(values)), (self.index, index)):
-            for place, frame in zip(self._kept, kept.unflatten(1, (-1, tokens)).unbind(1), strict=True):
-                store[layer][:, place].copy_(frame)
+        view_values.copy_(kept[1])
+        for number, place in enumerate(self._kept):
+            part = slice(number * tokens, (number + 1) * tokens)
+            self._storage.write(place, kept[:, None, :, part], layers)
+            self.index[layer][:, place].copy_(index[:, part])
 
     def _keep_queries(self, layer: int, queries: Tensor) -> None:
-        frames = queries.unflatten(1, (-1, self._grid.shape[0])).sum(dim=2, dtype=self._dtype)
+        by_frame = torch.unflatten(queries, 1, (-1, self._grid.shape[0]))
+        frames = by_frame.sum(dim=2, dtype=self._dtype)
         kept = torch.cat([self.queries[layer], frames], dim=1)
         self.queries[layer].copy_(kept[:, kept.shape[1] - self.queries.shape[2] :])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
 
-from cache.types import Action, Evict, Replay, Slots
+from cache.types import Action, Evict, Replay, SinkMemory, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +14,6 @@ class Keep:
 
     @property
     def replays(self) -> int:
-        return 0
-
-    @property
-    def from_layer(self) -> int:
         return 0
 
     def plan(self, slots: Slots, old: int, new: int) -> list[Action]:
@@ -37,13 +34,14 @@ class Recache:
     sink: int = 3
     keep_sink: bool = True
 
+    @classmethod
+    def of(cls, memory: SinkMemory, *, keep_sink: bool = True) -> Self:
+        """For all that a memory holds of the film's frames."""
+        return cls(memory.window, memory.sink, keep_sink)
+
     @property
     def replays(self) -> int:
         return self.window
-
-    @property
-    def from_layer(self) -> int:
-        return 0
 
     def plan(self, slots: Slots, old: int, new: int) -> list[Action]:
         if not slots.entries:
@@ -54,40 +52,3 @@ class Recache:
             return [Replay(range(slots.cur - (self.window - self.sink) if full else first, slots.cur))]
         held = min(self.window, slots.cur - first)
         return [Evict(range(len(slots.entries))), Replay(range(slots.cur - held, slots.cur))]
-
-
-@dataclass(frozen=True, slots=True)
-class ElasticRecache(Recache):
-    """First replay only the layers from `layer` on, and all of them a chunk later if the test says that it was needed.
-
-    Shallow layers know little of the text: the keys of layer 0 nothing at all, so `layer` 1 equals a whole replay. The
-    shortened replay begins with what entered layer `layer - 1` under the old prompt. Where it moves the keys of layer
-    `layer` by more than `limit` of their size, the layers left out have to be run too. Elastic-Cache recomputes a
-    language model's cache from the layer on where attention drifts (arXiv 2510.14973); here the layer is fixed, because
-    what enters it is kept for the whole window. A sink that is replayed as well is replayed whole.
-    """
-
-    layer: int = 2
-    limit: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.layer < 1 or not self.limit >= 0:
-            raise ValueError(
-                f"a shortened replay begins at layer 1 or later with a limit of 0 or more, got {self.layer} and "
-                f"{self.limit}: use Recache to replay all layers"
-            )
-
-    @property
-    def from_layer(self) -> int:
-        return self.layer
-
-    def plan(self, slots: Slots, old: int, new: int) -> list[Action]:
-        whole = Recache.plan(self, slots, old, new)
-        if slots.moved is not None and slots.moved > self.limit:
-            return whole
-        if old == new:
-            return []
-        held = {slot.frame for slot in slots.entries if slot.tag not in ("mean", "kept")}
-        if any(not isinstance(action, Replay) or not held.issuperset(action.frames) for action in whole):
-            return whole
-        return [replace(action, from_layer=self.layer) for action in whole if isinstance(action, Replay)]

@@ -53,16 +53,18 @@ class Row:
             )
 
 
+def clean_row(frames: range, level: float, source: Source, text: int, *, lane: int = 0) -> Row:
+    """A row run for the keys it leaves: all its frames stand at `level`, memory may keep them, and none goes on."""
+    count = len(frames)
+    return Row(lane, frames, (level,) * count, (None,) * count, "none", source, text, commit=frames)
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames).
-
-    `from_layer` is the first layer whose keys it writes; it runs from the layer below that, on what entered it before.
-    """
+    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames)."""
 
     kind: PassKind
     rows: tuple[Row, ...]
-    from_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,7 @@ class Slots:
     """What one lane remembers.
 
     `switches` = frames at which prompts or shots changed. `scores` = how alike each entry and the frame written last
-    are, where the cache policy names a scorer of frames; measured when that frame was written, empty before. `moved` is
-    how far the last chunk's shortened replay moved the keys of its first layer, relative to them; None without one.
+    are, where the cache policy names a scorer of frames; measured when that frame was written, empty before.
     """
 
     lane: int
@@ -95,7 +96,6 @@ class Slots:
     entries: tuple[Slot, ...]
     switches: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
-    moved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +196,9 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass.
-
-    With `from_layer` the keys of the layers below it stay, and the pass begins with what entered the last of these.
-    """
+    """Run the emitted clean latents of `frames` again at t=0 under the new prompt, in one pass."""
 
     frames: range
-    from_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +260,7 @@ class WindowPolicy(Protocol):
 
 
 class CachePolicy(Protocol):
-    """What the memory admits, evicts and pins.
+    """What the memory admits, evicts and pins; whoever inherits from it says only what differs.
 
     `capacity` is the largest number of slots, a pass's own frames included; `protected` how many of them may be taken
     by frames that never leave. `deps` names the memory this policy provides; noise plans list what they accept.
@@ -275,17 +271,30 @@ class CachePolicy(Protocol):
     def capacity(self) -> int: ...
 
     @property
-    def protected(self) -> int: ...
+    def protected(self) -> int:
+        return 0
 
     @property
-    def deps(self) -> Deps: ...
+    def deps(self) -> Deps:
+        return "clean"
 
     @property
-    def scorer(self) -> TokenScorer | FrameScorer | None: ...
+    def scorer(self) -> TokenScorer | FrameScorer | None:
+        return None
 
     def begin(self, row: Row, slots: Slots) -> list[Action]: ...
 
     def end(self, row: Row, slots: Slots) -> list[Action]: ...
+
+
+class SinkMemory(Protocol):
+    """A cache policy with a sink: other policies of a preset take their numbers from it, so that each stands once."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def sink(self) -> int: ...
 
 
 class PositionPolicy(Protocol):
@@ -297,15 +306,11 @@ class PositionPolicy(Protocol):
 class SwitchPolicy(Protocol):
     """What a new prompt does to the memory; `old` and `new` are conditioning versions.
 
-    `replays` is the largest number of frames it runs again, 0 for none; `from_layer` where its shortened replays begin
-    to write, 0 if all are whole. It is asked again in the chunk after a shortened replay, with `old` equal to `new`.
+    `replays` is the largest number of frames it runs again, 0 for none.
     """
 
     @property
     def replays(self) -> int: ...
-
-    @property
-    def from_layer(self) -> int: ...
 
     def plan(self, slots: Slots, old: int, new: int) -> list[Action]: ...
 
@@ -314,8 +319,7 @@ class NoisePlan(Protocol):
     """Which passes make the next chunk, at which levels, and what each commits and emits.
 
     `needs` lists the kinds of memory it can work with, `chunk` how many latent frames it emits at once, `lanes` how
-    many memories its rows use, `width` how many frames its longest row has, `references` how many emitted frames it
-    shows to the model again.
+    many memories its rows use, `width` how many frames its longest row has.
     """
 
     @property
@@ -329,8 +333,5 @@ class NoisePlan(Protocol):
 
     @property
     def width(self) -> int: ...
-
-    @property
-    def references(self) -> int: ...
 
     def passes(self, view: View) -> Sequence[Pass]: ...

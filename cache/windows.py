@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import Self
 
-from cache.anchors import junction
+from cache.anchors import JunctionAnchors, junction
 from cache.types import Row, SlotRange, Slots
 
 
@@ -100,6 +101,11 @@ class SinkAnchorRecent:
 
     window: int = 12
     sink: int = 3
+
+    @classmethod
+    def of(cls, memory: JunctionAnchors) -> Self:
+        """Of this memory."""
+        return cls(memory.window, memory.sink)
 
     def select(self, row: Row, slots: Slots) -> list[SlotRange]:
         at = [junction(slot.frame, slots.switches) if slot.tag == "anchor" else None for slot in slots.entries]

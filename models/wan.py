@@ -17,7 +17,9 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from torch import Tensor, nn
 
-from cache.layer import Entrance, LayerMemory
+from cache.layer import LayerMemory
+from cache.layer_plan import EVERY, LayerPlan
+from cache.residuals import tapped
 from cache.rope import rotary_tables
 from models.attention import (
     CausalAttnProcessor,
@@ -27,9 +29,7 @@ from models.attention import (
     project_text,
     teacher_forcing_spans,
 )
-
-TextKV = Sequence[tuple[Tensor, Tensor]]
-"""Per layer: keys and values of the text, each [B, L, N, D]."""
+from models.transformer import TextKV
 
 
 def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
@@ -178,6 +178,12 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         finally:
             _AttentionBackendRegistry.set_active_backend(default)
 
+    @property
+    def expects(self) -> tuple[torch.device, torch.dtype]:
+        """Where latents and text have to be, and in which precision."""
+        weight = self.patch_embedding.weight
+        return weight.device, weight.dtype
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens for a latent of `height` x `width`; ValueError if the patch does not fit."""
         _, patch_h, patch_w = self.config["patch_size"]
@@ -215,7 +221,8 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         rotary: tuple[Tensor, Tensor],
         memory: Sequence[LayerMemory] | None = None,
         spans: tuple[Span, ...] | None = None,
-        entrance: Entrance | None = None,
+        layers: LayerPlan = EVERY,
+        buffers: Sequence[Tensor] = (),
     ) -> Tensor:
         """Predict the flow (noise minus clean) of a sequence of latent frames.
 
@@ -226,7 +233,8 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             rotary: cos and sin of the queries and own keys, from cache.rope.rotary_tables.
             memory: per layer, the keys and values to attend to; the pass writes its own part into them.
             spans: which tokens see which in the training forward; with a memory there are none.
-            entrance: a layer whose input is kept, or at which the pass begins.
+            layers: which of them run, and what is left in `buffers` or taken from them on the way.
+            buffers: residual streams [B, S, E], by number.
 
         Returns:
             The flow, [B, C, F, H, W].
@@ -244,12 +252,10 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
 
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
-            if entrance is not None and entrance.begins and layer <= entrance.layer:
-                if layer < entrance.layer:
-                    continue
-                hidden_BSE = entrance.hidden
-            elif entrance is not None and layer == entrance.layer:
-                entrance.hidden.copy_(hidden_BSE)
+            if layers.taps:
+                hidden_BSE = tapped(layers, layer, hidden_BSE, buffers)
+            if layers.skip and not layers.runs(layer):
+                continue
             context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
             if checkpointing:
                 hidden_BSE = self._gradient_checkpointing_func(  # pyright: ignore[reportOptionalCall]  # set by enable_
@@ -258,6 +264,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             else:
                 hidden_BSE = block(hidden_BSE, text_kv[layer], temb_BF6E, context)
 
+        hidden_BSE = tapped(layers, len(self.blocks), hidden_BSE, buffers)
         dtype = torch.promote_types(hidden_BSE.dtype, torch.float32)
         shift, scale = (self.scale_shift_table[:, None] + temb_BFE[:, :, None]).chunk(2, dim=2)
         normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (frames, -1))

@@ -1,6 +1,7 @@
 """Plans that spread a finished stream over devices, applied from outside; models hold no line of distributed code.
 
-Add a plan: one file with a frozen dataclass that satisfies `ParallelPlan`, one line in the registry below.
+Add a plan: one file with a frozen dataclass that satisfies `ParallelPlan`, one line in the registry below. What takes a
+stream's rows through the layers is its `runner` (models/transformer.py): a plan puts its own there.
 """
 
 from typing import Protocol, TypeVar

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
+from models.autoencoder import Autoencoder
 from models.configs import VOCABULARY, TAEHVConfig, TextEncoderConfig, UMT5Config, WanConfig, WanVAEConfig
 from models.taehv import AutoencoderTAEHV
 from models.text import VOCABULARY_FILE, TextEncoder
@@ -19,7 +21,7 @@ from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.conditioning import Conditioner
 from pipelines.drift import NAMES as DRIFT_NAMES
-from pipelines.engine import Autoencoder, Engine, Policies, Sigmas
+from pipelines.engine import Engine, Policies, Sigmas
 from pipelines.presets import PRESETS, Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
@@ -237,11 +239,11 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
             f"cache policy that keeps {cache.deps} memory: a pass would read keys that do not exist yet; choose a "
             "cache policy of that kind"
         )
-    room = cache.protected + plan.chunk
-    if cache.capacity and room > cache.capacity:
+    lacks = short_of(cache.capacity, plan.chunk, cache.protected)
+    if cache.capacity and lacks:
         raise ValueError(
             f"preset {preset.name!r} has a window of {cache.capacity} latent frames, too small for a sink of "
-            f"{cache.protected} and a chunk of {plan.chunk}: make the window at least {room}"
+            f"{cache.protected} and a chunk of {plan.chunk}: make the window at least {cache.capacity + lacks}"
         )
     if isinstance(cache.scorer, TokenScorer) and cache.scorer.keep_q < plan.width:
         raise ValueError(
@@ -295,7 +297,7 @@ def _load_transformer(
     model.requires_grad_(False)
     if lora is not None:
         merge_lora(model, lora, alpha=spec.lora_alpha)
-        kept = set(model._keep_in_fp32_modules or ())
+        kept = set(model._keep_in_fp32_modules or ())  # pyright: ignore[reportPrivateUsage]
         for name, parameter in model.named_parameters():
             if not kept & set(name.split(".")):
                 parameter.data = parameter.data.to(dtype)

@@ -38,8 +38,7 @@ class TextKeys:
     def without_prompt(self, rows: int = 1) -> LayerKeys:
         """Of the empty prompt, for guidance."""
         if self._bare is None:
-            weight = self._engine.transformer.patch_embedding.weight
-            self._bare = self._keys(self._engine.conditioner.embed("").to(weight.device, weight.dtype))
+            self._bare = self._keys(self._engine.conditioner.embed("").to(*self._engine.transformer.expects))
         return _for_rows(self._bare, rows)
 
     def _keys(self, embeds: Tensor) -> LayerKeys:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
+from cache.layer_plan import EveryLayer, LayerPolicy
+from cache.storage import Dense, NewStorage
 from cache.types import CachePolicy, NoisePlan, PositionPolicy, SwitchPolicy, WindowPolicy
-from models.wan import CausalWanTransformer3DModel
+from models.autoencoder import Autoencoder
+from models.transformer import Transformer
 from pipelines.conditioning import Conditioner
 
 
@@ -31,28 +31,20 @@ class Policies:
     schedule: Sigmas
     clean_level: float = 0.0
     guidance_scale: float = 1.0
-
-
-class Autoencoder(Protocol):
-    """What the loop asks of an autoencoder; AutoencoderTAEHV and WanVAEStream are such.
-
-    The first tensor of a decoder's state counts the latent frames it has seen, int64 on the CPU.
-    """
-
-    spatial_scale: int
-
-    def init_decode_state(self, batch: int, h: int, w: int, device: torch.device | str = "cpu") -> list[Tensor]: ...
-
-    def decode_stream(self, latents: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
+    layers: LayerPolicy = EveryLayer()  # noqa: RUF009  # frozen, without a field
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What all streams of a process share: weights and policies, none of which changes."""
+    """What all streams of a process share: weights and policies, none of which changes.
 
-    transformer: CausalWanTransformer3DModel
+    `storage` makes what holds a lane's keys and values.
+    """
+
+    transformer: Transformer
     conditioner: Conditioner
     policies: Policies
     autoencoder: Autoencoder | None = None
     fps: int = 16
     drift_spreads: tuple[float, ...] | None = None
+    storage: NewStorage = Dense

@@ -14,7 +14,9 @@ from torch import Tensor
 from cache.buffers import Buffers
 from cache.kv import KVStore
 from cache.layer import LayerMemory
+from cache.layer_plan import EVERY, LayerPlan
 from cache.types import Pass, Row, Slot
+from models.transformer import Batch, Runner
 from pipelines.derived import RotaryTables, TextKeys
 from pipelines.engine import Engine
 from pipelines.state import StreamState
@@ -32,12 +34,13 @@ Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
 
 
 class _Ready(NamedTuple):
-    """A row about to go through the model: its latents [B, F, C, H, W], the keys it sees, its queries' positions."""
+    """A row about to go through the model: latents [B, F, C, H, W], keys it sees, query positions, its layers."""
 
     row: Row
     latents: Tensor
     memory: list[LayerMemory]
     positions: tuple[int, ...]
+    layers: LayerPlan
 
 
 class Passes:
@@ -49,12 +52,19 @@ class Passes:
         buffers: of all lanes.
         noise: where noise comes from.
         observer: sees every row.
+        runner: takes rows through the layers.
     """
 
     def __init__(
-        self, engine: Engine, state: StreamState, buffers: Buffers, noise: NoiseSource, observer: Observer | None
+        self,
+        engine: Engine,
+        state: StreamState,
+        buffers: Buffers,
+        noise: NoiseSource,
+        observer: Observer | None,
+        runner: Runner,
     ) -> None:
-        self.engine, self.state, self.noise, self.observer = engine, state, noise, observer
+        self.engine, self.state, self.noise, self.observer, self.runner = engine, state, noise, observer, runner
         self.model_seconds, self.guidance_scale = 0.0, engine.policies.guidance_scale
         self._buffers = buffers
         self._device, self._dtype = state.latents.ring.device, state.latents.ring.dtype
@@ -78,14 +88,26 @@ class Passes:
 
     def run_rows(self, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
         """Rows with their latents through the model, in one forward if their memories lie side by side."""
-        ready = [self._prepare(row, latents) for row, latents in rows]
-        joint = self._buffers.joint([each.memory for each in ready]) if len(ready) > 1 else None
-        if joint is not None:
-            flows = self._forward(work, ready, joint).chunk(len(ready))
-        else:
-            flows = [self._forward(work, [each], each.memory) for each in ready]
-        for each, flow in zip(ready, flows, strict=True):
-            self._finish(work, each.row, each.latents, flow)
+        ready = [self._prepare(work, row, latents) for row, latents in rows]
+        alike = len(ready) > 1 and len({each.layers for each in ready}) == 1
+        joint = self._buffers.joint([each.memory for each in ready]) if alike else None
+        groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
+        batches = [self._batch(members, memory) for members, memory in groups]
+        asked, guided = batches, work.kind == "denoise" and self.guidance_scale != 1.0  # memory belongs to the prompt
+        if guided:
+            sizes = [len(members) for members, _ in groups]
+            asked = [part for each, count in zip(batches, sizes, strict=True) for part in self._guided(each, count)]
+        begun = perf_counter()
+        flows = self.runner.run(asked)
+        if guided:
+            pairs = zip(flows[::2], flows[1::2], strict=True)
+            flows = [torch.lerp(without, flow, self.guidance_scale) for flow, without in pairs]
+        self.model_seconds += perf_counter() - begun
+        for (members, _), batch, flow in zip(groups, batches, flows, strict=True):
+            if batch.buffers:
+                self._leave(members, batch)
+            for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
+                self._finish(work, each, part)
 
     def gather(self, row: Row, camera: Camera | None = None) -> tuple[Row, Tensor]:
         """A planned row's latents [B, F, C, H, W], and the row as it begins: a camera has a say in its first level."""
@@ -121,8 +143,8 @@ class Passes:
             return row, state.flight.get(flying)
         return row, torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
 
-    def _prepare(self, row: Row, latents: Tensor) -> _Ready:
-        """Ask the policies what the row sees, and where everything stands."""
+    def _prepare(self, work: Pass, row: Row, latents: Tensor) -> _Ready:
+        """Ask the policies what the row sees, where everything stands, and which layers run."""
         state, policies = self.state, self.engine.policies
         store = state.kv[row.lane]
         for action in policies.cache.begin(row, store.slots(state.cur, state.switches)):
@@ -130,32 +152,46 @@ class Passes:
         slots = store.slots(state.cur, state.switches)
         ranges = policies.window.select(row, slots)
         queries, keys = policies.position.place(row, ranges, slots)
-        return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries))
+        layers = policies.layers.plan(work, row, slots)
+        if layers != EVERY:
+            layers.check(store.shape.layers, policies.layers.buffers)
+        return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries), layers)
 
-    def _forward(self, work: Pass, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Tensor:
-        """The flow of rows that share a memory, stacked in the batch, [rows * B, F, C, H, W]."""
-        begun, count, transformer = perf_counter(), len(rows), self.engine.transformer
+    def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Batch:
+        """Rows that share a memory, stacked."""
+        count, layers = len(rows), rows[0].layers
         x = (rows[0].latents if count == 1 else torch.cat([each.latents for each in rows])).transpose(1, 2)
         timestep = _timesteps(tuple(each.row.levels for each in rows), self._frame[0], self._device)
         tables = self._tables.of(tuple(each.positions for each in rows), self._frame[0])
-        row = rows[0].row
-        entrance = self.state.kv[row.lane].entrance(row.frames, work.from_layer)
-        flow = transformer(x, timestep, self.texts.of(self.state.text, count), tables, memory, entrance=entrance)
-        if work.kind == "denoise" and self.guidance_scale != 1.0:  # memory belongs to the prompt
-            bare = [layer.read_only() for layer in memory]
-            without = transformer(x, timestep, self.texts.without_prompt(count), tables, bare)
-            flow = torch.lerp(without, flow, self.guidance_scale)
-        self.model_seconds += perf_counter() - begun
-        return flow.transpose(1, 2)
+        buffers: list[Tensor] = []
+        for number in range(self.engine.policies.layers.buffers):
+            held = [(self.state.residuals[each.row.lane], each.row.frames) for each in rows]
+            known = number in layers.reads()
+            buffers.append(torch.cat([r.get(number, frames) if known else r.scratch(frames) for r, frames in held]))
+        return Batch(x, timestep, self.texts.of(self.state.text, count), tables, memory, layers, buffers)
 
-    def _finish(self, work: Pass, row: Row, latents: Tensor, flow: Tensor) -> None:
+    def _guided(self, batch: Batch, rows: int) -> tuple[Batch, Batch]:
+        """The batch, and the same under the empty prompt, through all layers and leaving nothing behind."""
+        bare = [layer.read_only() for layer in batch.memory]
+        text = self.texts.without_prompt(rows)
+        return batch, batch._replace(text=text, memory=bare, layers=EVERY, buffers=())
+
+    def _leave(self, rows: Sequence[_Ready], batch: Batch) -> None:
+        """Keep what the plan left in buffers."""
+        for number in batch.layers.writes():
+            for each, part in zip(rows, batch.buffers[number].chunk(len(rows)), strict=True):
+                self.state.residuals[each.row.lane].put(number, each.row.frames, part)
+
+    def _finish(self, work: Pass, ready: _Ready, flow: Tensor) -> None:
         """Let the memory keep what the row leaves, and the frames go on."""
+        row, latents = ready.row, ready.latents
         state, store = self.state, self.state.kv[row.lane]
-        store.stage([Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)])
+        staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
+        store.stage(staged, ready.layers)
         x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
-        store.measure()
+        store.over()
         if self.observer is not None:
             self.observer(work, row, latents, flow, x0, store)
 

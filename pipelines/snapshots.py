@@ -1,3 +1,4 @@
+# pyright: standard
 """Snapshots of a stream as files, so that a killed render goes on where it stood.
 
 One safetensors file: tensors as they are, and everything else as JSON in its header. Nothing in it can run code, and a
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,14 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cache.types import Slot
-from pipelines.conditioning import TextState
-from pipelines.drift import DriftState
-from pipelines.state import Snapshot
+from pipelines.state import Snapshot, StreamState
+from pipelines.tree import Tree
 
-FORMAT = 2
-_TEXTS = ("embeds", "start", "target")
-_DRIFTS = ("recent", "reference", "early")
+FORMAT = 3
 
 
 def save_snapshot(snapshot: Snapshot, path: Path) -> str:
@@ -35,52 +33,8 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> str:
     Raises:
         OSError: no room, or no permission; a file that was there before is still there.
     """
-    tensors: dict[str, Tensor] = {"latents": snapshot.latents, "flight": snapshot.flight}
-    lanes: list[dict[str, Any]] = []
-    for number, store in enumerate(snapshot.kv):
-        held = {name: value for name, value in store.items() if isinstance(value, Tensor)}
-        tensors |= {f"kv.{number}.{name}": tensor for name, tensor in held.items()}
-        entries: Any = store["entries"]
-        lanes.append(
-            {
-                "entries": [[slot.frame, slot.tag, slot.prompt, slot.level, slot.base] for slot in entries],
-                "physical": store["physical"],
-                "free": store["free"],
-                "scores": store["scores"],
-                "tensors": list(held),
-            }
-        )
-    tensors |= {f"decoder.{number}": tensor for number, tensor in enumerate(snapshot.decoder)}
-    for name in _TEXTS:
-        text: Tensor | None = getattr(snapshot.text, name)
-        if text is not None:
-            tensors[f"text.{name}"] = text.clone()  # a mix may share its memory with what it came from
-    for name in _DRIFTS:
-        statistics = getattr(snapshot.drift, name)
-        if statistics:
-            tensors[f"drift.{name}"] = torch.from_numpy(np.stack(statistics))
-    header = {
-        "format": FORMAT,
-        "seed": snapshot.seed,
-        "stream": snapshot.stream,
-        "epoch": snapshot.epoch,
-        "chunk": snapshot.chunk,
-        "cur": snapshot.cur,
-        "scene": snapshot.scene,
-        "levels": snapshot.levels,
-        "switches": snapshot.switches,
-        "scale": snapshot.scale,
-        "lanes": lanes,
-        "decoder": len(snapshot.decoder),
-        "text": {
-            "prompt": snapshot.text.prompt,
-            "version": snapshot.text.version,
-            "blended": snapshot.text.blended,
-            "blend": snapshot.text.blend,
-        },
-        "drift_since": snapshot.drift.since,
-    }
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    tensors: dict[str, Tensor] = {}
+    header = {"format": FORMAT, "state": _flat(snapshot.tree, "", tensors)}
     half = path.with_name(f".{path.name}.tmp")
     try:
         save_file(tensors, half, metadata={"rivulet": json.dumps(header)})
@@ -117,53 +71,86 @@ def load_snapshot(path: Path, device: torch.device | str = "cpu", *, sha256: str
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): render without it") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    known: dict[Any, Callable[[Any, Mapping[str, Tensor]], Tree]] = {
+        FORMAT: lambda head, held: _tree(head["state"], held),
+        2: _format_2,
+    }
+    version = cast("dict[str, Any]", header).get("format") if isinstance(header, dict) else None
+    read = known.get(version) if isinstance(version, int) else None
+    if read is None:
         raise ValueError(f"{path} is no snapshot of this version of Rivulet (format {FORMAT}): render without it")
     try:
-        return _snapshot(header, tensors)
-    except (KeyError, TypeError) as error:
+        tree = read(header, tensors)
+        missing = [each.name for each in fields(StreamState) if each.name not in tree]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} lacks {error}: it is damaged, render without it") from error
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it is damaged, render without it")
+    return Snapshot(tree)
 
 
-def _snapshot(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
-    text, prompt = header["text"], header["text"]["prompt"]
-    drift = {name: tuple(tensors[f"drift.{name}"].cpu().numpy()) for name in _DRIFTS if f"drift.{name}" in tensors}
-    return Snapshot(
-        seed=header["seed"],
-        stream=header["stream"],
-        kv=tuple(
-            {
-                "entries": tuple(Slot(*entry) for entry in lane["entries"]),
-                "physical": tuple(lane["physical"]),
-                "free": tuple(lane["free"]),
-                "scores": tuple(lane["scores"]),
-                **{name: tensors[f"kv.{number}.{name}"] for name in lane["tensors"]},
-            }
-            for number, lane in enumerate(header["lanes"])
-        ),
-        latents=tensors["latents"],
-        flight=tensors["flight"],
-        levels=tuple(header["levels"]),
-        # The first tensor of a decoder's state counts frames and is read by the host.
-        decoder=tuple(
-            tensors[f"decoder.{number}"] if number else tensors["decoder.0"].cpu()
-            for number in range(header["decoder"])
-        ),
-        text=TextState(
-            prompt=prompt if isinstance(prompt, str) else tuple((words, weight) for words, weight in prompt),
-            version=text["version"],
-            **{name: tensors.get(f"text.{name}") for name in _TEXTS},
-            blended=text["blended"],
-            blend=text["blend"],
-        ),
-        drift=DriftState(since=header["drift_since"], **drift),
-        epoch=header["epoch"],
-        chunk=header["chunk"],
-        cur=header["cur"],
-        scene=header["scene"],
-        switches=tuple(header["switches"]),
-        scale=header["scale"],
-    )
+def _flat(tree: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree as JSON, with names in place of tensors and arrays, which go into `tensors`."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.cpu().contiguous()
+        return {"$tensor": name}
+    if isinstance(tree, np.ndarray):
+        tensors[name] = torch.tensor(tree)  # a copy: several parts of the state may share an array
+        return {"$array": name}
+    if isinstance(tree, tuple | list):
+        parts = cast("tuple[Tree, ...]", tree)
+        if parts and all(isinstance(part, np.ndarray) for part in parts) and len({part.shape for part in parts}) == 1:
+            tensors[name] = torch.from_numpy(np.stack(parts))
+            return {"$arrays": name}
+        return [_flat(part, f"{name}.{number}", tensors) for number, part in enumerate(parts)]
+    if is_dataclass(tree) and not isinstance(tree, type):
+        tree = {each.name: getattr(tree, each.name) for each in fields(tree)}
+    if isinstance(tree, Mapping):
+        named = cast("Mapping[str, Tree]", tree)
+        return {key: _flat(part, f"{name}.{key}" if name else key, tensors) for key, part in named.items()}
+    return tree
+
+
+def _tree(data: Any, tensors: Mapping[str, Tensor]) -> Tree:
+    if isinstance(data, list):
+        return tuple(_tree(part, tensors) for part in cast("list[Any]", data))
+    if not isinstance(data, dict):
+        return data
+    named = cast("dict[str, Any]", data)
+    if "$tensor" in named:
+        return tensors[named["$tensor"]]
+    if "$array" in named:
+        return tensors[named["$array"]].cpu().numpy()
+    if "$arrays" in named:
+        return tuple(tensors[named["$arrays"]].cpu().numpy())
+    return {key: _tree(part, tensors) for key, part in named.items()}
+
+
+def _format_2(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tree]:
+    """The tree of a file of the version before."""
+    plain = ("seed", "stream", "levels", "epoch", "chunk", "cur", "scene", "switches", "scale")
+    lanes: list[Tree] = []
+    for number, lane in enumerate(header["lanes"]):
+        held = {name: tensors[f"kv.{number}.{name}"] for name in lane["tensors"]}
+        means = {name[len("mean.") :]: held.pop(name) for name in [*held] if name.startswith("mean.")}
+        entries = [
+            dict(zip(("frame", "tag", "prompt", "level", "base"), each, strict=True)) for each in lane["entries"]
+        ]
+        table = {"entries": entries, "places": lane["physical"], "free": lane["free"], "scores": lane["scores"]}
+        lanes.append({**_tree(table, {}), "means": means, **held})
+    texts = {name: tensors.get(f"text.{name}") for name in ("embeds", "start", "target")}
+    drifts = ("recent", "reference", "early")
+    arrays = {name: tuple(tensors[f"drift.{name}"].cpu().numpy()) for name in drifts if f"drift.{name}" in tensors}
+    return {
+        **{name: _tree(header[name], {}) for name in plain},
+        "kv": tuple(lanes),
+        "latents": {"ring": tensors["latents"]},
+        "flight": {"ring": tensors["flight"]},
+        "residuals": tuple({} for _ in lanes),
+        "decoder": tuple(tensors[f"decoder.{number}"] for number in range(header["decoder"])),
+        "text": {**_tree(header["text"], {}), **texts},
+        "drift": {"since": header["drift_since"], **dict.fromkeys(drifts, ()), **arrays},
+    }
 
 
 def _os_error(error: SafetensorError, path: Path) -> OSError:

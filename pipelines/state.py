@@ -6,14 +6,17 @@ allocated already, and what is derived from them (rotated keys, text keys) is ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from cache.kv import KVStore
+from cache.residuals import Residuals
 from pipelines.conditioning import TextState
 from pipelines.drift import DriftState
+from pipelines.tree import Tree, check, copied, moved, nbytes, put_back
 
 
 class Latents:
@@ -41,22 +44,26 @@ class Latents:
             return self.ring[:, :0]
         return torch.stack([self.ring[:, frame % self.size] for frame in frames], dim=1)
 
-    def snapshot(self) -> Tensor:
-        return self.ring.clone()
+    def tensors(self) -> dict[str, Tensor]:
+        return {"ring": self.ring}
 
-    def restore(self, ring: Tensor) -> None:
-        self.ring.copy_(ring)
+    def data(self) -> dict[str, Tree]:
+        return {}
+
+    def restored(self, data: Mapping[str, Tree]) -> None:
+        pass
 
 
 @dataclass(slots=True)
 class StreamState:
-    """Where a stream stands.
+    """Where a stream stands. A field more is a line here and nothing elsewhere (pipelines/tree.py).
 
     `cur` is the next latent frame, `chunk` the next chunk's number, `epoch` counts cuts. `switches` are the latent
     frames at which the prompt changed. `latents` are the last finished frames, `flight` those on their way from noise,
     and `levels` the timesteps at which these stand, from frame `cur` on. `scene` is the first frame since the last
-    cut. `decoder` is the autoencoder's memory. `scale` is the share of noise with which frames from a camera last
-    entered: a noise controller goes on from it.
+    cut. `residuals` is what passes left on their way through the layers, a lane each, `decoder` the autoencoder's
+    memory. `scale` is the share of noise with which frames from a camera last entered: a noise controller goes on from
+    it.
     """
 
     seed: int
@@ -64,6 +71,7 @@ class StreamState:
     kv: list[KVStore]
     latents: Latents
     flight: Latents
+    residuals: list[Residuals]
     decoder: list[Tensor]
     levels: tuple[float, ...] = ()
     text: TextState = field(default_factory=TextState)
@@ -77,67 +85,35 @@ class StreamState:
 
     def snapshot(self) -> Snapshot:
         """A copy that later chunks do not change."""
-        return Snapshot(
-            seed=self.seed,
-            stream=self.stream,
-            kv=tuple(store.snapshot() for store in self.kv),
-            latents=self.latents.snapshot(),
-            flight=self.flight.snapshot(),
-            levels=self.levels,
-            decoder=tuple(tensor.clone() for tensor in self.decoder),
-            text=self.text,
-            drift=self.drift,
-            epoch=self.epoch,
-            chunk=self.chunk,
-            cur=self.cur,
-            scene=self.scene,
-            switches=self.switches,
-            scale=self.scale,
-        )
+        return Snapshot({each.name: copied(getattr(self, each.name)) for each in fields(self)})
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of a stream of the same preset, model and size; ValueError if it is another's."""
-        if len(snapshot.kv) != len(self.kv):
-            raise ValueError(
-                f"the snapshot has {len(snapshot.kv)} memory lanes, this stream {len(self.kv)}: "
-                "restore it into a stream of the same preset"
-            )
-        ours = [(tuple(tensor.shape), tensor.dtype) for tensor in (self.latents.ring, self.flight.ring, *self.decoder)]
-        theirs = [(tuple(t.shape), t.dtype) for t in (snapshot.latents, snapshot.flight, *snapshot.decoder)]
-        if ours != theirs:  # asked before anything is changed
-            raise ValueError(
-                f"the snapshot's latents are {theirs[0]}, this stream's are {ours[0]}, or their decoders differ: "
-                "restore it into a stream of the same preset, model, size and precision"
-            )
-        for store, saved in zip(self.kv, snapshot.kv, strict=True):
-            store.restore(saved)
-        self.latents.restore(snapshot.latents)
-        self.flight.restore(snapshot.flight)
-        self.levels = snapshot.levels
-        self.decoder = [tensor.clone() for tensor in snapshot.decoder]
-        self.seed, self.stream = snapshot.seed, snapshot.stream
-        self.text, self.drift = snapshot.text, snapshot.drift
-        self.epoch, self.chunk, self.cur = snapshot.epoch, snapshot.chunk, snapshot.cur
-        self.scene, self.switches = snapshot.scene, snapshot.switches
-        self.scale = snapshot.scale
+        """Go back to a snapshot of a stream of the same preset, model and size, on whatever device it lies.
+
+        Raises:
+            ValueError: it is another's; nothing has changed.
+        """
+        names, theirs = [each.name for each in fields(self)], snapshot.tree
+        if missing := [name for name in names if name not in theirs]:
+            raise ValueError(f"the snapshot lacks {', '.join(missing)}: another version made it, begin the film anew")
+        for name in names:
+            check(getattr(self, name), theirs[name], name)
+        device = self.latents.ring.device
+        for name in names:
+            setattr(self, name, put_back(getattr(self, name), theirs[name], device))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy of a StreamState between two chunks; same fields, nothing shared with the stream."""
+    """A copy of a StreamState between two chunks, by the names of its fields; it shares nothing with the stream."""
 
-    seed: int
-    stream: int
-    kv: tuple[dict[str, object], ...]
-    latents: Tensor
-    flight: Tensor
-    levels: tuple[float, ...]
-    decoder: tuple[Tensor, ...]
-    text: TextState
-    drift: DriftState
-    epoch: int
-    chunk: int
-    cur: int
-    scene: int
-    switches: tuple[int, ...]
-    scale: float | None
+    tree: Mapping[str, Tree]
+
+    def to(self, device: torch.device | str) -> Snapshot:
+        """The same with its tensors on another device."""
+        return Snapshot(moved(self.tree, device))
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return nbytes(self.tree)

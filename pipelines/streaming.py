@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -18,16 +17,9 @@ from torch import Tensor
 
 from cache.buffers import Buffers, KVShape
 from cache.kv import KVStore
-from cache.types import (
-    Action,
-    Blend,
-    Drop,
-    Pass,
-    Replay,
-    Row,
-    Source,
-    View,
-)
+from cache.residuals import Residuals
+from cache.types import Action, Blend, Drop, Pass, Replay, View, clean_row
+from models.transformer import LocalRunner, Runner
 from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.passes import Camera, Observer, Passes
@@ -50,6 +42,7 @@ class Stream:
         batch: films generated side by side under the same prompt (decoding needs 1).
         noise: where noise comes from; addressed unless a trace is replayed.
         observer: sees every pass.
+        runner: takes rows through the layers; in this process if None.
     """
 
     def __init__(
@@ -63,10 +56,10 @@ class Stream:
         batch: int = 1,
         noise: NoiseSource | None = None,
         observer: Observer | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
-        weight = engine.transformer.patch_embedding.weight
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self._dtype = engine.transformer.expects
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
         rows, columns = engine.transformer.grid(height, width)
@@ -81,7 +74,6 @@ class Stream:
             columns=columns,
             heads=config["num_attention_heads"],
             head_dim=config["attention_head_dim"],
-            from_layer=policies.switch.from_layer,
         )
         buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
         decoder = engine.autoencoder
@@ -89,14 +81,36 @@ class Stream:
             seed=seed,
             stream=stream,
             kv=[
-                KVStore(shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer)
+                KVStore(
+                    shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer, storage=engine.storage
+                )
                 for lane in range(plan.lanes)
             ],
             latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
             flight=Latents(self._frame, plan.lanes * plan.width, self._device, self._dtype),
+            residuals=[
+                Residuals(
+                    policies.layers.buffers,
+                    (batch, shape.tokens, shape.heads * shape.head_dim),
+                    max(capacity, plan.width),
+                    self._device,
+                    self._dtype,
+                )
+                for _ in range(plan.lanes)
+            ],
             decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
         )
-        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer)
+        runner = runner or LocalRunner(engine.transformer)
+        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
+
+    @property
+    def runner(self) -> Runner:
+        """What takes rows through the layers; a parallel plan puts its own here, between two chunks."""
+        return self._passes.runner
+
+    @runner.setter
+    def runner(self, runner: Runner) -> None:
+        self._passes.runner = runner
 
     # ------------------------------------------------------------------ the loop
 
@@ -180,7 +194,7 @@ class Stream:
             given = latents[:, frames.start : frames.stop].to(self._device, self._dtype)
             for lane in range(plan.lanes):
                 # what is given is clean, whatever the memory pass says
-                row = replace(self._clean_row(frames, "given", 0.0), lane=lane)
+                row = clean_row(frames, 0.0, "given", state.text.version, lane=lane)
                 self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
@@ -202,8 +216,16 @@ class Stream:
     def fork(self) -> Stream:
         """A second stream that begins where this one stands and then goes its own way."""
         batch, _, height, width = self._frame
-        noise, observer = self._passes.noise, self._passes.observer
-        twin = Stream(self.engine, height=height, width=width, batch=batch, noise=noise, observer=observer)
+        passes = self._passes
+        twin = Stream(
+            self.engine,
+            height=height,
+            width=width,
+            batch=batch,
+            noise=passes.noise,
+            observer=passes.observer,
+            runner=passes.runner,
+        )
         twin.restore(self.snapshot())
         return twin
 
@@ -214,7 +236,7 @@ class Stream:
         state, before = self.state, self.state.text
         switched = controls.prompt != before.prompt
         actions: list[Action] = []
-        again = state.kv[0].look_back() and not switched and not before.blend  # what a shortened replay moved is known
+        arrived = False
         if switched:
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
@@ -226,8 +248,8 @@ class Stream:
             if blend is not None:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
-            state.text, again = state.text.advance()
-        if again:
+            state.text, arrived = state.text.advance()
+        if arrived:
             actions = self._plan_switch(before.version)
         for action in actions:
             self._carry_out(action)
@@ -252,21 +274,17 @@ class Stream:
         if isinstance(action, Blend):
             return  # the text moves, the memory waits
         if isinstance(action, Drop):
-            for store in state.kv:
-                store.reset()
+            for held in (*state.kv, *state.residuals):
+                held.reset()
             state.epoch, state.scene, state.levels = state.epoch + 1, state.cur, ()
             # The decoder goes on counting frames, but must not bleed the old picture into the new one.
             state.decoder = [torch.zeros_like(t) if t.is_floating_point() else t for t in state.decoder]
         elif isinstance(action, Replay):
-            row = self._clean_row(action.frames, "stored", self.engine.policies.clean_level)
-            self._passes.run(Pass("replay", (row,), action.from_layer))
+            row = clean_row(action.frames, self.engine.policies.clean_level, "stored", state.text.version)
+            self._passes.run(Pass("replay", (row,)))
         else:
             for store in state.kv:
                 store.apply(action)
-
-    def _clean_row(self, frames: range, source: Source, level: float) -> Row:
-        count = len(frames)
-        return Row(0, frames, (level,) * count, (None,) * count, "none", source, self.state.text.version, frames)
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Stage 5: uint8 RGB [T, H, W, 3]."""

@@ -45,10 +45,6 @@ class StreamBatch:
     def width(self) -> int:
         return max(self.chunk, self.first_chunk or 0)
 
-    @property
-    def references(self) -> int:
-        return 0
-
     def passes(self, view: View) -> Sequence[Pass]:
         chunks = self._in_flight(view)
         out: list[Pass] = []

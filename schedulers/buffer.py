@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cache.types import Deps, Pass, Row, Step, View
+from cache.types import Deps, Pass, Row, Step, View, clean_row
 from schedulers.serial import check_levels, check_step
 
 
@@ -68,7 +68,10 @@ class MovingBuffer:
             out.append(Pass("denoise", (row,)))
             at = [index + 1 for index in at]
             if row.emit:
-                return [*out, Pass("clean", (self._clean(view),))] if self.memory == "clean" else out
+                if self.memory == "clean":
+                    oldest = range(view.cur, view.cur + self.chunk)
+                    out.append(Pass("clean", (clean_row(oldest, self.clean_level, "x0", view.text),)))
+                return out
 
     def _row(self, view: View, at: Sequence[int]) -> Row:
         """The buffer, each chunk at its level on the way to the next; finished frames stay where they are."""
@@ -85,8 +88,3 @@ class MovingBuffer:
             text=view.text,
             emit=range(view.cur, view.cur + self.chunk) if leaves else range(0),
         )
-
-    def _clean(self, view: View) -> Row:
-        frames = range(view.cur, view.cur + self.chunk)
-        levels = (self.clean_level,) * self.chunk
-        return Row(0, frames, levels, (None,) * self.chunk, "none", "x0", view.text, commit=frames)

@@ -54,26 +54,11 @@ def to_x0(x: Tensor, flow: Tensor, sigma: Tensor) -> Tensor:
     return (x.double() - per_frame(sigma.double(), x) * flow.double()).to(x.dtype)
 
 
-def to_flow(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-    """The flow that leads from `x` to `x0`: (x - x0) / sigma, in float64, cast back; sigma must not be 0."""
-    return ((x.double() - x0.double()) / per_frame(sigma.double(), x)).to(x.dtype)
-
-
 def euler_step(x: Tensor, flow: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
     """Follow the flow from one sigma to the next: x + flow * (sigma_to - sigma_from), in at least float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     change = per_frame((sigma_to.to(dtype) - sigma_from.to(dtype)), x)
     return (x + flow * change).to(x.dtype)
-
-
-def step_to_final(x: Tensor, flow: Tensor, sigma_from: Tensor) -> Tensor:
-    """Follow the flow down to sigma 0."""
-    return euler_step(x, flow, sigma_from, torch.zeros_like(sigma_from))
-
-
-def training_target(x0: Tensor, noise: Tensor) -> Tensor:
-    """What a flow model learns to predict: noise - x0."""
-    return noise - x0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +107,17 @@ class FlowMatchSchedule:
         """1000 * sigmas, float32."""
         return self.table(self.num_train_timesteps)[1]
 
-    def warp(self, listed: Sequence[float], *, drop_zero: bool = True) -> list[float]:
+    def warp(self, listed: Sequence[float]) -> list[float]:
         """Timesteps of a list of unshifted steps: [1000, 750, 500, 250] -> 1000, 937.5, 833.33, 625.
 
         Args:
-            listed: numbers from num_train_timesteps down to 0, as released configs write them.
-            drop_zero: leave a final 0 out: it names the end and is no step of its own.
+            listed: numbers from num_train_timesteps down to 0, as released configs write them; a final 0 names the end
+                and is no step of its own.
 
         Raises:
             ValueError: a number is outside the table.
         """
-        listed = self.without_zero(listed) if drop_zero else list(listed)
+        listed = self.without_zero(listed)
         for number in listed:
             if not 0 <= number <= self.num_train_timesteps or number != int(number):
                 raise ValueError(
@@ -152,32 +137,7 @@ class FlowMatchSchedule:
 
         A host lookup on a Python float, so that the loop never waits for a device.
         """
-        return _nearest(self, float(timestep))[1]
-
-    def next_sigma(self, timestep: float) -> float:
-        """The sigma one entry further down the table than `sigma(timestep)`; 0 after the last."""
-        index, _ = _nearest(self, float(timestep))
-        return float(self.sigmas[index + 1]) if index + 1 < self.num_train_timesteps else 0.0
-
-    def index_at(self, timestep: Tensor) -> Tensor:
-        """Table index nearest to each timestep (the first one on ties), int64, same shape and device."""
-        table = self.timesteps.to(timestep.device)
-        return (table - timestep[..., None].to(table.dtype)).abs().argmin(dim=-1)
-
-    def sigma_at(self, timestep: Tensor) -> Tensor:
-        """`sigma` for a tensor of timesteps, float32, same shape and device; for training."""
-        return self.sigmas.to(timestep.device)[self.index_at(timestep)]
-
-    def training_weights(self) -> Tensor:
-        """Loss weight of each table entry, float32: a bell around the middle timestep with mean 1."""
-        x, n = self.timesteps, self.num_train_timesteps
-        bell = torch.exp(-2 * ((x - n / 2) / n) ** 2)
-        bell = bell - bell.min()
-        return bell * (n / bell.sum())
-
-    def training_weight(self, timestep: Tensor) -> Tensor:
-        """Loss weight of each timestep, float32, same shape."""
-        return self.training_weights().to(timestep.device)[self.index_at(timestep)]
+        return _nearest(self, float(timestep))
 
 
 @lru_cache(maxsize=32)
@@ -192,8 +152,7 @@ def _table(schedule: FlowMatchSchedule, steps: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=4096)
-def _nearest(schedule: FlowMatchSchedule, timestep: float) -> tuple[int, float]:
+def _nearest(schedule: FlowMatchSchedule, timestep: float) -> float:
     if not 0 <= timestep <= schedule.num_train_timesteps:
         raise ValueError(f"timestep {timestep} is outside 0..{schedule.num_train_timesteps}")
-    index = int((schedule.timesteps - timestep).abs().argmin())
-    return index, float(schedule.sigmas[index])
+    return float(schedule.sigmas[int((schedule.timesteps - timestep).abs().argmin())])

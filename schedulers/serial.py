@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cache.types import Deps, Pass, Row, Step, View
+from cache.types import Deps, Pass, Row, Step, View, clean_row
 
 
 def check_levels(levels: tuple[float, ...]) -> None:
@@ -58,10 +58,6 @@ class Serial:
     def width(self) -> int:
         return max(self.chunk, self.first_chunk or 0)
 
-    @property
-    def references(self) -> int:
-        return 0
-
     def passes(self, view: View) -> Sequence[Pass]:
         size = self.first_chunk if self.first_chunk and view.cur == 0 else self.chunk
         frames, none = range(view.cur, view.cur + size), range(0)
@@ -81,6 +77,5 @@ class Serial:
             )
             out.append(Pass("denoise", (row,)))
         if self.memory == "clean":
-            clean = Row(0, frames, (self.clean_level,) * size, (None,) * size, "none", "x0", view.text, commit=frames)
-            out.append(Pass("clean", (clean,)))
+            out.append(Pass("clean", (clean_row(frames, self.clean_level, "x0", view.text),)))
         return out

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.deep import DeepForcing, DeepSink
+from cache.deep_forcing import DeepForcing, DeepSink
 from cache.kv import KVStore
 from cache.rope import rotary_tables_at, rotate
 from cache.scorers.logit_sum import LogitSum

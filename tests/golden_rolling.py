@@ -117,10 +117,6 @@ class Released:
     def width(self) -> int:
         return self.buffer.width
 
-    @property
-    def references(self) -> int:
-        return self.buffer.references
-
     def passes(self, view: View) -> Sequence[Pass]:
         *windows, clean = self.buffer.passes(view)
         return [each for window in windows for each in (self._within_the_film(window), clean)]

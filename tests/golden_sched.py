@@ -13,10 +13,7 @@ from schedulers.flow_match import (
     FlowMatchSchedule,
     add_noise,
     euler_step,
-    step_to_final,
-    to_flow,
     to_x0,
-    training_target,
 )
 from schedulers.motion import MotionNoise, motion
 from schedulers.steps import STEPS
@@ -48,7 +45,6 @@ def replay(trace: Trace, ledger: Ledger) -> None:
 def _tables(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
     ledger.exact("sched.sigmas", schedule.sigmas)
     ledger.exact("sched.timesteps", schedule.timesteps)
-    ledger.close("sched.training_weights", schedule.training_weights())
     sigmas, timesteps = schedule.table(len(trace["sched50.sigmas"]))
     ledger.exact("sched50.sigmas", sigmas)
     ledger.exact("sched50.timesteps", timesteps)
@@ -60,32 +56,26 @@ def _tables(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
     scenario = trace.sidecar["scenario"]
     raw = [int(step) for step in scenario["steps"]]
     ledger.exact("sched.denoising_step_list_raw", torch.tensor(raw))
-    # Only StreamDiffusionV2 writes a final 0 into its list and drops it; the others run what is listed.
-    drop_zero = scenario["repo"] == "StreamDiffusionV2"
-    if scenario["warp"]:
-        ledger.exact("sched.denoising_step_list", torch.tensor(schedule.warp(raw, drop_zero=drop_zero)))
-    else:
-        ledger.exact("sched.denoising_step_list", torch.tensor(schedule.without_zero(raw) if drop_zero else raw))
+    listed = schedule.warp(raw) if scenario["warp"] else schedule.without_zero(raw)
+    ledger.exact("sched.denoising_step_list", torch.tensor(listed))
 
 
 def _conversions(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> None:
     t, x0, noise, flow = (trace[f"in.{name}"] for name in ("t", "x0", "noise", "flow"))
-    ledger.exact("out.timestep_id", schedule.index_at(t))
-    sigma = schedule.sigma_at(t)
+    sigma = torch.tensor([schedule.sigma(each) for each in t.tolist()])
+    ledger.exact("out.timestep_id", (schedule.sigmas == sigma[:, None]).float().argmax(dim=1))
     x = add_noise(x0, noise, sigma)
     ledger.close("out.add_noise", x)
     ledger.close("out.flow_to_x0", to_x0(x, flow, sigma))
-    rows = trace["in.x0_to_flow_rows"]
-    ledger.close("out.x0_to_flow", to_flow(x, x0, sigma)[rows])
-    ledger.close("out.step_to_final", step_to_final(x, flow, sigma))
-    following = torch.cat([schedule.sigmas, torch.zeros(1)])[schedule.index_at(t) + 1]
+    final = euler_step(x, flow, sigma, torch.zeros_like(sigma))
+    ledger.close("out.step_to_final", final)
+    following = _following(schedule, sigma)
     by_row = euler_step(x, flow, sigma, following)
     ledger.close("out.step_rows", by_row)
     # A quirk of the originals: one row at the end of the table takes the whole batch to sigma 0.
-    ledger.close("out.step", step_to_final(x, flow, sigma) if bool((following == 0).any()) else by_row)
-    ledger.close("out.training_target", training_target(x0, noise))
-    if "out.training_weight" in trace:
-        ledger.close("out.training_weight", schedule.training_weight(t))
+    ledger.close("out.step", final if bool((following == 0).any()) else by_row)
+
+    ledger.no_use("sched.training_weights", "out.training_weight", "out.training_target", "out.x0_to_flow")
 
     half = torch.bfloat16
     ledger.bf16("out.add_noise_bf16", add_noise(x0.to(half), noise.to(half), sigma))
@@ -101,10 +91,15 @@ def _row_steps(trace: Trace, ledger: Ledger, schedule: FlowMatchSchedule) -> Non
     here = [schedule.sigma(t) for t in levels]
     x = STEPS["renoise"](x0, flow, x0, [1.0] * len(here), here, noise)
     ledger.close("out.add_noise", x[0])
-    below = [schedule.next_sigma(t) for t in levels]
+    below = _following(schedule, torch.tensor(here)).tolist()
     ledger.close("out.step_rows", STEPS["euler"](x, flow, x0, here, below)[0])
     ends = to_x0(x, flow, torch.tensor([here]))
     ledger.close("out.flow_to_x0", STEPS["none"](x, flow, ends, here, [None] * len(here))[0])
+
+
+def _following(schedule: FlowMatchSchedule, sigma: Tensor) -> Tensor:
+    """The entries of the table that come after these, 0 after the last."""
+    return torch.cat([schedule.sigmas, torch.zeros(1)])[(schedule.sigmas == sigma[:, None]).float().argmax(dim=1) + 1]
 
 
 def _controller(video: Tensor, record: list[dict[str, Any]], ledger: Ledger, *, half: bool) -> None:

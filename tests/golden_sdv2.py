@@ -19,6 +19,7 @@ from torch import Tensor
 from cache.buffers import KVShape
 from cache.kv import KVStore
 from cache.layer import LayerMemory
+from cache.layer_plan import EVERY, LayerPlan
 from cache.positions import Absolute
 from cache.rope import rotary_tables, rotate
 from cache.scorers.similarity import FrameSimilarity
@@ -104,10 +105,10 @@ class EvictQueues(KVStore):
             memories.append(LayerMemory(view[0], view[1], staged[0], staged[1], seen, observe=decide))
         return memories
 
-    def stage(self, frames: Sequence[Slot]) -> None:
+    def stage(self, frames: Sequence[Slot], plan: LayerPlan = EVERY) -> None:
         self.total, self.held = self._after
 
-    def measure(self) -> None:
+    def over(self) -> None:
         """It compares in the middle of the pass."""
 
     # what it does

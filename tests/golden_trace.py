@@ -105,6 +105,7 @@ class Ledger:
         self.faults: list[str] = []
         self.notes: list[str] = []
         self.compared: set[str] = set()
+        self._no_use: set[str] = set()
         self.bf16_ulps: dict[str, int] = {}
 
     def close(self, name: str, ours: Tensor, *, index: Any = None, atol: float | None = None) -> None:
@@ -151,10 +152,14 @@ class Ledger:
         if ours != recorded:
             self.faults.append(f"{what}: {ours}, recorded {recorded}")
 
+    def no_use(self, *names: str) -> None:
+        """Recorded results of what the product does not compute, such as the targets of the originals' training."""
+        self._no_use |= {*names}
+
     def left(self) -> list[str]:
-        """Recorded results that nothing was compared with."""
+        """Recorded results that nothing was compared with, of those that the product computes."""
         results = (key for key in self._trace.tensors if not key.startswith(INPUTS))
-        return sorted(key for key in results if key not in self.compared)
+        return sorted(key for key in results if key not in self.compared | self._no_use)
 
     def close_books(self) -> None:
         """Count a forgotten comparison as a fault."""

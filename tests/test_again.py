@@ -27,6 +27,7 @@ from app.job_file import VideoRequest, place
 from app.joining import join, read_metadata
 from app.lengths import Rhythm
 from app.origin import Origin, origin_of_take, record_of_take
+from app.recipe import plain_system, system_of
 from app.replay import changed_request, replay
 from app.restore import LARGEST_UPLOAD, read_dropped, request_again, restored
 from app.server import make_app
@@ -38,6 +39,7 @@ from app.timeline import resolve
 from app.video import FilmWriter
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_live import WIRE, a_film, drops, read_drop
+from pipelines.presets import PRESETS
 from tests import take_log
 from tests.app_doubles import Opener
 from tests.live_doubles import SECRET, PaintedEngine
@@ -436,3 +438,13 @@ def test_a_measure_that_finds_nothing_would_not_be_one() -> None:
 
     (row,) = run(50, targets={"x": (WIRE["wire do"][0], careless)})
     assert row["other_exceptions"] > 10
+
+
+def test_records_from_before_a_setting_went_are_still_those_of_their_preset() -> None:
+    """Every film named `settle`, which no preset used; one that did use it would be another film."""
+    preset = PRESETS["embedded"]
+    now = system_of(preset)
+    assert plain_system(now) == system_of(preset)
+    assert plain_system({**now, "cache": {**now["cache"], "settle": None}}) == system_of(preset)
+    for other in ({**now["cache"], "settle": 4}, {**now["cache"], "window": 9}, {}, None):
+        assert plain_system({**now, "cache": other}) != system_of(preset)

@@ -149,7 +149,7 @@ def test_an_anchor_holds_the_clean_keys_of_its_frames_and_no_replay_changes_it()
 
     def note(work: Pass, row: Row, _x: Tensor, _flow: Tensor, _x0: Tensor | None, store: KVStore) -> None:
         if work.kind == "clean" and row.frames.start == 9:
-            written.update({layer: [store._staged_keys[layer].clone()] for layer in range(store.shape.layers)})
+            written.update({layer: [store._staged[0, layer].clone()] for layer in range(store.shape.layers)})
 
     engine = tiny_engine(
         tiny_transformer(num_layers=2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.positions import Absolute, SlotIndex
 from cache.rope import rotate
+from cache.slots import Choose, Fold, Put, Reorder, SlotTable
 from cache.switches import Recache
 from cache.types import (
     NATIVE,
@@ -40,49 +41,31 @@ from cache.types import (
     Write,
 )
 from cache.windows import SinkAndRecent
+from pipelines.tree import check, copied, put_back
 
 CHUNKS = 200
 
 
 class Memory:
-    """A store without tensors: what actions do to slots, written independently of cache/kv.py."""
+    """A slot table, which refuses what no store could carry out, and where the film stands."""
 
     def __init__(self) -> None:
-        self.slots: list[Slot] = []
+        self.table = SlotTable(4096)
         self.cur = 0
         self.switches: tuple[int, ...] = ()
 
+    @property
+    def slots(self) -> list[Slot]:
+        return [*self.table.entries]
+
     def view(self) -> Slots:
-        return Slots(0, self.cur, tuple(self.slots), self.switches)
+        return Slots(0, self.cur, self.table.entries, self.switches)
 
     def apply(self, action: Action) -> None:
         for each in fields(action):
             assert isinstance(getattr(action, each.name), int | float | range | str), f"{action} holds other things"
-        if isinstance(action, Evict):
-            assert 0 <= action.slots.start < action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            del self.slots[action.slots.start : action.slots.stop]
-        elif isinstance(action, Write):
-            assert len(action.frames) == len(action.slots) > 0
-            for frame, slot in zip(action.frames, action.slots, strict=True):
-                assert 0 <= slot <= len(self.slots), f"{action} leaves a hole"
-                self.slots[slot : slot + 1] = [Slot(frame, action.tag)]
-        elif isinstance(action, Move):
-            self.slots.insert(action.to, self.slots.pop(action.slot))
-        elif isinstance(action, Pin | Rebase):
-            change = {"tag": action.tag} if isinstance(action, Pin) else {"base": action.base}
-            for slot in action.slots:
-                self.slots[slot] = replace(self.slots[slot], **change)
-        elif isinstance(action, Average):
-            assert action.into in range(len(self.slots) + 1), f"{action} leaves a hole"
-            assert not action.slots or action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            last = self.slots[action.slots[-1]].frame
-            self.slots[action.into : action.into + 1] = [Slot(last, "mean")]
-        elif isinstance(action, Prune):
-            assert 0 <= action.slots.start < action.slots.stop <= len(self.slots), f"{action} is out of bounds"
-            assert action.keep < len(action.slots)
-            self.slots[action.slots.start : action.slots.stop] = [Slot(NATIVE, "kept")] * action.keep
-        else:
-            raise AssertionError(f"a cache policy cannot ask for {action}")
+        assert not isinstance(action, Replay | Blend | Drop), f"a cache policy cannot ask for {action}"
+        self.table.apply(action, [Slot(frame) for frame in action.frames] if isinstance(action, Write) else ())
 
     def frames(self) -> list[int]:
         """Those remembered whole; a mean, or tokens kept by content, stand for many."""
@@ -221,7 +204,6 @@ def test_a_switch_policy_asks_for_what_the_engine_can_do(name: str, cache: str, 
     for action in policy.plan(memory.view(), 1, 2):
         if isinstance(action, Replay):
             assert chunks > 0
-            assert action.from_layer in (0, policy.from_layer)
             assert action.frames.stop == memory.cur
             assert 0 < len(action.frames) <= store.capacity, "latents that old are not kept"
             row = row_of(action.frames, commit=True)
@@ -259,30 +241,84 @@ def test_a_window_that_cannot_hold_its_sink_is_refused() -> None:
         SinkWindow(window=5, sink=3).begin(row_of(range(3, 6)), memory)
 
 
-def test_a_settling_sink_is_replaced_by_the_frames_that_came_some_time_after_the_switch() -> None:
-    policy, memory, switch = SinkWindow(window=9, sink=3, settle=4), Memory(), 21
-    held: dict[int, list[int]] = {}
-    while memory.cur < 60:
-        switches = (switch,) if memory.cur >= switch else ()
-        frames = range(memory.cur, memory.cur + 3)
-        for commit in (False, True):
-            row = row_of(frames, commit=commit)
-            for ask in (policy.begin, policy.end):
-                for action in ask(row, Slots(0, memory.cur, tuple(memory.slots), switches)):
-                    memory.apply(action)
-        memory.cur = frames.stop
-        held[memory.cur] = memory.frames()
-        assert len(memory.frames()) <= 9
-    assert held[21] == [0, 1, 2, *range(15, 21)]
-    assert held[24] == list(range(15, 24)), "the old sink leaves first"
-    assert all(frames[:3] == [27, 28, 29] for cur, frames in held.items() if cur >= 36)
-    assert held[60] == [27, 28, 29, *range(54, 60)]
-
-
 def test_sink_and_recent_is_narrower_than_the_memory() -> None:
     slots = Slots(0, 12, tuple(Slot(frame) for frame in range(12)))
     ranges = SinkAndRecent(window=7, sink=2).select(row_of(range(12, 15)), slots)
     assert ranges == [SlotRange(0, 2), SlotRange(10, 12), SlotRange(12, 15)]
+
+
+# ------------------------------------------------------------------ the slot table
+
+
+def filled(*frames: int, capacity: int = 6) -> SlotTable:
+    table = SlotTable(capacity)
+    table.apply(Write(range(len(frames)), range(len(frames))), [Slot(index) for index in range(len(frames))])
+    table.entries = tuple(Slot(frame) for frame in frames)
+    return table
+
+
+def frames_of(table: SlotTable) -> list[int]:
+    return [slot.frame for slot in table.entries]
+
+
+def test_actions_say_in_integers_what_happens_at_which_place() -> None:
+    table = filled(0, 1, 2, 3)
+    assert table.places == [0, 1, 2, 3]
+    assert table.apply(Evict(range(1, 3))) == [Reorder()]
+    assert (frames_of(table), table.places, table.free) == ([0, 3], [0, 3], [4, 5, 1, 2])
+    staged = [Slot(7, prompt=2, level=5.0), Slot(8)]
+    assert table.apply(Write(range(8, 9), range(2, 3), "pin"), staged) == [Put(8, 1, 4)]
+    assert table.apply(Write(range(7, 8), range(1, 2)), staged) == [Put(7, 0, 3)], "over what stood there"
+    assert table.entries == (Slot(0), Slot(7, "recent", 2, 5.0), Slot(8, "pin"))
+    assert table.apply(Move(2, 0)) == [Reorder()]
+    assert (frames_of(table), table.places) == ([8, 0, 7], [4, 0, 3])
+    assert table.apply(Pin(range(1, 2), "sink")) == table.apply(Rebase(range(1, 3), 9)) == []
+    assert table.entries[1:] == (Slot(0, "sink", base=9), Slot(7, "recent", 2, 5.0, 9))
+    began = table.apply(Average(range(2), 3, 0.1))
+    assert began == [Fold(4, 5, 1.0, begins=True), Fold(0, 5, 0.1)]
+    assert table.entries[3] == Slot(0, "mean")
+    assert table.apply(Average(range(2, 3), 3, 0.1)) == [Fold(3, 5, 0.1)]
+    assert table.entries[3].frame == 7
+    table.apply(Evict(range(3, 4)))
+    assert table.apply(Prune(range(3), 2)) == [Choose((4, 0, 3), (4, 0)), Reorder()]
+    assert table.entries == (Slot(NATIVE, "kept"), Slot(NATIVE, "kept"))
+    assert sorted([*table.places, *table.free]) == [*range(6)]
+    table.reset()
+    assert (table.entries, table.places, table.free) == ((), [], [*range(6)])
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (Evict(range(1, 4)), "slots that are not there: 3 are taken"),
+        (Evict(range(-1, 1)), "not there"),
+        (Move(0, 3), "not there"),
+        (Move(3, 0), "not there"),
+        (Pin(range(3, 4), "pin"), "not there"),
+        (Rebase(range(2, 5), 1), "not there"),
+        (Average(range(2, 4), 0, 0.1), "not there"),
+        (Average(range(1), 4, 0.1), "beyond the end"),
+        (Average(range(0), 3, 0.1), "averages nothing"),
+        (Prune(range(2, 4), 1), "not there"),
+        (Prune(range(3), 3), "keeps 3 of 3"),
+        (Write(range(9, 10), range(4, 5)), "written in order"),
+        (Write(range(5, 6), range(3, 4)), r"frame 5 cannot be remembered: the last pass held \[9\]"),
+        (Write(range(9, 10), range(-1, 0)), "written in order"),
+        (Replay(range(1)), "the engine loop has to"),
+    ],
+)
+def test_what_no_memory_can_do_is_refused_and_changes_nothing(action: Action, words: str) -> None:
+    table = filled(0, 1, 2)
+    with pytest.raises(ValueError, match=words):
+        table.apply(action, [Slot(9)])
+    assert (frames_of(table), table.places, table.free) == ([0, 1, 2], [0, 1, 2], [3, 4, 5])
+
+
+def test_a_full_table_takes_no_further_frame() -> None:
+    table = filled(0, 1, capacity=3)
+    with pytest.raises(ValueError, match="must evict before it writes"):
+        table.apply(Write(range(8, 10), range(2, 4)), [Slot(8), Slot(9)])
+    assert (frames_of(table), table.free) == ([0, 1], [2]), "not even the first of them"
 
 
 # ------------------------------------------------------------------ the store
@@ -357,7 +393,7 @@ def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
     assert not torch.equal(seen(store, [0, 7]), first), "new positions, old view"
     assert torch.equal(seen(store, [0, 1]), first)
     assert torch.equal(seen(store, [NATIVE, NATIVE]), first), "a frame's native position is its number"
-    saved = store.snapshot()
+    saved = copied(store)
     for memory in store.read([SlotRange(0, 3)], [0, 1, 2], 1):  # a pass that sees both and rewrites frame 0
         assert memory.staged_keys is not None
         memory.staged_keys.fill_(7.0)
@@ -365,7 +401,7 @@ def test_a_read_is_fresh_after_every_change_of_content_or_positions() -> None:
     store.apply(Write(range(1), range(1)))
     changed = seen(store, [0, 1])
     assert not torch.equal(changed, first), "new content, old view"
-    store.restore(saved)
+    put_back(store, saved, torch.device("cpu"))
     assert torch.equal(seen(store, [0, 1]), first), "restored content, old view"
     store.reset()
     assert seen(store, []).shape[1] == 0
@@ -403,7 +439,7 @@ def test_a_view_brought_up_to_date_is_the_one_made_anew_bit_for_bit(heads: int) 
             store.apply(Move(choose.randrange(count), choose.randrange(count)))
         positions = choose.sample(range(6), count)
         anew = KVStore(shape)
-        anew.restore(store.snapshot())
+        put_back(anew, copied(store), torch.device("cpu"))
         fresh = run_pass(anew, frame, positions, torch.Generator())
         for brought, made in zip(run_pass(store, frame, positions, draw), fresh, strict=True):
             assert torch.equal(brought, made)
@@ -413,7 +449,7 @@ def test_a_view_brought_up_to_date_is_the_one_made_anew_bit_for_bit(heads: int) 
 
 def test_only_frames_that_changed_are_turned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
-    monkeypatch.setattr("cache.kv.rotate", lambda x, *rest, **out: turned.append(1) or rotate(x, *rest, **out))
+    monkeypatch.setattr("cache.view.rotate", lambda x, *rest, **out: turned.append(1) or rotate(x, *rest, **out))
     store, draw = KVStore(SHAPE), torch.Generator()
     for frame in range(SHAPE.capacity):
         run_pass(store, frame, range(frame), draw)
@@ -438,6 +474,6 @@ def test_a_bias_reaches_the_keys_of_its_range_alone() -> None:
 
 
 def test_a_snapshot_of_another_shape_is_refused_with_a_sentence() -> None:
-    other: dict[str, Any] = KVStore(KVShape(2, 2, 5, 3, 1, 2, 1, 12)).snapshot()
-    with pytest.raises(ValueError, match="restore it into a stream of the same preset, model and size"):
-        KVStore(SHAPE).restore(other)
+    other = copied(KVStore(KVShape(2, 2, 5, 3, 1, 2, 1, 12)))
+    with pytest.raises(ValueError, match="restore it into a stream of the same preset, model, size"):
+        check(KVStore(SHAPE), other, "memory")

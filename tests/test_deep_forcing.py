@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.deep import DeepForcing, DeepSink
+from cache.deep_forcing import DeepForcing, DeepSink
 from cache.kv import KVStore
 from cache.positions import Absolute, MovedSink
 from cache.scorers.logit_sum import LogitSum
@@ -23,6 +23,7 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.streaming import Stream
+from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Transition
 from schedulers.serial import Serial
 from tests.reference import rotated, rotations
@@ -127,7 +128,7 @@ def test_budgets_without_room_for_tokens_or_beyond_the_window_are_the_nearest_th
 
 
 def test_settings_that_cannot_work_are_refused_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"window of 21 .* sink of 18 and 4 recent"):
+    with pytest.raises(ValueError, match=r"window of 21 .* sink of 18, 4 recent"):
         DeepForcing(sink=18)
     with pytest.raises(ValueError, match=r"make recent at least 5, or chunks shorter"):
         DeepForcing().begin(row_of(range(21, 26)), slots(*range(21)))
@@ -261,7 +262,7 @@ def test_kept_tokens_are_seen_at_their_own_time_row_and_column() -> None:
         positions = MovedSink().place(row, ranges, slots)[1]
         for rebuilt in (False, True):
             if rebuilt:
-                store.restore(store.snapshot())
+                put_back(store, copied(store), torch.device("cpu"))
             for layer, memory in enumerate(store.read(ranges, positions, len(row.frames))):
                 seen = memory.keys[0, 2 * TOKENS : 3 * TOKENS], memory.values[0, 2 * TOKENS : 3 * TOKENS]
                 places = by_hand.kept[layer, 0]
@@ -334,7 +335,7 @@ def test_a_film_goes_on_from_a_snapshot_and_from_a_file_bit_for_bit(tmp_path: Pa
     def forgetful(start: int) -> list[str]:
         again = tiny_stream(engine, seed=77)
         again.restore(after[start])
-        again.state.kv[0]._tensors()["queries"].zero_()
+        again.state.kv[0].tensors()["queries"].zero_()
         return film(again, [FOX] * 2)
 
     assert any(forgetful(start) != hashes[start : start + 2] for start in (4, 6, 8)), "last chunk's queries do nothing"
@@ -356,9 +357,9 @@ def test_after_a_cut_nothing_of_before_is_left() -> None:
         return film(tiny_stream(engine, seed=5), [first] * 7 + [switch] * 8)[7:]
 
     store = tiny_stream(engine).state.kv[0]
-    store._tensors()["queries"].fill_(1.0)
+    store.tensors()["queries"].fill_(1.0)
     store.reset()
-    assert not store._tensors()["queries"].any()
+    assert not store.tensors()["queries"].any()
     assert after(FOX, cut) == after(WOLF, cut)
     assert after(FOX, keep) != after(WOLF, keep)
 
@@ -399,14 +400,14 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
     engine = deep_engine(policy, plan=plan, model=tiny_transformer(num_layers=1))
     stream = Stream(engine, height=2, width=2)
     store = stream.state.kv[0]
-    sizes = {name: tensor.shape for name, tensor in store.snapshot().items() if isinstance(tensor, Tensor)}
+    sizes = {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)}
     oldest = 0
     for chunk in range(625):
         stream.next_chunk(FOX, decode=False)
         if chunk % 25 < 2:
             index, cur = store.tokens(0)[0], stream.state.cur
             assert len(store.entries) <= policy.window
-            assert sorted([*store._physical, *store._free]) == list(range(policy.window)), "a place was lost"
+            assert sorted([*store.table.places, *store.table.free]) == list(range(policy.window)), "a place was lost"
             assert int(index[:, 3].max()) <= policy.max_reuse
             assert len(set(map(tuple, index[:, :3].tolist()))) == len(index), "a token is there twice"
             if cur > policy.window:
@@ -414,5 +415,5 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
                 assert cur - policy.budget - store.entries[0].base in (8, 16), "the sink was left behind"
     assert stream.state.cur == 5000
     assert policy.recent < oldest < 200, "tokens are never kept, or for ever"
-    assert {name: tensor.shape for name, tensor in store.snapshot().items() if isinstance(tensor, Tensor)} == sizes
+    assert {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)} == sizes
     assert torch.isfinite(stream.state.latents.ring).all()

@@ -25,7 +25,7 @@ import cache.rope
 import pipelines.streaming
 import schedulers.flow_match
 import schedulers.steps
-from cache.deep import DeepForcing
+from cache.deep_forcing import DeepForcing
 from cache.kv import KVStore
 from cache.refresh import SinkRefresh
 from cache.scorers.logit_sum import LogitSum
@@ -341,9 +341,9 @@ def test_what_no_device_allows_fails(how: Callable[[Tensor], object], monkeypatc
     """Lists and arrays straight from the device, and the host's tensors among the device's."""
     write = KVStore.stage
 
-    def looks(self: KVStore, frames: Any) -> None:
-        how(self._keys)
-        write(self, frames)
+    def looks(self: KVStore, *arguments: Any) -> None:
+        how(self.tensors()["keys"])
+        write(self, *arguments)
 
     monkeypatch.setattr(KVStore, "stage", looks)
     with pytest.raises((RuntimeError, TypeError), match=r"tolist|numpy|host beside"):

@@ -359,7 +359,7 @@ def test_slots_hold_what_a_deque_would() -> None:
 
     def note(work: Pass, row: Row, _x: Tensor, _flow: Tensor, _x0: Tensor | None, store: KVStore) -> None:
         if work.kind == "clean":
-            staged = store._staged_keys[-1].unflatten(1, (store.shape.own, -1))
+            staged = store._staged[0, -1].unflatten(1, (store.shape.own, -1))
             written.update({frame: staged[:, i].clone() for i, frame in enumerate(row.frames)})
 
     stream = tiny_stream(tiny_engine(levels=(1000.0,), window=window, sink=sink), observer=note)
@@ -380,12 +380,11 @@ def test_slots_hold_what_a_deque_would() -> None:
 
 def permute(store: KVStore, order: Sequence[int]) -> None:
     """Move every slot's tensors to another place of the allocation, and the map with them."""
-    keys, values = store._keys.clone(), store._values.clone()
-    for old, new in enumerate(order):
-        store._keys[:, :, new], store._values[:, :, new] = keys[:, :, old], values[:, :, old]
-    store._physical = [order[place] for place in store._physical]
-    store._free = [order[place] for place in store._free]
-    store._viewed = []
+    held = [store.storage.read(place).clone() for place in range(len(order))]
+    for content, new in zip(held, order, strict=True):
+        store.storage.write(new, content)
+    places, free = ([order[place] for place in each] for each in (store.table.places, store.table.free))
+    store.restored(store.data() | {"places": places, "free": free})  # the view is made anew
 
 
 def test_where_a_slot_lies_in_memory_does_not_matter() -> None:
@@ -395,10 +394,10 @@ def test_where_a_slot_lies_in_memory_does_not_matter() -> None:
     shuffled = straight.fork()
     with torch.inference_mode():
         permute(shuffled.state.kv[0], [4, 8, 1, 0, 6, 2, 7, 3, 5])
-    assert shuffled.state.kv[0]._physical != straight.state.kv[0]._physical
+    assert shuffled.state.kv[0].table.places != straight.state.kv[0].table.places
     assert film(shuffled, [FOX] * 4) == film(straight, [FOX] * 4)
     broken = straight.fork()
-    broken.state.kv[0]._physical = broken.state.kv[0]._physical[::-1]
+    broken.state.kv[0].table.places.reverse()
     assert film(broken, [FOX]) != film(straight, [FOX]), "the map is not read"
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cache.kinds import MarkedWindow
 from cache.positions import Absolute, ShotOffset
+from cache.tagged_memory import MarkedWindow
 from cache.types import Row, Slot, SlotRange, Slots
 from pipelines.build import _card, make_policies
 from pipelines.presets import PRESETS, Preset

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cache.buffers import Buffers, KVShape
 from cache.fifo import SinkWindow
-from cache.kinds import AveragedMemory, MarkedWindow
 from cache.kv import KVStore
 from cache.positions import SlotIndex
 from cache.rope import rotary_tables, rotate
 from cache.switches import Recache
+from cache.tagged_memory import AveragedMemory, MarkedWindow
 from cache.types import (
     Action,
     Average,
@@ -44,6 +44,7 @@ from models.attention import CausalAttnProcessor, SelfContext
 from pipelines.build import make_policies
 from pipelines.presets import PRESETS
 from pipelines.snapshots import load_snapshot, save_snapshot
+from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Transition
 from tests.test_cache import Memory, row_of
 from tests.tiny import FOX, WOLF, film, gap, tiny_engine, tiny_stream, tiny_transformer
@@ -473,7 +474,7 @@ def same(store: KVStore, listed: Listed, chance: random.Random) -> None:
 def test_a_store_does_what_a_list_would_action_by_action(seed: int) -> None:
     chance, draws = random.Random(seed), torch.Generator().manual_seed(seed)
     store, listed = KVStore(SHAPE, Buffers.allocate(SHAPE, dtype=torch.float64)), Listed()
-    saved, done, frame = (store.snapshot(), list(listed.slots)), set[type](), 0
+    saved, done, frame = (copied(store), list(listed.slots)), set[type](), 0
     for number in range(250):
         keys, values = content(3, draws).double(), content(3, draws).double()
         stage(store, range(frame, frame + 3), keys, values)
@@ -485,10 +486,10 @@ def test_a_store_does_what_a_list_would_action_by_action(seed: int) -> None:
         frame += 3
         done.add(type(action))
         if number % 40 == 20:
-            saved = store.snapshot(), list(listed.slots)
+            saved = copied(store), list(listed.slots)
         if number % 40 == 39:
             assert [slot for slot, _, _ in saved[1]] != [slot for slot, _, _ in listed.slots]
-            store.restore(saved[0])
+            put_back(store, saved[0], torch.device("cpu"))
             listed.slots = list(saved[1])
             same(store, listed, chance)
         if number == 200:
@@ -511,13 +512,13 @@ def test_no_kind_of_memory_outgrows_its_room_whatever_happens(policy: CachePolic
     for _ in range(400):
         event = chance.random()
         if event < 0.05:
-            memory.slots.clear()
+            memory.table.reset()
         elif event < 0.25 and memory.cur:
             switches = (*switches, memory.cur)[-32:]
             if event < 0.2:
                 count = chance.randint(1, min(policy.capacity, memory.cur))
                 if event < 0.1:
-                    memory.slots.clear()
+                    memory.table.reset()
                 step(policy, memory, range(memory.cur - count, memory.cur), switches)
         step(policy, memory, range(memory.cur, memory.cur + chance.randint(1, most)), switches)
         frames = memory.frames()

@@ -90,7 +90,7 @@ def test_the_replayer_writes_what_the_page_reads(
     assert (broken["status"], broken["error"], broken["tensors"]) == ("FAIL", None, 0)
     assert (sched["status"], sched["source"]) == ("ok", "Self-Forcing 33593df")
     assert 0 < sched["error"] < ATOL
-    assert sched["tensors"] > 30
+    assert sched["tensors"] > 25
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 1 failed, 0 not supported"
 
 

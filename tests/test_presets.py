@@ -173,7 +173,7 @@ def test_a_preset_streams_and_follows_a_new_prompt(name: str) -> None:
         if index == 7:
             followed = [branch.next_chunk(WOLF).sha256 for _ in range(2)][-1]
             assert followed != chunk.sha256, "the prompt does nothing"
-    assert torch.isfinite(stream.state.latents.snapshot()).all()
+    assert torch.isfinite(stream.state.latents.ring.clone()).all()
     sink = getattr(preset.cache, "sink", 0)
     assert [slot.frame for slot in stream.state.kv[0].entries][:sink] == list(range(sink))
 
@@ -293,3 +293,14 @@ def test_a_stream_is_built_in_the_sizes_the_model_knows() -> None:
         build_stream(preset, components(), height=48, width=50, untrained=True)
     square = build_stream(preset, components(), height=48, width=48, untrained=True).next_chunk(FOX, decode=False)
     assert square.pixels is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_policies_of_a_preset_agree_on_its_sink_and_window(name: str) -> None:
+    preset = PRESETS[name]
+    for policy in (preset.window, preset.position, preset.switch):
+        for number in ("sink", "anchor"):
+            assert getattr(policy, number, getattr(preset.cache, number, 0)) == getattr(preset.cache, number, 0)
+    held = getattr(preset.cache, "window", None)
+    for policy in (preset.window, preset.position):
+        assert getattr(policy, "window", held) == held

@@ -147,16 +147,16 @@ def test_rows_that_see_equally_much_share_a_forward(
     hook = model.register_forward_pre_hook(lambda _module, given: batches.append(given[0].shape[0]))
     engine = engine_of(model, StreamBatch(LEVELS, chunk=1), SinkWindow(WINDOW, SINK, keeps="level"), position)
     together = tiny_stream(engine, seed=SEED, batch=films)
-    ours = [together.next_chunk(FOX, decode=False) and together.state.latents.snapshot() for _ in range(14)]
+    ours = [together.next_chunk(FOX, decode=False) and together.state.latents.ring.clone() for _ in range(14)]
     hook.remove()
     assert batches[0] == films, "the batch fills up row by row"
     assert batches[-4:] == [films * len(LEVELS)] * 4, "a full batch is one forward"
     single = tiny_stream(engine, seed=SEED)  # films of a batch count on from the first
-    first = [single.next_chunk(FOX, decode=False) and single.state.latents.snapshot() for _ in range(14)]
+    first = [single.next_chunk(FOX, decode=False) and single.state.latents.ring.clone() for _ in range(14)]
     assert max(gap(a[:1], b) for a, b in zip(ours, first, strict=True)) < 1e-4, "a film in a batch is another film"
     monkeypatch.setattr(Buffers, "joint", lambda *_: None)
     alone = tiny_stream(engine, seed=SEED, batch=films)
-    theirs = [alone.next_chunk(FOX, decode=False) and alone.state.latents.snapshot() for _ in range(14)]
+    theirs = [alone.next_chunk(FOX, decode=False) and alone.state.latents.ring.clone() for _ in range(14)]
     assert max(gap(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
     guided = replace(engine, policies=replace(engine.policies, guidance_scale=2.0))
     apart = chunks_of(guided, [FOX] * 14)

@@ -27,7 +27,9 @@ from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
 from pipelines.presets import PRESETS, Preset
 from pipelines.snapshots import load_snapshot, save_snapshot
+from pipelines.state import Snapshot
 from pipelines.streaming import Stream
+from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Start, Transition, pixel_range
 from schedulers.batch import StreamBatch
 from schedulers.motion import MotionNoise, motion
@@ -125,7 +127,7 @@ def put(store: KVStore, frames: Sequence[int], generator: torch.Generator) -> No
         memory.staged_values.copy_(torch.randn(memory.staged_values.shape, generator=generator) + 0.3)
     store.stage([Slot(frame) for frame in frames])
     store.apply(Write(range(frames[0], frames[-1] + 1), range(count, count + len(frames))))
-    store.measure()
+    store.over()
 
 
 def by_hand(store: KVStore) -> list[float]:
@@ -152,12 +154,12 @@ def test_scores_are_mean_cosines_with_the_newest_frame_and_only_of_entries() -> 
         assert scores == pytest.approx(by_hand(store), abs=1e-6)
         assert scores[-1] == pytest.approx(1.0, abs=1e-6)
     assert min(scores) < 0.9
-    before, saved = scores, store.snapshot()
-    store.measure()
+    before, saved = scores, copied(store)
+    store.over()
     assert store.slots(5).scores == before, "nothing new, nothing measured"
     store.apply(Move(4, 1))
     assert store.slots(5).scores == (), "the scores are of entries that stand elsewhere now"
-    store.restore(saved)
+    put_back(store, saved, torch.device("cpu"))
     assert store.slots(5).scores == before
     store.apply(Evict(range(1)))
     put(store, [5, 6], generator)
@@ -218,8 +220,8 @@ def test_the_place_in_the_allocation_does_not_matter(model: CausalWanTransformer
     """T15."""
     shuffled = tiny_stream(engine_of(model))
     for number, store in enumerate(shuffled.state.kv):
-        random.Random(number).shuffle(store._free)
-        assert store._free != sorted(store._free)
+        random.Random(number).shuffle(store.table.free)
+        assert store.table.free != sorted(store.table.free)
     assert film(shuffled, [FOX] * 12) == film(tiny_stream(engine_of(model)), [FOX] * 12)
 
 
@@ -291,8 +293,8 @@ def test_a_snapshot_carries_what_was_judged(model: CausalWanTransformer3DModel, 
     film(other, [WOLF] * 3)
     other.restore(load_snapshot(tmp_path / "a.snapshot"))
     assert film(other, [FOX] * 6) == expected
-    assert [len(store["scores"]) for store in snapshot.kv] == [WINDOW] * 4  # type: ignore[arg-type]  # a tuple
-    forgot = replace(snapshot, kv=tuple({**store, "scores": ()} for store in snapshot.kv))
+    assert [len(store["scores"]) for store in snapshot.tree["kv"]] == [WINDOW] * 4
+    forgot = Snapshot({**snapshot.tree, "kv": tuple({**store, "scores": ()} for store in snapshot.tree["kv"])})
     other.restore(forgot)
     assert film(other, [FOX] * 6) != expected, "without the scores it is another film"
 
@@ -418,6 +420,6 @@ def test_a_film_from_a_camera_goes_on_from_a_snapshot(model: CausalWanTransforme
     twin = again.fork()
     assert shoot(again, clip, CHUNKS - 4)[0] == expected
     assert shoot(twin, clip, CHUNKS - 4)[0] == expected
-    forgot = replace(load_snapshot(tmp_path / "a.snapshot"), scale=0.3)
+    forgot = Snapshot({**load_snapshot(tmp_path / "a.snapshot").tree, "scale": 0.3})
     twin.restore(forgot)
     assert shoot(twin, clip, CHUNKS - 4)[0] != expected, "the controller's state is part of the film"

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.taehv import AutoencoderTAEHV
 from pipelines.engine import Engine
-from pipelines.state import Snapshot
 from pipelines.streaming import Stream
+from pipelines.tree import leaves
 from pipelines.types import Chunk, Controls, Transition, pixel_range, prompt_text
 from schedulers.noise import Address, AddressedNoise, RecordedNoise
 from tests.tiny import (
@@ -135,9 +135,9 @@ def test_films_side_by_side_are_the_films_of_their_own_streams() -> None:
         pair.next_chunk(controls, decode=False)
         for single in singles:
             single.next_chunk(controls, decode=False)
-    both = pair.state.latents.snapshot()
+    both = pair.state.latents.ring.clone()
     for index, single in enumerate(singles):
-        assert gap(both[index], single.state.latents.snapshot()[0]) < 1e-8
+        assert gap(both[index], single.state.latents.ring.clone()[0]) < 1e-8
     assert gap(both[0], both[1]) > 1e-2
     with pytest.raises(ValueError, match="batch of 1"):
         tiny_stream(tiny_engine(autoencoder=tiny_autoencoder()), batch=2).next_chunk(FOX)
@@ -187,13 +187,13 @@ def test_restoring_copies_into_the_same_buffers(engine: Engine) -> None:
     film(stream, [FOX] * 2)
     stream.restore(saved)
     assert addresses(stream) == before
-    held = {id(value) for store in saved.kv for value in store.values() if isinstance(value, Tensor)}
-    assert not held & {id(stream.state.kv[0]._keys), id(stream.state.kv[0]._values)}
+    held = {leaf.data_ptr() for leaf in leaves(saved.tree) if isinstance(leaf, Tensor)}
+    assert not held & {*before}
 
 
 def test_a_snapshot_holds_every_field_of_the_state(engine: Engine) -> None:
     state = tiny_stream(engine).state
-    assert {each.name for each in fields(Snapshot)} == {each.name for each in fields(state)}
+    assert [*state.snapshot().tree] == [each.name for each in fields(state)]
 
 
 def test_branches_part_and_leave_their_parent_alone(engine: Engine) -> None:
@@ -293,8 +293,8 @@ def test_frames_are_given_before_the_film_begins_or_not_at_all(engine: Engine) -
 def addresses(stream: Stream) -> list[int]:
     """Where the long-lived buffers lie."""
     store = stream.state.kv[0]
-    tensors = [store._keys, store._values, store._view_keys, store._view_values, store._staged_keys]
-    return [tensor.data_ptr() for tensor in [*tensors, store._staged_values, stream.state.latents.ring]]
+    buffers = [*stream._passes._buffers, *store.tensors().values(), stream.state.latents.ring]
+    return [tensor.data_ptr() for tensor in buffers]
 
 
 def tensors_alive() -> int:

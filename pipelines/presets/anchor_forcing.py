@@ -4,8 +4,11 @@ from dataclasses import replace
 
 from cache.anchors import JunctionAnchors
 from cache.positions import Regions
+from cache.switches import Recache
 from cache.windows import SinkAnchorRecent
 from pipelines.presets.longlive import LONGLIVE
+
+_MEMORY = JunctionAnchors(window=12, sink=3, anchor=3)
 
 ANCHOR_FORCING = replace(
     LONGLIVE,
@@ -14,9 +17,10 @@ ANCHOR_FORCING = replace(
     model="anchor-forcing-1.3b",
     paper="Yang et al. 2026, arXiv 2603.13405",
     licence="code and weights: non-commercial (CC BY-NC-SA 4.0 by its README, no licence file)",
-    cache=JunctionAnchors(window=12, sink=3, anchor=3),
-    window=SinkAnchorRecent(window=12, sink=3),
-    position=Regions(horizon=21, window=12, anchor=3),
+    cache=_MEMORY,
+    window=SinkAnchorRecent.of(_MEMORY),
+    position=Regions.of(_MEMORY, horizon=21),
+    switch=Recache.of(_MEMORY),
     fixes=(
         "Until a new junction has left the window, the anchor of the scene before is shown, from the second change of "
         "the prompt on. The release means to, but copies it again in every pass of the new scene's first chunk, so it "

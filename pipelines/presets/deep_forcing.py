@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cache.deep import DeepForcing, DeepSink
+from cache.deep_forcing import DeepForcing, DeepSink
 from cache.positions import MovedSink
 from pipelines.presets.self_forcing import SELF_FORCING
 

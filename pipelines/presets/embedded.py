@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cache.switches import Recache
 from pipelines.presets.base import Schedule
-from pipelines.presets.longlive import LONGLIVE_INFINITY
+from pipelines.presets.longlive import LONGLIVE_INFINITY, MEMORY
 
 EMBEDDED = replace(
     LONGLIVE_INFINITY,
@@ -14,7 +14,7 @@ EMBEDDED = replace(
     paper="this repository",
     licence="Apache-2.0",
     schedule=Schedule(denoising_step_list=(1000, 750, 500, 250), shift=3.0, step="euler"),
-    switch=Recache(window=12, sink=3, keep_sink=False),
+    switch=Recache.of(MEMORY, keep_sink=False),
     fixes=(),
     traces=(),
 )

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, cast
 
+from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
 from pipelines.presets.base import Preset, Schedule
@@ -184,13 +185,14 @@ def _set_memory(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     chunk = max(preset.chunk, preset.first_chunk or 0)
     beside = preset.cache.capacity - _window(preset)  # room that the window does not count
     others = preset.cache.protected - _sink(preset) - beside  # frames of other kinds that stay
-    if window and sink + others + chunk > window:  # a memory of nothing is not asked for room
+    lacks = short_of(window, chunk, sink, others)
+    if window and lacks:  # a memory of nothing is not asked for room
         order = ("sink_size", "num_frame_per_block", "local_attn_size", "independent_first_frame")
         raise KnobError(
             next(name for name in order if name in knobs),
             f"a window (local_attn_size) of {window} latent frames is too small for a sink (sink_size) of {sink}"
             f"{f', {others} more that stay' if others else ''} and a chunk (num_frame_per_block) of {chunk}: make the "
-            f"window {sink + others + chunk} or more.",
+            f"window {window + lacks} or more.",
         )
     changes = {f: v for f, v in given.items() if v != {"window": _window(preset), "sink": _sink(preset)}[f]}
     policies = ("cache", "window", "position", "switch")

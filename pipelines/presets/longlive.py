@@ -8,6 +8,8 @@ from cache.switches import Recache
 from cache.windows import AllRemembered
 from pipelines.presets.base import Preset, Schedule
 
+MEMORY = SinkWindow(window=12, sink=3)
+
 LONGLIVE = Preset(
     name="longlive",
     title="LongLive: sink 3, window 12, re-cache on a new prompt, absolute positions",
@@ -16,10 +18,10 @@ LONGLIVE = Preset(
     licence="code Apache-2.0 (two model files say CC-BY-NC-SA); weights: see their card",
     plan="serial-clean",
     schedule=Schedule(),
-    cache=SinkWindow(window=12, sink=3),
+    cache=MEMORY,
     window=AllRemembered(),
     position=Absolute(),
-    switch=Recache(window=12, sink=3, keep_sink=True),
+    switch=Recache.of(MEMORY),
     fixes=(
         "A re-cache replays the 9 frames behind the sink instead of all 12: the release drops the keys of the first 3, "
         "so the memory is the same for a quarter less work.",

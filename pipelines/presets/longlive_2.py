@@ -1,8 +1,8 @@
 """LongLive 2: shots in one film, each pinned by its first chunk, and a deterministic solver of four steps."""
 
-from cache.kinds import MarkedWindow
 from cache.positions import ShotOffset
 from cache.switches import Keep
+from cache.tagged_memory import MarkedWindow
 from cache.windows import AllRemembered
 from pipelines.presets.base import Preset, Schedule
 

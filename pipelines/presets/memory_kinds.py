@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
-from cache.kinds import AveragedMemory, MarkedWindow
 from cache.switches import Recache
+from cache.tagged_memory import AveragedMemory, MarkedWindow
 from pipelines.presets.longlive import LONGLIVE_INFINITY
+
+_MARKED = MarkedWindow(window=12, sink=3, markers=3, mark=1)
+_AVERAGED = AveragedMemory(window=12, sink=3, shares=(0.01, 0.1))
 
 STREAMING_VLM = replace(
     LONGLIVE_INFINITY,
@@ -12,7 +15,8 @@ STREAMING_VLM = replace(
     title="StreamingVLM's asymmetric windows: sink 3, a first frame of each of the last 3 new prompts, recent frames",
     paper="Xu et al. 2025, arXiv 2510.09608",
     licence="our own code after the paper; weights: see their card",
-    cache=MarkedWindow(window=12, sink=3, markers=3, mark=1),
+    cache=_MARKED,
+    switch=Recache.of(_MARKED),
     fixes=(
         "A vision-language model keeps text longer than pictures; a film has no text in its memory, so the first frame "
         "after each new prompt takes that place.",
@@ -26,9 +30,9 @@ MEM_ROPE = replace(
     title="MemRoPE: sink 3, a long and a short running mean of all that left, 4 recent frames, slot positions",
     paper="Kim et al. 2026, arXiv 2603.12513",
     licence="our own code after the paper; weights: see their card",
-    cache=AveragedMemory(window=12, sink=3, shares=(0.01, 0.1)),
+    cache=_AVERAGED,
     # The paper has one prompt. Frames are replayed under a new one, means cannot be and fade by their shares.
-    switch=Recache(window=10, sink=3, keep_sink=True),
+    switch=Recache(_AVERAGED.window - len(_AVERAGED.shares), _AVERAGED.sink),
     fixes=("Means are kept in float32: in bfloat16 a share of 0.01 mostly rounds to nothing.",),
     traces=(),
 )

@@ -6,6 +6,8 @@ from cache.switches import Keep
 from cache.windows import RollingWindow
 from pipelines.presets.base import Preset, Schedule
 
+_MEMORY = SinkWindow(window=24, sink=3, counts="commit")
+
 ROLLING_FORCING = Preset(
     name="rolling-forcing",
     title="Rolling Forcing: 5 chunks denoised jointly, memory of 24, sink 3 glued to what is seen",
@@ -14,8 +16,8 @@ ROLLING_FORCING = Preset(
     licence="code and weights: academic use only (Tencent's own licence)",
     plan="rolling-window",
     schedule=Schedule(denoising_step_list=(1000, 800, 600, 400, 200), plan="moving-buffer"),
-    cache=SinkWindow(window=24, sink=3, counts="commit"),
-    window=RollingWindow(visible=21, sink=3),
+    cache=_MEMORY,
+    window=RollingWindow(visible=21, sink=_MEMORY.sink),
     position=Glued(),
     switch=Keep(),  # the released system has no prompt switch; all five chunks hear a new prompt at once
     fixes=(

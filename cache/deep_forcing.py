@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache.fifo import SinkWindow, write_in_order
+from cache.room import require_room
 from cache.scorers.logit_sum import LogitSum
-from cache.types import Action, Deps, Evict, Prune, Rebase, Row, Slots, TokenScorer
+from cache.types import Action, CachePolicy, Evict, Prune, Rebase, Row, Slots, TokenScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class DeepSink(SinkWindow):
 
 
 @dataclass(frozen=True, slots=True)
-class DeepForcing:
+class DeepForcing(CachePolicy):
     """Deep sink with participative compression: a memory that would exceed `window` frames shrinks to `budget` frames.
 
     What stays is the first `sink` frames, the last `recent` ones (those of the pass itself count), and between them as
@@ -52,11 +53,8 @@ class DeepForcing:
     max_reuse: int = 7
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sink <= self.window - self.recent:
-            raise ValueError(
-                f"a window of {self.window} latent frames cannot hold a sink of {self.sink} and {self.recent} recent "
-                "ones: make the window larger, or one of the others smaller"
-            )
+        # The recent frames are the chunk's and those before it.
+        require_room(self.window, self.sink, chunk=0, recent=self.recent)
 
     @property
     def capacity(self) -> int:
@@ -65,10 +63,6 @@ class DeepForcing:
     @property
     def protected(self) -> int:
         return self.sink
-
-    @property
-    def deps(self) -> Deps:
-        return "clean"
 
     @property
     def scorer(self) -> TokenScorer:

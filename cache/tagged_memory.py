@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from cache.types import Action, Average, Deps, Evict, Move, Row, Slots, Write
+from cache.room import require_leaving, require_room
+from cache.types import Action, Average, CachePolicy, Evict, Move, Row, Slots, Write
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedWindow:
+class MarkedWindow(CachePolicy):
     """A sink, a short window of ordinary frames, and between them markers: frames that came first after a new prompt.
 
     The first `mark` frames after each change of the prompt are markers, tagged `pin`; the last `markers` of them
@@ -29,11 +30,9 @@ class MarkedWindow:
     mark: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.sink, self.markers, self.mark) < 0 or self.protected >= self.window:
-            raise ValueError(
-                f"a window of {self.window} latent frames cannot hold a sink of {self.sink}, {self.markers} markers "
-                "and a chunk: make the window larger or the others smaller"
-            )
+        require_room(self.window, self.sink, markers=self.markers)
+        if self.mark < 0:
+            raise ValueError(f"a new prompt marks 0 latent frames or more, got {self.mark}: 1 is usual")
 
     @property
     def capacity(self) -> int:
@@ -43,19 +42,11 @@ class MarkedWindow:
     def protected(self) -> int:
         return self.sink + self.markers
 
-    @property
-    def deps(self) -> Deps:
-        return "clean"
-
-    @property
-    def scorer(self) -> None:
-        return None
-
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         pins = [index for index, slot in enumerate(slots.entries) if slot.tag == "pin"]
         stays = {*range(self.sink), *pins[max(0, len(pins) - self.markers) :]}
         excess = len(slots.entries) + _incoming(row, slots) - self.window
-        return _forget(_leaving(row, slots, excess, stays))
+        return _forget(_leaving(row, slots, excess, stays, self.window))
 
     def end(self, row: Row, slots: Slots) -> list[Action]:
         marked = {frame for switch in slots.switches for frame in range(switch, switch + self.mark)}
@@ -63,7 +54,7 @@ class MarkedWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class AveragedMemory:
+class AveragedMemory(CachePolicy):
     """A sink, one running mean of all frames that left for each of `shares`, and the last frames.
 
     A frame that leaves is folded into every mean: mean += share * (frame - mean); the first one begins them. A small
@@ -77,11 +68,7 @@ class AveragedMemory:
     shares: tuple[float, ...] = (0.01, 0.1)
 
     def __post_init__(self) -> None:
-        if self.sink < 0 or self.protected >= self.window:
-            raise ValueError(
-                f"a window of {self.window} latent frames cannot hold a sink of {self.sink}, {len(self.shares)} means "
-                "and a chunk: make the window larger or the others smaller"
-            )
+        require_room(self.window, self.sink, means=len(self.shares))
         if not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"a frame's share of a mean is more than 0 and at most 1, got {self.shares}")
 
@@ -93,14 +80,6 @@ class AveragedMemory:
     def protected(self) -> int:
         return self.sink + len(self.shares)
 
-    @property
-    def deps(self) -> Deps:
-        return "clean"
-
-    @property
-    def scorer(self) -> None:
-        return None
-
     def _room(self, slots: Slots) -> int:
         """Slots that are free and not kept for means to come."""
         means = sum(slot.tag == "mean" for slot in slots.entries)
@@ -108,7 +87,8 @@ class AveragedMemory:
 
     def begin(self, row: Row, slots: Slots) -> list[Action]:
         means = [index for index, slot in enumerate(slots.entries) if slot.tag == "mean"]
-        leaving = _leaving(row, slots, _incoming(row, slots) - self._room(slots), {*range(self.sink), *means})
+        excess = _incoming(row, slots) - self._room(slots)
+        leaving = _leaving(row, slots, excess, {*range(self.sink), *means}, self.window)
         end, actions = len(slots.entries), list[Action]()
         for number, share in enumerate(self.shares if leaving else ()):
             into = means[number] if means else end + number
@@ -131,14 +111,11 @@ def _incoming(row: Row, slots: Slots) -> int:
     return sum(frame > _newest(slots) for frame in row.frames)
 
 
-def _leaving(row: Row, slots: Slots, excess: int, stays: Collection[int]) -> list[int]:
+def _leaving(row: Row, slots: Slots, excess: int, stays: Collection[int], window: int) -> list[int]:
     """The oldest `excess` slots that need not stay and are not of the pass itself."""
     free = [i for i, slot in enumerate(slots.entries) if i not in stays and slot.frame not in row.frames]
-    if slots.entries and len(free) < excess:
-        raise ValueError(
-            f"a pass of {len(row.frames)} latent frames does not fit into the memory beside the frames that stay: "
-            "use shorter chunks or a larger window"
-        )
+    if slots.entries:
+        require_leaving(row, excess, len(free), window)
     return free[: max(0, excess)]
 
 
