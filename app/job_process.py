@@ -35,7 +35,7 @@ def begin(folder: Path, command: Sequence[str]) -> psutil.Popen:
         OSError: it cannot be started.
     """
     record, _ = outcome(folder)
-    whole = record is not None and record.status == "whole"  # the server ended before it heard of it
+    whole = record is not None and is_whole(folder / "film.mp4", record)  # the server ended before it heard of it
     goes_on = whole or (folder / "film.part" / "journal.jsonl").is_file() or not any(folder.glob("film.*"))
     with (folder / "progress.jsonl").open("wb") as out, (folder / "log.txt").open("wb") as log:
         process = psutil.Popen(
@@ -150,8 +150,8 @@ def is_whole(film: Path, record: sidecar.Sidecar) -> bool:
     """Whether a film is what its record says, by its bytes; where an older one has no hash, by its boxes and frames."""
     if record.status != "whole":
         return False
-    if record.film.file_sha256:
-        return file_hash(film) == record.film.file_sha256
+    if record.film.file_sha256 and file_hash(film) != record.film.file_sha256:
+        return False
     import av
     from av.error import FFmpegError
 

@@ -568,9 +568,13 @@ def test_a_job_that_was_whole_when_the_server_ended_is_not_deleted(tmp_path: Pat
     before = contents(folder)
     assert begin(folder, [sys.executable, "-c", ""]).wait() == 0
     assert before.items() <= contents(folder).items()
-    (folder / "film.json").unlink()  # a film that nothing is known of is only in the way
-    assert begin(folder, [sys.executable, "-c", ""]).wait() == 0
-    assert not (folder / "film.mp4").exists()
+    asked = [sys.executable, "-c", "import sys; open('asked', 'w').write(sys.argv[1])"]
+    assert begin(folder, asked).wait() == 0
+    assert (folder / "asked").read_text() == "--resume", "which says that it is whole"
+    (folder / "film.json").unlink()  # a film that nothing is known of is replaced, once there is a better one
+    assert begin(folder, asked).wait() == 0
+    assert (folder / "asked").read_text() == "--overwrite"
+    assert (folder / "film.mp4").read_bytes() == (tmp_path / "film" / "out.mp4").read_bytes()
 
 
 # ------------------------------------------------------------------ whose file is whose

@@ -408,7 +408,7 @@ def test_chunks_are_told_while_they_are_made_and_when_the_film_is_done(tmp_path:
     job = jobs.create(ask(["a red ball", "a blue star"], seconds=3.0, transition="soft", transition_chunks=1))
 
     def chunks(since: int = 0) -> dict[str, Any]:
-        return chunk_rows(jobs.folder / job.id, place(job.request, models=["embedded"])[1], since=since)
+        return chunk_rows(jobs.folder / job.id, place(job.request, models=["embedded"])[2], since=since)
 
     until(lambda: len(chunks()["data"]) > 0)
     growing = chunks()

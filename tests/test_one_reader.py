@@ -14,6 +14,7 @@ import app.films
 import app.opening
 from app.access import Access
 from app.cli import main
+from app.desk import Desk
 from app.desk_work import plan
 from app.errors import UsageMistake
 from app.filming import film_script
@@ -82,10 +83,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+TAKES = Takes(Path("nowhere"), Access(b"0" * 32))
+"""Of no live film: the requests of this file name none."""
+
+
 def request_for(name: str, text: str) -> VideoRequest:
     kind = Path(name).suffix[1:]
     known = ScriptKind.__args__  # type: ignore[attr-defined]
     return VideoRequest.model_validate({"script": text, "script_kind": kind if kind in known else "txt"})
+
+
+def body_of(name: str, text: str) -> bytes:
+    return request_for(name, text).model_dump_json(include={"script", "script_kind"}).encode()
 
 
 def planned(data: dict[str, Any]) -> tuple[list[tuple[int, str]], int]:
@@ -104,7 +113,7 @@ def test_every_door_reads_the_same_shots(name: str, here: Path, capsys: pytest.C
     assert main(["render", name, "--export", "exported.yaml"]) == 0
     assert parse_native(Path("exported.yaml").read_text(), "exported.yaml") == script
     jobs = Jobs(here / "jobs")
-    assert planned(jobs.plan(request_for(name, text))) == (shots, frames)
+    assert planned(plan(TAKES, body_of(name, text))) == (shots, frames)
     job = jobs.create(request_for(name, text))
     assert (job.shots, job.frames) == (len(shots), frames)
     jobs.close()
@@ -118,7 +127,8 @@ def test_scripts_of_every_kind_are_ordered_over_http(here: Path) -> None:
 
     jobs = Jobs(here / "jobs")
     server = FastAPI()
-    server.include_router(jobs_router(jobs, Takes(jobs.folder, Access(b"0" * 32))))
+    desk = Desk(TAKES)
+    server.include_router(jobs_router(jobs, desk))
     with TestClient(server) as client:
         for name, (text, shots, frames) in CASES.items():
             body = request_for(name, text).model_dump(include={"script", "script_kind"})
@@ -131,6 +141,7 @@ def test_scripts_of_every_kind_are_ordered_over_http(here: Path) -> None:
                 answer = client.post(f"/v1/videos{route}", json=body)
                 assert answer.status_code == 400
                 assert answer.json()["error"]["message"].startswith(f"script.{body['script_kind']}, line ")
+    desk.close()
     jobs.close()
 
 
@@ -148,9 +159,9 @@ def test_every_door_refuses_with_the_same_sentence(name: str, here: Path, capsys
         film_script(name)
     assert str(caught.value) == sentence
     jobs = Jobs(here / "jobs")
-    for ask in (jobs.plan, jobs.check, jobs.create):
+    for ask in (lambda: plan(TAKES, body_of(name, text)), lambda: jobs.create(request_for(name, text))):
         with pytest.raises(UsageMistake) as caught:
-            ask(request_for(name, text))
+            ask()
         assert str(caught.value).split(", ", 1)[1] == sentence.split(", ", 1)[1]
     jobs.close()
     assert not list(here.glob("out*"))
@@ -198,7 +209,7 @@ def test_notes_of_a_script_are_told_by_every_door(here: Path, capsys: pytest.Cap
     jobs = Jobs(here / "jobs")
     jobs.close()
     body = json.dumps({"script": text, "script_kind": "txt"}).encode()
-    assert plan(Takes(jobs.folder, Access(b"0" * 32)), body)["notes"] == notes
+    assert plan(TAKES, body)["notes"] == notes
 
 
 # ------------------------------------------------------------------ too long for the model
