@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from models.attention import CausalAttnProcessor
-from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import fake_data, noise_shelves
-from training import autoencoder, data, dit, windows, world
+from training import data, dit, windows, world
 from training.captions import vocabulary
 from training.mix import USUAL
 from training.muon import Muon, orthogonalize
@@ -627,47 +626,3 @@ def test_words_that_the_shipped_weights_know_keep_their_meaning_and_new_ones_beg
 def _stop(_: dit.Denoiser, step: int) -> None:
     if step >= 2:
         raise KeyboardInterrupt
-
-
-def _smooth_clips(rng: np.random.Generator, clips: int, frames: int, *_: object, **__: object) -> torch.Tensor:
-    """Slowly changing blobs of colour: as small a world as an autoencoder can learn."""
-    colours = torch.from_numpy(rng.random((clips, 3, 2, 4, 4))).float()
-    video = torch.nn.functional.interpolate(colours, size=(frames, 32, 32), mode="trilinear")
-    return video.transpose(1, 2)
-
-
-def test_autoencoder_learns_goes_on_after_a_kill_and_normalises_its_latents(
-    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(autoencoder, "MIX", ((4, 5, None),))
-    monkeypatch.setattr(autoencoder, "render_batch", _smooth_clips)
-    whole = autoencoder.train_autoencoder(tmp_path / "whole", steps=40, log_every=1, save_every=100)
-    curve = [json.loads(line) for line in (tmp_path / "whole" / "autoencoder.jsonl").read_text().splitlines()]
-    loss = [line["picture"] for line in curve if "picture" in line]
-    assert np.mean(loss[-5:]) < 0.7 * np.mean(loss[:3])
-
-    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "whole" / "autoencoder")
-    with torch.no_grad():
-        latents = loaded.encode(_smooth_clips(step_seed(5, 5, "x"), 40, 9), pad="start")
-    assert 0.8 < float(latents.std()) < 1.2
-    assert abs(float(latents.mean())) < 0.2
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), whole.parameters(), strict=True))
-
-    def kill(*_: object) -> float:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr(autoencoder, "held_out_psnr", kill)  # comes right after a checkpoint
-        with pytest.raises(KeyboardInterrupt):
-            autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=25)
-    resumed = autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=100)
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
-
-
-def test_crops_near_the_object_hold_its_colour_more_often_than_chance() -> None:
-    pixels = autoencoder.render_batch(step_seed(0, 0, "crop"), 6, 5, 48, "cpu")
-    assert pixels.shape == (6, 5, 3, 48, 48)
-    assert pixels.min() >= 0
-    assert pixels.max() <= 1
-    moving = (pixels[:, 1:] - pixels[:, :-1]).abs().mean(dim=(1, 2, 3, 4))
-    assert (moving > 0).float().mean() > 0.5
