@@ -21,6 +21,7 @@ from training.mix import USUAL
 from training.muon import Muon, orthogonalize
 from training.noise import draw_rising_sigma
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.sample import sample
 
 
 @pytest.fixture
@@ -606,6 +607,38 @@ def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small:
     wanted = shipped.state_dict()[key]
     assert (started.state_dict()[key] - wanted).abs().mean() < 0.2 * (fresh.state_dict()[key] - wanted).abs().mean()
     assert "started_from" in (tmp_path / "run" / "dit.jsonl").read_text()
+
+
+def test_weights_for_other_latents_give_all_but_the_layers_that_touch_latents_and_the_curve_says_so(
+    tmp_path: Path, small: None
+) -> None:
+    torch.manual_seed(3)
+    shipped = dit.Denoiser(vocabulary(), channels=5, patch=2)
+    shipped.transformer.save_pretrained(tmp_path / "model" / "transformer")
+    shipped.text_encoder.save_pretrained(tmp_path / "model" / "text_encoder")
+    model = dit.Denoiser(vocabulary(), channels=8, patch=4)
+    first = model.transformer.patch_embedding.weight.clone()
+    fresh = dit._start(model, tmp_path / "model")
+    assert {name.split(".")[1] for name in fresh} == {"patch_embedding", "proj_out"}
+    assert torch.equal(model.transformer.patch_embedding.weight, first)
+    key = "transformer.blocks.0.ffn.net.2.weight"
+    assert torch.equal(model.state_dict()[key], shipped.state_dict()[key])
+    fake_data(tmp_path / "run")
+    dit.train_dit(tmp_path / "run", start_from=tmp_path / "model", steps=1, log_every=1, batch_size=1)
+    said = [json.loads(line) for line in (tmp_path / "run" / "dit.jsonl").read_text().splitlines()]
+    assert next(line["new"] for line in said if "new" in line) == fresh
+
+
+def test_a_latent_frame_is_as_many_tokens_whatever_its_side(tmp_path: Path, small: None) -> None:
+    fake_data(tmp_path)
+    side = data.load_shelf(tmp_path / "data").latents.shape[-1]
+    trained = dit.train_dit(tmp_path, steps=1, batch_size=1)
+    assert side == 24
+    assert tuple(trained.transformer.config["patch_size"]) == (1, side // dit.TOKENS, side // dit.TOKENS)
+    assert dit.load_denoiser(tmp_path).patch == trained.patch == 4
+    with torch.no_grad():
+        film = sample(trained, [["a red ball"] * 2], steps=1)
+    assert film.shape == (1, 6, 8, side, side)
 
 
 def test_words_that_the_shipped_weights_know_keep_their_meaning_and_new_ones_begin_afresh(

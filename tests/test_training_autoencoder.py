@@ -28,6 +28,7 @@ def smooth(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small recipe on a small world, without the pictures that a page takes."""
     monkeypatch.setattr(autoencoder, "MIX", ((4, 5, None),))
     monkeypatch.setattr(autoencoder, "render_batch", _smooth_clips)
+    monkeypatch.setattr(autoencoder, "JUDGED", 1)
     monkeypatch.setattr(autoencoder, "save_page", lambda *_: None)
 
 

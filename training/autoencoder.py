@@ -7,7 +7,7 @@ do not become visible, and edges weigh extra in the loss, because crisp shapes a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,22 @@ CONFIG: dict[str, Any] = {
     "patch_size": 4,
     "encoder_patch_size": 4,
     "encoder_widths": (64, 96),
-    "decoder_widths": (128, 64),
+    "decoder_widths": (128, 48),
     "encoder_blocks": (3,),
     "decoder_blocks": (3,),
     "time_downscale": (4,),
     "time_upscale": (4,),
-    "upsample": "shuffle",
+    "upsample": "together",
 }
 """Shape of a new model: latents of 8 x 24 x 24 for 192 x 192 pixels. A run that goes on keeps its own."""
-PEAK_RATE, PEAK_RATE_VECTORS = 0.02, 1e-3  # of Muon for the kernels, of AdamW for the biases
-NOISE = 0.06  # spread of the noise on unit-spread latents
+PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
+NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
 EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT = 0.5, 2.0, 0.1
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
 HELD_OUT_CLIPS, HELD_OUT_FRAMES = 8, 33
+JUDGED = 3  # a run is judged on them with every third checkpoint, which takes as long as some twenty steps
 
 
 @torch.no_grad()
@@ -118,7 +119,7 @@ def train_autoencoder(
     config: dict[str, Any] | None = None,
     rate: float = 1.0,
     log_every: int = 20,
-    save_every: int = 300,
+    save_every: int = 100,
 ) -> AutoencoderTAEHV:
     """Train at a steady rate, or go on training after a kill or for longer, and return the averaged model.
 
@@ -133,7 +134,7 @@ def train_autoencoder(
         config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
         rate: times the usual rates of learning.
         log_every: steps between lines of the curve.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
     saved = load_checkpoint(out / "autoencoder.pt")
@@ -155,7 +156,7 @@ def cool_autoencoder(
     device: str = "cpu",
     rate: float = 1.0,
     log_every: int = 20,
-    save_every: int = 300,
+    save_every: int = 100,
 ) -> AutoencoderTAEHV:
     """Settle a copy of the run in `out` at a falling rate; the run itself stays as it is and may go on meanwhile.
 
@@ -168,7 +169,7 @@ def cool_autoencoder(
         device: "cpu" or "cuda".
         rate: times the usual rates of learning to begin with: what the run had.
         log_every: steps between lines of the curve.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     saved = load_checkpoint(out / "cooldown.pt")
     if saved is None:
@@ -188,7 +189,7 @@ def cool_autoencoder(
 
 def _loss_of(model: AutoencoderTAEHV) -> Loss:
     def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        noise = NOISE * torch.randn(_latent_shape(model, pixels), generator=generator).to(pixels.device)
+        noise = _noise(_latent_shape(model, pixels), generator).to(pixels.device)
         with autocast(pixels.device.type):
             made, latents = model(pixels, noise)
         made, latents = made.float(), latents.float()
@@ -197,6 +198,12 @@ def _loss_of(model: AutoencoderTAEHV) -> Loss:
         return picture + SCALE_WEIGHT * scale, {**parts, "psnr": psnr(made.detach(), pixels)}
 
     return loss
+
+
+def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Noise for latents (B, ...): from a little to NOISE, so that a clean picture is drawn as sharply as it can be."""
+    spread = NOISE * torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator)
+    return spread * torch.randn(shape, generator=generator)
 
 
 def _steady(peak: float, clock: Clock) -> float:
@@ -220,7 +227,7 @@ def train_decoder(
     device: str = "cpu",
     redraw: Redraw | None = None,
     log_every: int = 20,
-    save_every: int = 300,
+    save_every: int = 100,
 ) -> AutoencoderTAEHV:
     """Train the decoder of out/autoencoder alone: its latents, and what was trained on them, stay what they are.
 
@@ -233,7 +240,7 @@ def train_decoder(
         redraw: gives latents the transformer's own small faults, so that the decoder learns to draw crisply from
             them, as the last denoising step (HaCohen et al. 2024, LTX-Video, arXiv 2501.00103); half of the batches.
         log_every: steps between lines of the curve.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
     model = AutoencoderTAEHV.from_pretrained(out / "autoencoder").to(device)
@@ -246,7 +253,7 @@ def train_decoder(
                 if redraw is not None and own:
                     latents = redraw(latents, generator)
                 else:
-                    latents = latents + NOISE * torch.randn(latents.shape, generator=generator).to(device)
+                    latents = latents + _noise(latents.shape, generator).to(device)
             made = model.unfold(model.decode_raw(latents))[:, model.time_scale - 1 :]
         made = made.float()
         picture = reconstruction_loss(made, pixels)
@@ -255,7 +262,7 @@ def train_decoder(
 
     run = _Run(out, "decoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
     saved = load_checkpoint(out / "decoder.pt")
-    _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, _falling, saved, share=0.15)
+    _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, _falling, saved, share=0.4)
     model.eval().save_pretrained(out / "autoencoder")
     return model
 
@@ -333,6 +340,7 @@ def _train(
         clock.step += 1
         if clock.step % run.save_every == 0:
             save()
+        if clock.step % (JUDGED * run.save_every) == 0:
             judge = AutoencoderTAEHV(**_shape(model)).to(device).eval()
             judge.load_state_dict(ema.state_dict())
             curve.add(**so_far(), **held_out(judge, page))

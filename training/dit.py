@@ -26,6 +26,7 @@ from models.wan import CausalWanTransformer3DModel
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
 from training.data import Shelves, load_shelves
+from training.inherit import inherit, shipped
 from training.mix import USUAL, Mix
 from training.muon import Muon
 from training.run import Clock, Curve, Ema, autocast, learning_rate, load_checkpoint, save_checkpoint, step_seed
@@ -352,33 +353,12 @@ def train_dit(
 
 
 def _start(model: Denoiser, source: Path | Denoiser) -> list[str]:
-    """Take over a model's weights, or shipped ones; words they do not know begin as they are initialised.
-
-    So do the layers that read and write latents, and what else has another shape there, as behind another autoencoder;
-    returns the names of these.
-    """
+    """Take over a model's weights, a run's or shipped ones; returns the names of the layers that stay new."""
     if isinstance(source, Path) and (source / "dit.pt").exists():
         source = load_denoiser(source)
     if isinstance(source, Denoiser):
-        state = source.state_dict()
-    else:
-        transformer = CausalWanTransformer3DModel.from_pretrained(source / "transformer")
-        text_encoder = TextEncoder.from_pretrained(source / "text_encoder")
-        state = {f"transformer.{name}": value for name, value in transformer.state_dict().items()}
-        state |= {f"text_encoder.{name}": value for name, value in text_encoder.state_dict().items()}
-        known = {word: row for row, word in enumerate(text_encoder.words)}
-        table = model.text_encoder.embedding.weight.detach().clone()
-        for row, word in enumerate(model.text_encoder.words):
-            if word in known:
-                table[row] = state["text_encoder.embedding.weight"][known[word]]
-        state["text_encoder.embedding.weight"] = table
-    own = model.state_dict()
-    fresh = sorted(name for name in own if name in state and state[name].shape != own[name].shape)
-    lacking = [name for name in own if name not in state and not name.startswith(("outline.", "course."))]
-    if lacking:
-        raise ValueError(f"{source} is no model of this recipe: it lacks {', '.join(lacking[:3])}.")
-    model.load_state_dict({name: own[name] if name in fresh else state.get(name, own[name]) for name in own})
-    return fresh
+        return inherit(model, source.state_dict(), source.text_encoder.words)
+    return inherit(model, *shipped(source))
 
 
 def load_denoiser(out: Path, name: str = "dit") -> Denoiser:
