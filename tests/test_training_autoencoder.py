@@ -156,6 +156,23 @@ def test_edge_energy_is_one_for_the_truth_less_when_blurred_and_more_when_oversh
     assert reconstruction.overshoot(sharpened, pixels) > 0.1
 
 
+def test_what_moves_is_found_and_counts_more() -> None:
+    pixels = torch.full((1, 4, 3, 32, 32), 0.5)
+    for frame in range(4):
+        pixels[:, frame, :, 4:8, 4 + 3 * frame : 8 + 3 * frame] = 1.0
+    where = reconstruction.moving(pixels)[0, :, 0]
+    assert where[:, 5, 6].all(), "the object's way"
+    assert not where[:, 24:].any(), "what stands still"
+    assert not reconstruction.moving(pixels[:, :1]).any()
+    wrong_moving, wrong_still = pixels.clone(), pixels.clone()
+    wrong_moving[..., 4:8, 4:8] -= 0.2
+    wrong_still[..., 26:30, 26:30] -= 0.2
+    losses = [float(autoencoder.reconstruction_loss(one, pixels)) for one in (wrong_moving, wrong_still)]
+    assert losses[0] == pytest.approx(autoencoder.MOVING_WEIGHT * losses[1], rel=0.2)
+    assert reconstruction.moving_psnr(wrong_still, pixels) == pytest.approx(100.0)
+    assert reconstruction.moving_psnr(wrong_moving, pixels) < 30
+
+
 def test_the_page_shows_the_hard_details_out_of_clips_that_training_never_draws() -> None:
     specs, _ = reconstruction.look_clips()
     assert all(world.is_held_out(spec.color, spec.shape, spec.motion, spec.scene) for spec in specs)

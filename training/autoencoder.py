@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.taehv import AutoencoderTAEHV, MemBlock
 from training.crops import render_batch
 from training.muon import Muon
-from training.reconstruction import figures, psnr, save_page
+from training.reconstruction import figures, moving, psnr, save_page
 from training.run import (
     Clock,
     Curve,
@@ -58,7 +58,7 @@ CONFIG: dict[str, Any] = {
 """Shape of a new model: latents of 8 x 24 x 24 for 192 x 192 pixels. A run that goes on keeps its own."""
 PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
 NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
-EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT = 0.5, 2.0, 0.1
+EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 0.1, 4.0
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
@@ -97,10 +97,17 @@ def initialise(model: AutoencoderTAEHV, pixels: Tensor) -> None:
 
 
 def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
-    """L1, plus L1 of horizontal and vertical differences, plus mean square: (B, T, 3, H, W) each."""
-    error = made - pixels
-    edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + EDGE_WEIGHT * edge + SQUARE_WEIGHT * error.square().mean()
+    """L1, plus L1 of horizontal and vertical differences, plus mean square: (B, T, 3, H, W) each.
+
+    What moves counts MOVING_WEIGHT times: it is a sixth of the picture and three quarters of the error, but L1 asks
+    every place alike.
+    """
+    error, weight = made - pixels, 1.0 + (MOVING_WEIGHT - 1.0) * moving(pixels)
+    weight = weight / weight.mean()
+    across = (error.diff(dim=-1).abs() * weight[..., 1:]).mean()
+    down = (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    square = (error.square() * weight).mean()
+    return (error.abs() * weight).mean() + EDGE_WEIGHT * (across + down) + SQUARE_WEIGHT * square
 
 
 def scale_penalty(latents: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from training.run import step_seed
 
 NEAR = 5
 """Side of the square of true pixels whose range a pixel may have without counting as overshoot."""
+CHANGE, AROUND = 0.08, 9
+"""A place moves where a pixel within this square changes by more than this from a frame to the next."""
 LOOKS: tuple[dict[str, str], ...] = (
     {"shape": "star", "scene": "day"},
     {"shape": "cross", "scene": "meadow", "size": "small"},
@@ -59,6 +61,21 @@ def overshoot(made: Tensor, pixels: Tensor) -> float:
     return float(((frames - high).clamp_min(0) + (low - frames).clamp_min(0)).mean() * 256)
 
 
+def moving(pixels: Tensor) -> Tensor:
+    """Where clips (B, T, 3, H, W) change from frame to frame, and a little around it: 1 or 0, (B, T, 1, H, W)."""
+    change = F.pad(pixels.diff(dim=1).abs().amax(dim=2, keepdim=True), (0, 0, 0, 0, 0, 0, 1, 1))
+    either = torch.maximum(change[:, 1:], change[:, :-1])  # to the frame before or after
+    around = F.max_pool2d(either.flatten(0, 1), AROUND, stride=1, padding=AROUND // 2)
+    return (around > CHANGE).to(pixels.dtype).view_as(either)
+
+
+def moving_psnr(made: Tensor, pixels: Tensor) -> float:
+    """PSNR in dB over what is `moving` in all clips together."""
+    where = moving(pixels)
+    error = (made.clamp(0, 1) - pixels).square().mean(dim=2, keepdim=True)
+    return float(-10.0 * ((error * where).sum() / where.sum().clamp_min(1)).clamp_min(1e-10).log10())
+
+
 def _laplacian(pixels: Tensor) -> Tensor:
     grey = pixels.mean(dim=-3)
     centre = grey[..., 1:-1, 1:-1]
@@ -71,6 +88,7 @@ def figures(model: AutoencoderTAEHV, pixels: Tensor) -> dict[str, float]:
     made = torch.cat([model(clip[None])[0] for clip in pixels]).float()
     return {
         "held_out_psnr": psnr(made, pixels),
+        "held_out_moving_psnr": moving_psnr(made, pixels),
         "held_out_edges": edge_energy(made, pixels),
         "held_out_overshoot": overshoot(made, pixels),
     }
