@@ -117,11 +117,31 @@ def test_a_cooldown_settles_what_a_steady_rate_keeps_shaking(tmp_path: Path, smo
     assert cooled > hot
 
 
-def test_without_a_run_a_cooldown_says_what_to_do_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cooldown"], "run `python -m training autoencoder` first"),
+        (["look"], "run `python -m training cooldown` first"),
+        (["pack", "--run", "dit"], "there is no run of that name"),
+        (["unpack"], "say with --start_from which folder"),
+        (["unpack", "--start_from", "nowhere"], "holds no packed run autoencoder"),
+    ],
+)
+def test_where_something_is_missing_one_line_says_what(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["cooldown", "--out", str(tmp_path)])
+        main([*arguments, "--out", str(tmp_path)])
     assert stopped.value.code == 2
-    assert "run `python -m training autoencoder` first" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_packed_and_unpacked_from_the_command_line(tmp_path: Path, smooth: None) -> None:
+    autoencoder.train_autoencoder(tmp_path, steps=1)
+    assert main(["pack", "--out", str(tmp_path)]) == 0
+    assert main(["unpack", "--start_from", str(tmp_path / "packed"), "--out", str(tmp_path / "new")]) == 0
+    assert run.load_checkpoint(tmp_path / "new" / "autoencoder.pt") is not None
 
 
 def test_crops_are_squares_of_several_places_of_every_clip() -> None:
