@@ -176,6 +176,18 @@ def test_edge_energy_is_one_for_the_truth_less_when_blurred_and_more_when_oversh
     assert reconstruction.overshoot(sharpened, pixels) > 0.1
 
 
+def test_a_crisp_picture_that_is_a_little_off_costs_the_crisp_term_less_than_a_soft_one_in_its_place() -> None:
+    pixels = torch.zeros(1, 2, 3, 48, 48)
+    pixels[..., 16:32, 16:32] = 1.0
+    beside, soft = pixels.roll(1, dims=-1), _blur(pixels)
+    aside, blurred = (
+        float(autoencoder.reconstruction_loss(one, pixels, 1.0) - autoencoder.reconstruction_loss(one, pixels))
+        for one in (beside, soft)
+    )
+    assert aside < 0.5 * blurred
+    assert float(autoencoder.reconstruction_loss(pixels, pixels, 1.0)) == 0.0
+
+
 def test_what_moves_is_found_and_counts_more() -> None:
     pixels = torch.full((1, 4, 3, 32, 32), 0.5)
     for frame in range(4):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.taehv import AutoencoderTAEHV, MemBlock
 from training.crops import render_batch
 from training.muon import Muon
-from training.reconstruction import figures, moving, psnr, save_page
+from training.reconstruction import figures, local_edges, moving, psnr, save_page
 from training.run import (
     Clock,
     Curve,
@@ -59,6 +59,7 @@ CONFIG: dict[str, Any] = {
 PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
 NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
 EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 0.1, 4.0
+CRISP_WEIGHT = 0.8  # while a model settles; before that it has better to learn
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
@@ -96,18 +97,22 @@ def initialise(model: AutoencoderTAEHV, pixels: Tensor) -> None:
     model.decoder[-1].bias.mul_(0.2).add_(0.5)
 
 
-def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
+def reconstruction_loss(made: Tensor, pixels: Tensor, crisp: float = 0.0) -> Tensor:
     """L1, plus L1 of horizontal and vertical differences, plus mean square: (B, T, 3, H, W) each.
 
     What moves counts MOVING_WEIGHT times: it is a sixth of the picture and three quarters of the error, but L1 asks
-    every place alike.
+    every place alike. Where an edge is not known to the pixel all of these prefer a soft one to one beside it; `crisp`
+    is the weight of a term that does not mind where in a small neighbourhood an edge is, if only it is as sharp.
     """
     error, weight = made - pixels, 1.0 + (MOVING_WEIGHT - 1.0) * moving(pixels)
     weight = weight / weight.mean()
     across = (error.diff(dim=-1).abs() * weight[..., 1:]).mean()
     down = (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     square = (error.square() * weight).mean()
-    return (error.abs() * weight).mean() + EDGE_WEIGHT * (across + down) + SQUARE_WEIGHT * square
+    loss = (error.abs() * weight).mean() + EDGE_WEIGHT * (across + down) + SQUARE_WEIGHT * square
+    if crisp:
+        loss = loss + crisp * (local_edges(made) - local_edges(pixels)).abs().mean()
+    return loss
 
 
 def scale_penalty(latents: Tensor) -> Tensor:
@@ -188,19 +193,19 @@ def cool_autoencoder(
         saved = {**saved, "ema": saved["model"], "after": saved["step"], "step": 0, "seconds": 0.0, "processor": 0.0}
     model = AutoencoderTAEHV(**saved["config"]).to(device)
     run = _Run(out, "cooldown", seed + saved["after"], Clock(steps=steps, minutes=minutes), log_every, save_every)
-    _train(run, model, list(model.parameters()), _loss_of(model), MIX, _cooling, saved, share=rate)
+    _train(run, model, list(model.parameters()), _loss_of(model, CRISP_WEIGHT), MIX, _cooling, saved, share=rate)
     freeze(model.eval(), out, seed)
     (out / "cooldown.pt").unlink()
     return model
 
 
-def _loss_of(model: AutoencoderTAEHV) -> Loss:
+def _loss_of(model: AutoencoderTAEHV, crisp: float = 0.0) -> Loss:
     def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         noise = _noise(_latent_shape(model, pixels), generator).to(pixels.device)
         with autocast(pixels.device.type):
             made, latents = model(pixels, noise)
         made, latents = made.float(), latents.float()
-        picture, scale = reconstruction_loss(made, pixels), scale_penalty(latents)
+        picture, scale = reconstruction_loss(made, pixels, crisp), scale_penalty(latents)
         parts = {"picture": float(picture.detach()), "scale": float(scale.detach())}
         return picture + SCALE_WEIGHT * scale, {**parts, "psnr": psnr(made.detach(), pixels)}
 
@@ -263,7 +268,7 @@ def train_decoder(
                     latents = latents + _noise(latents.shape, generator).to(device)
             made = model.unfold(model.decode_raw(latents))[:, model.time_scale - 1 :]
         made = made.float()
-        picture = reconstruction_loss(made, pixels)
+        picture = reconstruction_loss(made, pixels, CRISP_WEIGHT)
         name = "redrawn_" if own else ""
         return picture, {f"{name}picture": float(picture.detach()), f"{name}psnr": psnr(made.detach(), pixels)}
 

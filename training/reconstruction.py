@@ -76,10 +76,18 @@ def moving_psnr(made: Tensor, pixels: Tensor) -> float:
     return float(-10.0 * ((error * where).sum() / where.sum().clamp_min(1)).clamp_min(1e-10).log10())
 
 
+def local_edges(pixels: Tensor) -> Tensor:
+    """Mean absolute Laplacian in overlapping squares of 8 x 8, channel by channel: (B, T, 3, H, W) to (B*T, 3, ...)."""
+    return F.avg_pool2d(_curvature(pixels.flatten(0, 1)).abs(), 8, 4)
+
+
 def _laplacian(pixels: Tensor) -> Tensor:
-    grey = pixels.mean(dim=-3)
-    centre = grey[..., 1:-1, 1:-1]
-    return grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:] - 4 * centre
+    return _curvature(pixels.mean(dim=-3))
+
+
+def _curvature(plane: Tensor) -> Tensor:
+    beside = plane[..., :-2, 1:-1] + plane[..., 2:, 1:-1] + plane[..., 1:-1, :-2] + plane[..., 1:-1, 2:]
+    return beside - 4 * plane[..., 1:-1, 1:-1]
 
 
 @torch.no_grad()
