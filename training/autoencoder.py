@@ -59,7 +59,7 @@ CONFIG: dict[str, Any] = {
 PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
 NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
 EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 0.1, 4.0
-CRISP_WEIGHT = 0.8  # while a model settles; before that it has better to learn
+CRISP_WEIGHT = 1.5  # while a model settles; before that it has better to learn
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
