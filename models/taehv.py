@@ -73,6 +73,18 @@ class TimeGrow(nn.Module):
         return self.conv(x).reshape(n * self.stride, c, h, w)
 
 
+class TimeSplit(nn.Module):
+    """Split every frame into `stride` consecutive ones that its channels already hold one after the other."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.reshape(n * self.stride, c // self.stride, h, w)
+
+
 def _per_stage(name: str, values: Sequence[int], count: int) -> tuple[int, ...]:
     if len(values) != count or any(value < 1 for value in values):
         raise ValueError(f"{name} must be {count} positive integers, got {list(values)}.")
@@ -115,7 +127,9 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         time_downscale: frames merged before each halving.
         time_upscale: frames made after each doubling.
         upsample: how the decoder doubles: "nearest" repeats pixels and convolves at the larger size (taehv); "shuffle"
-            convolves at the smaller size and moves channels to pixels, which costs a quarter and learns far faster.
+            convolves at the smaller size and moves channels to pixels, which costs a quarter and learns far faster;
+            "together" makes the frames of `time_upscale` in that convolution as well, so that what moves has features
+            of its own in each of them.
         latents_mean: per-channel mean taken off by `encode` and added by `decode`; None means 0.
         latents_std: per-channel spread, likewise; None means 1 (taew2_1 works on normalised latents already).
     """
@@ -147,8 +161,8 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         self.time_scale = math.prod(down)
         if self.time_scale != math.prod(up):
             raise ValueError(f"time_downscale {down} and time_upscale {up} must have the same product.")
-        if upsample not in ("nearest", "shuffle"):
-            raise ValueError(f"upsample must be 'nearest' or 'shuffle', got {upsample!r}.")
+        if upsample not in ("nearest", "shuffle", "together"):
+            raise ValueError(f"upsample must be 'nearest', 'shuffle' or 'together', got {upsample!r}.")
         for name, values in (("latents_mean", latents_mean), ("latents_std", latents_std)):
             if values is not None and len(values) != latent_channels:
                 raise ValueError(f"{name} needs {latent_channels} values, one per channel, got {len(values)}.")
@@ -170,6 +184,9 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             if upsample == "nearest":
                 layers += [nn.Upsample(scale_factor=2), TimeGrow(dec[stage], up[stage])]
                 layers += [_conv3(dec[stage], dec[stage + 1], bias=False)]
+            elif upsample == "together":
+                layers += [_conv3(dec[stage], 4 * up[stage] * dec[stage + 1], bias=False), nn.PixelShuffle(2)]
+                layers += [TimeSplit(up[stage])]
             else:
                 layers += [_conv3(dec[stage], 4 * dec[stage + 1], bias=False), nn.PixelShuffle(2)]
                 layers += [TimeGrow(dec[stage + 1], up[stage])]

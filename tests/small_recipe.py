@@ -14,14 +14,14 @@ from training import data, dit
 SMALL_AE: dict[str, Any] = {
     "latent_channels": 8,
     "patch_size": 4,
-    "encoder_patch_size": 2,
-    "encoder_widths": (4, 4, 4),
-    "decoder_widths": (8, 8, 8),
-    "encoder_blocks": (1, 1),
-    "decoder_blocks": (1, 1),
-    "time_downscale": (2, 2),
-    "time_upscale": (2, 2),
-    "upsample": "shuffle",
+    "encoder_patch_size": 4,
+    "encoder_widths": (4, 4),
+    "decoder_widths": (8, 8),
+    "encoder_blocks": (1,),
+    "decoder_blocks": (1,),
+    "time_downscale": (4,),
+    "time_upscale": (4,),
+    "upsample": "together",
 }
 SMALL_DIT: dict[str, Any] = {
     **dit.TRANSFORMER,

@@ -216,7 +216,7 @@ def decoded(autoencoder: AutoencoderTAEHV, latents: Tensor, sizes: Sequence[int]
 
 
 @pytest.mark.parametrize("sizes", [(1,), (3,), (2, 1, 5), (1, 3, 3)])
-@pytest.mark.parametrize("upsample", ["nearest", "shuffle"])
+@pytest.mark.parametrize("upsample", ["nearest", "shuffle", "together"])
 def test_decoding_by_chunks_equals_decoding_the_whole_clip(sizes: Sequence[int], upsample: str) -> None:
     """T12."""
     autoencoder = tiny_autoencoder(upsample=upsample).double()

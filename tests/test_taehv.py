@@ -39,6 +39,17 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "latents_mean": (0.1, -0.2, 0.3, 0.0),
         "latents_std": (0.5, 2.0, 1.0, 0.7),
     },
+    "together": {
+        "latent_channels": 4,
+        "patch_size": 4,
+        "encoder_widths": (6, 8),
+        "decoder_widths": (8, 5),
+        "encoder_blocks": (2,),
+        "decoder_blocks": (2,),
+        "time_downscale": (4,),
+        "time_upscale": (4,),
+        "upsample": "together",
+    },
 }
 SIDE = 16
 
@@ -202,7 +213,7 @@ def test_wrong_shapes_and_settings_are_refused_with_the_reason(model: Autoencode
         AutoencoderTAEHV(time_downscale=(2, 2, 2))
     with pytest.raises(ValueError, match="encoder_widths must be 4"):
         AutoencoderTAEHV(encoder_widths=(8, 8))
-    with pytest.raises(ValueError, match=r"nearest.*shuffle"):
+    with pytest.raises(ValueError, match=r"nearest.*shuffle.*together"):
         AutoencoderTAEHV(upsample="cubic")
     with pytest.raises(ValueError, match="latents_std needs 16"):
         AutoencoderTAEHV(latents_std=(1.0,))

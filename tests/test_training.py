@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from models.attention import CausalAttnProcessor
-from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import fake_data, noise_shelves
-from training import autoencoder, data, dit, windows, world
+from training import data, dit, windows, world
 from training.captions import vocabulary
 from training.mix import USUAL
 from training.muon import Muon, orthogonalize
 from training.noise import draw_rising_sigma
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.sample import sample
 
 
 @pytest.fixture
@@ -609,6 +609,38 @@ def test_a_run_can_start_from_shipped_weights_and_says_so(tmp_path: Path, small:
     assert "started_from" in (tmp_path / "run" / "dit.jsonl").read_text()
 
 
+def test_weights_for_other_latents_give_all_but_the_layers_that_touch_latents_and_the_curve_says_so(
+    tmp_path: Path, small: None
+) -> None:
+    torch.manual_seed(3)
+    shipped = dit.Denoiser(vocabulary(), channels=5, patch=2)
+    shipped.transformer.save_pretrained(tmp_path / "model" / "transformer")
+    shipped.text_encoder.save_pretrained(tmp_path / "model" / "text_encoder")
+    model = dit.Denoiser(vocabulary(), channels=8, patch=4)
+    first = model.transformer.patch_embedding.weight.clone()
+    fresh = dit._start(model, tmp_path / "model")
+    assert {name.split(".")[1] for name in fresh} == {"patch_embedding", "proj_out"}
+    assert torch.equal(model.transformer.patch_embedding.weight, first)
+    key = "transformer.blocks.0.ffn.net.2.weight"
+    assert torch.equal(model.state_dict()[key], shipped.state_dict()[key])
+    fake_data(tmp_path / "run")
+    dit.train_dit(tmp_path / "run", start_from=tmp_path / "model", steps=1, log_every=1, batch_size=1)
+    said = [json.loads(line) for line in (tmp_path / "run" / "dit.jsonl").read_text().splitlines()]
+    assert next(line["new"] for line in said if "new" in line) == fresh
+
+
+def test_a_latent_frame_is_as_many_tokens_whatever_its_side(tmp_path: Path, small: None) -> None:
+    fake_data(tmp_path)
+    side = data.load_shelf(tmp_path / "data").latents.shape[-1]
+    trained = dit.train_dit(tmp_path, steps=1, batch_size=1)
+    assert side == 24
+    assert tuple(trained.transformer.config["patch_size"]) == (1, side // dit.TOKENS, side // dit.TOKENS)
+    assert dit.load_denoiser(tmp_path).patch == trained.patch == 4
+    with torch.no_grad():
+        film = sample(trained, [["a red ball"] * 2], steps=1)
+    assert film.shape == (1, 6, 8, side, side)
+
+
 def test_words_that_the_shipped_weights_know_keep_their_meaning_and_new_ones_begin_afresh(
     tmp_path: Path, small: None
 ) -> None:
@@ -627,47 +659,3 @@ def test_words_that_the_shipped_weights_know_keep_their_meaning_and_new_ones_beg
 def _stop(_: dit.Denoiser, step: int) -> None:
     if step >= 2:
         raise KeyboardInterrupt
-
-
-def _smooth_clips(rng: np.random.Generator, clips: int, frames: int, *_: object, **__: object) -> torch.Tensor:
-    """Slowly changing blobs of colour: as small a world as an autoencoder can learn."""
-    colours = torch.from_numpy(rng.random((clips, 3, 2, 4, 4))).float()
-    video = torch.nn.functional.interpolate(colours, size=(frames, 32, 32), mode="trilinear")
-    return video.transpose(1, 2)
-
-
-def test_autoencoder_learns_goes_on_after_a_kill_and_normalises_its_latents(
-    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(autoencoder, "MIX", ((4, 5, None),))
-    monkeypatch.setattr(autoencoder, "render_batch", _smooth_clips)
-    whole = autoencoder.train_autoencoder(tmp_path / "whole", steps=40, log_every=1, save_every=100)
-    curve = [json.loads(line) for line in (tmp_path / "whole" / "autoencoder.jsonl").read_text().splitlines()]
-    loss = [line["picture"] for line in curve if "picture" in line]
-    assert np.mean(loss[-5:]) < 0.7 * np.mean(loss[:3])
-
-    loaded = AutoencoderTAEHV.from_pretrained(tmp_path / "whole" / "autoencoder")
-    with torch.no_grad():
-        latents = loaded.encode(_smooth_clips(step_seed(5, 5, "x"), 40, 9), pad="start")
-    assert 0.8 < float(latents.std()) < 1.2
-    assert abs(float(latents.mean())) < 0.2
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), whole.parameters(), strict=True))
-
-    def kill(*_: object) -> float:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr(autoencoder, "held_out_psnr", kill)  # comes right after a checkpoint
-        with pytest.raises(KeyboardInterrupt):
-            autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=25)
-    resumed = autoencoder.train_autoencoder(tmp_path / "cut", steps=40, log_every=1, save_every=100)
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
-
-
-def test_crops_near_the_object_hold_its_colour_more_often_than_chance() -> None:
-    pixels = autoencoder.render_batch(step_seed(0, 0, "crop"), 6, 5, 48, "cpu")
-    assert pixels.shape == (6, 5, 3, 48, 48)
-    assert pixels.min() >= 0
-    assert pixels.max() <= 1
-    moving = (pixels[:, 1:] - pixels[:, :-1]).abs().mean(dim=(1, 2, 3, 4))
-    assert (moving > 0).float().mean() > 0.5

@@ -18,17 +18,19 @@ import rich
 import torch
 
 from models.taehv import AutoencoderTAEHV
-from training import ablation, autoencoder, data, dit, export, scorer, scorer_training
+from training import ablation, autoencoder, data, dit, export, pack, scorer, scorer_training
 from training.blend import blend
 from training.distil import GUIDANCE, STEPS, train_distil
 from training.dit import Denoiser, load_denoiser
 from training.export import newest
 from training.sample import Redraw, sample, save_grid
 
-STAGES = ("autoencoder", "data", "dit", "distil", "decoder", "scorer", "export")
+STAGES = ("autoencoder", "cooldown", "data", "dit", "distil", "decoder", "scorer", "export")
+BESIDE = ("blend", "look", "pack", "unpack")
+"""What can be done with a run besides."""
 ABLATION_STEPS = 300
-MINUTES = {"autoencoder": 14.0, "dit": 590.0, "distil": 11.0, "decoder": 75.0}
-"""What the shipped weights were given on two CPU cores, all their runs together."""
+MINUTES = {"autoencoder": 240.0, "cooldown": 30.0, "dit": 590.0, "distil": 11.0, "decoder": 75.0}
+"""Length of the stages on two CPU cores, all their runs together."""
 SHARDS = 48
 SHARE = 0.35
 """Of a new run in its blend with the model it went on from: what shipped."""
@@ -47,29 +49,36 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or the check of all of them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument(
-        "stage", choices=(*STAGES, "blend", "all", "ablation"), nargs="?", help="what to make; all: the stages"
+        "stage", choices=(*STAGES, *BESIDE, "all", "ablation"), nargs="?", help="what to make; all: the stages"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/training"), help="scratch folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="length of the run; repeats exactly")
-    length.add_argument("--minutes", type=float, help="length of the run by the clock (what shipped: see MINUTES)")
+    length.add_argument("--minutes", type=float, help="length of the run by the clock (the usual one: see MINUTES)")
     parser.add_argument(
         "--shards", type=int, default=SHARDS, help=f"of {data.SHARDS[data.FRAMES]} films each (%(default)s)"
     )
     parser.add_argument("--workers", type=int, default=dit.WORKERS, help="threads of the dit stage (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--target", type=Path, default=SHIPPED, help="where export writes (%(default)s)")
+    parser.add_argument(
+        "--target", type=Path, help=f"where export writes ({SHIPPED}), look (OUT/look.png) or pack (OUT/packed)"
+    )
+    parser.add_argument("--run", default="autoencoder", help="name of the run to pack or unpack (%(default)s)")
     parser.add_argument(
         "--start_from",
         type=Path,
-        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data), or blend with them",
+        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data), or blend with them, "
+        "or look at them; unpack: the folder to unpack",
     )
     parser.add_argument(
         "--share", type=float, default=SHARE, help="of the new weights in a blend with --start_from (%(default)s)"
     )
     parser.add_argument(
-        "--rate", type=float, default=1.0, help="of learning, over the usual one (dit, ablation); less to go on"
+        "--rate",
+        type=float,
+        default=1.0,
+        help="of learning, over the usual one (autoencoder, cooldown, dit, ablation); less to go on",
     )
     parser.add_argument(
         "--batch", type=int, default=dit.BATCH, help="windows a step (dit, distil, ablation; %(default)s)"
@@ -81,20 +90,31 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             return check(Path(folder))
     if options.stage is None:
-        parser.error(f"say a stage ({', '.join(STAGES)}, blend, all, ablation) or --check")
+        parser.error(f"say a stage ({', '.join((*STAGES, *BESIDE))}, all, ablation) or --check")
     if options.stage == "blend" and options.start_from is None:
         parser.error("say with --start_from which model's folder to blend the run with")
-    for stage in STAGES if options.stage == "all" else (options.stage,):
-        run(stage, options)
+    if options.stage == "unpack" and options.start_from is None:
+        parser.error("say with --start_from which folder to unpack")
+    try:
+        for stage in STAGES if options.stage == "all" else (options.stage,):
+            run(stage, options)
+    except (FileNotFoundError, FileExistsError) as error:
+        parser.error(str(error))
     return 0
 
 
 def run(stage: str, options: argparse.Namespace) -> None:
     """One stage with a person's options."""
     minutes = None if options.steps else (options.minutes or MINUTES.get(stage))
-    if stage == "autoencoder":
-        autoencoder.train_autoencoder(
-            options.out, seed=options.seed, steps=options.steps, minutes=minutes, device=options.device
+    if stage in ("autoencoder", "cooldown"):
+        train = autoencoder.train_autoencoder if stage == "autoencoder" else autoencoder.cool_autoencoder
+        train(
+            options.out,
+            seed=options.seed,
+            steps=options.steps,
+            minutes=minutes,
+            device=options.device,
+            rate=options.rate,
         )
     elif stage == "decoder":
         autoencoder.train_decoder(
@@ -148,13 +168,24 @@ def run(stage: str, options: argparse.Namespace) -> None:
         else:
             train_distil(options.out, **shared)
         torch.set_num_threads(threads)
+    elif stage == "look":
+        folder = (options.start_from or options.out) / "autoencoder"
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder} does not exist; run `python -m training cooldown` first.")
+        model = AutoencoderTAEHV.from_pretrained(folder).eval()
+        print(json.dumps(autoencoder.held_out(model, options.target or options.out / "look.png"), indent=1))
+    elif stage == "pack":
+        for path in pack.pack(options.out, options.run, options.target or options.out / "packed"):
+            print(path)
+    elif stage == "unpack":
+        print(pack.unpack(options.start_from, options.run, options.out))
     elif stage == "blend":
         blend(options.out, options.start_from, options.share)
     elif stage == "scorer":
         given = {"steps": options.steps} if options.steps else {}
         scorer_training.train_scorer(options.out / "scorer", seed=options.seed, start_from=scorer.WEIGHTS, **given)
     else:
-        print(json.dumps(export.export(options.out, options.target), indent=1))
+        print(json.dumps(export.export(options.out, options.target or SHIPPED), indent=1))
 
 
 def check(folder: Path) -> int:
@@ -175,7 +206,8 @@ def check(folder: Path) -> int:
 
 def small_recipe(folder: Path) -> dict[str, float]:
     """Every stage for a few steps in `folder`; returns the figures that bands.json bounds."""
-    autoencoder.train_autoencoder(folder, seed=0, steps=40, log_every=1)
+    autoencoder.train_autoencoder(folder, seed=0, steps=30, log_every=1)
+    autoencoder.cool_autoencoder(folder, seed=0, steps=10, log_every=1)
     data.make_data(folder, seed=0, shards=2, films=8)
     data.make_data(folder, seed=0, shards=2, films=16, frames=data.FIRST)
     data.make_data(folder, seed=0, shards=2, films=18, frames=data.PICTURE)
@@ -188,7 +220,7 @@ def small_recipe(folder: Path) -> dict[str, float]:
     export.export(folder, folder / "embedded")
     size = sum(file.stat().st_size for file in (folder / "embedded").rglob("*.safetensors"))
     return {
-        "autoencoder_loss": _mean(folder / "autoencoder.jsonl", "picture"),
+        "autoencoder_loss": _mean(folder / "cooldown.jsonl", "picture"),
         "dit_loss": _mean(folder / "dit.jsonl", "loss"),
         "distil_loss": _mean(folder / "distil.jsonl", "loss"),
         "decoder_loss": _mean(folder / "decoder.jsonl", "loss"),

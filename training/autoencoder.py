@@ -7,19 +7,30 @@ do not become visible, and edges weigh extra in the loss, because crisp shapes a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV, MemBlock
-from training import world
+from training.crops import render_batch
 from training.muon import Muon
-from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.reconstruction import figures, local_edges, moving, psnr, save_page
+from training.run import (
+    Clock,
+    Curve,
+    Ema,
+    autocast,
+    cooling_rate,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    steady_rate,
+    step_seed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +40,31 @@ Redraw = Callable[[Tensor, torch.Generator], Tensor]
 """Latents [B, F, C, h, w] -> the same with faults."""
 Mix = tuple[tuple[int, int, int | None], ...]
 
+Rate = Callable[[float, Clock], float]
+"""A peak rate of learning and how far the run is -> the rate of this step."""
+
 CONFIG: dict[str, Any] = {
     "latent_channels": 8,
     "patch_size": 4,
-    "encoder_patch_size": 2,
-    "encoder_widths": (32, 48, 96),
-    "decoder_widths": (128, 64, 32),
-    "encoder_blocks": (1, 2),
-    "decoder_blocks": (2, 1),
-    "time_downscale": (2, 2),
-    "time_upscale": (2, 2),
-    "upsample": "shuffle",
+    "encoder_patch_size": 4,
+    "encoder_widths": (64, 96),
+    "decoder_widths": (128, 48),
+    "encoder_blocks": (3,),
+    "decoder_blocks": (3,),
+    "time_downscale": (4,),
+    "time_upscale": (4,),
+    "upsample": "together",
 }
-PEAK_RATE, PEAK_RATE_VECTORS = 0.02, 1e-3  # of Muon for the kernels, of AdamW for the biases
-NOISE = 0.06  # spread of the noise on unit-spread latents
-EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT = 0.5, 2.0, 0.1
-SWITCH_SHARE = 0.2
-LATEST_START = 20 * world.FPS  # clips begin up to 20 s into their films
-OBJECT_CROPS = 0.7  # share of crops that are centred near the object, where the detail is
-# (clips, pixel frames, crop side or None): short full frames, crops for variety, and longer memory.
-MIX: Mix = ((4, 9, None), (16, 9, 96), (16, 9, 96), (2, 17, None))
+"""Shape of a new model: latents of 8 x 24 x 24 for 192 x 192 pixels. A run that goes on keeps its own."""
+PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
+NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
+EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 0.1, 4.0
+CRISP_WEIGHT = 1.5  # while a model settles; before that it has better to learn
+# (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
+MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
+HELD_OUT_CLIPS, HELD_OUT_FRAMES = 8, 33
+JUDGED = 3  # a run is judged on them with every third checkpoint, which takes as long as some twenty steps
 
 
 @torch.no_grad()
@@ -82,50 +97,28 @@ def initialise(model: AutoencoderTAEHV, pixels: Tensor) -> None:
     model.decoder[-1].bias.mul_(0.2).add_(0.5)
 
 
-def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
-    """L1, plus L1 of horizontal and vertical differences, plus mean square: (B, T, 3, H, W) each."""
-    error = made - pixels
-    edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + EDGE_WEIGHT * edge + SQUARE_WEIGHT * error.square().mean()
+def reconstruction_loss(made: Tensor, pixels: Tensor, crisp: float = 0.0) -> Tensor:
+    """L1, plus L1 of horizontal and vertical differences, plus mean square: (B, T, 3, H, W) each.
+
+    What moves counts MOVING_WEIGHT times: it is a sixth of the picture and three quarters of the error, but L1 asks
+    every place alike. Where an edge is not known to the pixel all of these prefer a soft one to one beside it; `crisp`
+    is the weight of a term that does not mind where in a small neighbourhood an edge is, if only it is as sharp.
+    """
+    error, weight = made - pixels, 1.0 + (MOVING_WEIGHT - 1.0) * moving(pixels)
+    weight = weight / weight.mean()
+    across = (error.diff(dim=-1).abs() * weight[..., 1:]).mean()
+    down = (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    square = (error.square() * weight).mean()
+    loss = (error.abs() * weight).mean() + EDGE_WEIGHT * (across + down) + SQUARE_WEIGHT * square
+    if crisp:
+        loss = loss + crisp * (local_edges(made) - local_edges(pixels)).abs().mean()
+    return loss
 
 
 def scale_penalty(latents: Tensor) -> Tensor:
     """Distance of each channel's mean and spread from 0 and 1, for latents (B, F, C, h, w)."""
     std, mean = torch.std_mean(latents, dim=(0, 1, 3, 4))
     return mean.square().mean() + (std - 1.0).square().mean()
-
-
-def psnr(made: Tensor, pixels: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of whole clips in 0..1, averaged over the clips."""
-    error = (made.clamp(0, 1) - pixels).square().flatten(1).mean(dim=1)
-    return float((-10.0 * error.clamp_min(1e-10).log10()).mean())
-
-
-def render_batch(
-    rng: np.random.Generator, clips: int, frames: int, crop: int | None, device: str, *, held_out: bool = False
-) -> Tensor:
-    """Random clips (B, T, 3, H, W) in 0..1 from anywhere in random films, cropped to one square each when asked."""
-    switching = int(rng.binomial(clips, SWITCH_SHARE))
-    plain = [world.sample_spec(rng, held_out=held_out) for _ in range(clips - switching)]
-    starts = [int(start) for start in rng.integers(0, LATEST_START, size=len(plain))]
-    parts = [world.render(plain, frames, start=starts, device=device)] if plain else []
-    centres = [world.positions(spec, frames, start)[frames // 2] for spec, start in zip(plain, starts, strict=True)]
-    if switching:
-        switches = [world.sample_switch(rng, frames) for _ in range(switching)]
-        parts.append(world.render_switch(switches, frames, device=device))
-        centres += [world.switch_positions(switch, frames)[frames // 2] for switch in switches]
-    pixels = torch.cat(parts)
-    if crop is None:
-        return pixels
-    room = pixels.shape[-1] - crop
-    cut = []
-    for clip, (x, y) in zip(pixels, centres, strict=True):
-        column, row = rng.integers(0, room + 1, size=2)
-        if rng.random() < OBJECT_CROPS:
-            column, row = (int(c * pixels.shape[-1] + crop * rng.uniform(-0.75, -0.25)) for c in (x, y))
-        column, row = (int(np.clip(c, 0, room)) // 2 * 2 for c in (column, row))
-        cut.append(clip[..., row : row + crop, column : column + crop])
-    return torch.stack(cut)
 
 
 def train_autoencoder(
@@ -135,38 +128,106 @@ def train_autoencoder(
     steps: int | None = None,
     minutes: float | None = None,
     device: str = "cpu",
+    config: dict[str, Any] | None = None,
+    rate: float = 1.0,
     log_every: int = 20,
-    save_every: int = 300,
+    save_every: int = 100,
 ) -> AutoencoderTAEHV:
-    """Train, or go on training after a kill, and return the averaged model.
+    """Train at a steady rate, or go on training after a kill or for longer, and return the averaged model.
 
     Args:
-        out: folder of `autoencoder.pt` (checkpoint with optimiser), `autoencoder.jsonl` (curve) and, at the end,
-            `autoencoder/` (the model in diffusers format, with the statistics that normalise its latents).
+        out: folder of `autoencoder.pt` (checkpoint with optimiser), `autoencoder.jsonl` (curve), `autoencoder.png`
+            (true frames beside what became of them) and, at the end, `autoencoder/` (the model in diffusers format,
+            with the statistics that normalise its latents). `cool_autoencoder` makes a better one of the checkpoint.
         seed: of weights and data.
         steps: length of the run, or
-        minutes: its wall-clock bound.
+        minutes: its wall-clock bound; either may be raised later, since nothing else depends on it.
         device: "cpu" or "cuda".
+        config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
+        rate: times the usual rates of learning.
         log_every: steps between lines of the curve.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
-    model = AutoencoderTAEHV(**CONFIG).to(device)
-    initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
+    saved = load_checkpoint(out / "autoencoder.pt")
+    model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
+    if saved is None:
+        initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
+    run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
+    _train(run, model, list(model.parameters()), _loss_of(model), MIX, _steady, saved, share=rate)
+    freeze(model.eval(), out, seed)
+    return model
 
+
+def cool_autoencoder(
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str = "cpu",
+    rate: float = 1.0,
+    log_every: int = 20,
+    save_every: int = 100,
+) -> AutoencoderTAEHV:
+    """Settle a copy of the run in `out` at a falling rate; the run itself stays as it is and may go on meanwhile.
+
+    Args:
+        out: folder of `autoencoder.pt`; gets `cooldown.jsonl` (curve), `cooldown.png` and, at the end, `autoencoder/`.
+            A cooldown that was killed goes on; one that was done is begun anew from the run's newest checkpoint.
+        seed: of the data.
+        steps: length, or
+        minutes: wall-clock bound; about a tenth of the run's own length is worth it.
+        device: "cpu" or "cuda".
+        rate: times the usual rates of learning to begin with: what the run had.
+        log_every: steps between lines of the curve.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
+    """
+    saved = load_checkpoint(out / "cooldown.pt")
+    if saved is None:
+        saved = load_checkpoint(out / "autoencoder.pt")
+        if saved is None:
+            raise FileNotFoundError(
+                f"{out / 'autoencoder.pt'} does not exist; run `python -m training autoencoder` first."
+            )
+        saved = {**saved, "ema": saved["model"], "after": saved["step"], "step": 0, "seconds": 0.0, "processor": 0.0}
+    model = AutoencoderTAEHV(**saved["config"]).to(device)
+    run = _Run(out, "cooldown", seed + saved["after"], Clock(steps=steps, minutes=minutes), log_every, save_every)
+    _train(run, model, list(model.parameters()), _loss_of(model, CRISP_WEIGHT), MIX, _cooling, saved, share=rate)
+    freeze(model.eval(), out, seed)
+    (out / "cooldown.pt").unlink()
+    return model
+
+
+def _loss_of(model: AutoencoderTAEHV, crisp: float = 0.0) -> Loss:
     def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        noise = NOISE * torch.randn(_latent_shape(model, pixels), generator=generator).to(device)
-        with torch.autocast(pixels.device.type, torch.bfloat16):
+        noise = _noise(_latent_shape(model, pixels), generator).to(pixels.device)
+        with autocast(pixels.device.type):
             made, latents = model(pixels, noise)
         made, latents = made.float(), latents.float()
-        picture, scale = reconstruction_loss(made, pixels), scale_penalty(latents)
+        picture, scale = reconstruction_loss(made, pixels, crisp), scale_penalty(latents)
         parts = {"picture": float(picture.detach()), "scale": float(scale.detach())}
         return picture + SCALE_WEIGHT * scale, {**parts, "psnr": psnr(made.detach(), pixels)}
 
-    run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
-    _train(run, model, list(model.parameters()), loss, MIX)
-    freeze(model.eval(), out, seed)
-    return model
+    return loss
+
+
+def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Noise for latents (B, ...): from a little to NOISE, so that a clean picture is drawn as sharply as it can be."""
+    spread = NOISE * torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator)
+    return spread * torch.randn(shape, generator=generator)
+
+
+def _steady(peak: float, clock: Clock) -> float:
+    return steady_rate(peak, clock.step, warmup=20)
+
+
+def _cooling(peak: float, clock: Clock) -> float:
+    return cooling_rate(peak, clock.progress)
+
+
+def _falling(peak: float, clock: Clock) -> float:
+    return learning_rate(peak, clock.step, clock.progress, warmup=20)
 
 
 def train_decoder(
@@ -178,7 +239,7 @@ def train_decoder(
     device: str = "cpu",
     redraw: Redraw | None = None,
     log_every: int = 20,
-    save_every: int = 300,
+    save_every: int = 100,
 ) -> AutoencoderTAEHV:
     """Train the decoder of out/autoencoder alone: its latents, and what was trained on them, stay what they are.
 
@@ -191,28 +252,29 @@ def train_decoder(
         redraw: gives latents the transformer's own small faults, so that the decoder learns to draw crisply from
             them, as the last denoising step (HaCohen et al. 2024, LTX-Video, arXiv 2501.00103); half of the batches.
         log_every: steps between lines of the curve.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
     model = AutoencoderTAEHV.from_pretrained(out / "autoencoder").to(device)
 
     def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(pixels.device.type, torch.bfloat16):
+        with autocast(pixels.device.type):
             with torch.no_grad():
                 latents = model.encode(pixels, pad="start").float()
                 own = redraw is not None and float(torch.rand((), generator=generator)) < 0.5
                 if redraw is not None and own:
                     latents = redraw(latents, generator)
                 else:
-                    latents = latents + NOISE * torch.randn(latents.shape, generator=generator).to(device)
+                    latents = latents + _noise(latents.shape, generator).to(device)
             made = model.unfold(model.decode_raw(latents))[:, model.time_scale - 1 :]
         made = made.float()
-        picture = reconstruction_loss(made, pixels)
+        picture = reconstruction_loss(made, pixels, CRISP_WEIGHT)
         name = "redrawn_" if own else ""
         return picture, {f"{name}picture": float(picture.detach()), f"{name}psnr": psnr(made.detach(), pixels)}
 
     run = _Run(out, "decoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
-    _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, share=0.15)
+    saved = load_checkpoint(out / "decoder.pt")
+    _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, _falling, saved, share=0.4)
     model.eval().save_pretrained(out / "autoencoder")
     return model
 
@@ -227,30 +289,48 @@ class _Run:
     clock: Clock
     log_every: int
     save_every: int
+    decay: float = 0.998
 
 
 def _train(
-    run: _Run, model: AutoencoderTAEHV, weights: list[nn.Parameter], loss_of: Loss, mix: Mix, share: float = 1.0
+    run: _Run,
+    model: AutoencoderTAEHV,
+    weights: list[nn.Parameter],
+    loss_of: Loss,
+    mix: Mix,
+    rate: Rate,
+    saved: dict[str, Any] | None,
+    share: float = 1.0,
 ) -> None:
-    """Optimise some of the model's weights on endless clips and leave their average in it; `share` of the peak rate."""
+    """Optimise some of the model's weights on endless clips and leave their average in it.
+
+    `saved` is the checkpoint to go on from; `share` of the peak rate is used.
+    """
     clock, device = run.clock, str(model.device)
     peaks = (share * PEAK_RATE, share * PEAK_RATE_VECTORS)
     optimizers = (
         Muon([p for p in weights if p.ndim > 1], peaks[0]),
         torch.optim.AdamW([p for p in weights if p.ndim == 1], peaks[1], weight_decay=0.0),
     )
-    ema = Ema(model, 0.998)
-    saved = load_checkpoint(run.out / f"{run.name}.pt")
+    after = {}
     if saved is not None:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        ema.load_state_dict(saved["ema"])
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
-    curve = Curve(run.out / f"{run.name}.jsonl")
+        clock.processor_before = saved.get("processor", 0.0)
+        after = {"after": saved["after"]} if "after" in saved else {}
+    ema = Ema(model, run.decay)
+    if saved is not None:
+        ema.load_state_dict(saved["ema"])
+    curve, page = Curve(run.out / f"{run.name}.jsonl"), run.out / f"{run.name}.png"
+
+    def so_far() -> dict[str, Any]:
+        seconds, processor = round(clock.seconds, 1), round(clock.processor_seconds, 1)
+        return {"step": clock.step, **after, "seconds": seconds, "processor": processor}
 
     def save() -> None:
-        state = {"model": model.state_dict(), "ema": ema.state_dict(), "step": clock.step, "seconds": clock.seconds}
+        state = {**so_far(), "config": _shape(model), "model": model.state_dict(), "ema": ema.state_dict()}
         save_checkpoint(run.out / f"{run.name}.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
 
     while not clock.done:
@@ -258,7 +338,7 @@ def _train(
         pixels = render_batch(rng, *mix[clock.step % len(mix)], device)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(peak, clock.step, clock.progress, warmup=20)
+                group["lr"] = rate(peak, clock)
         loss, parts = loss_of(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
         gradients = torch.autograd.grad(loss, weights)
         for weight, gradient in zip(weights, gradients, strict=True):
@@ -268,15 +348,21 @@ def _train(
             optimizer.step()
         ema.update(model, clock.step)
         if clock.step % run.log_every == 0:
-            seconds = round(clock.seconds, 1)
-            curve.add(step=clock.step, seconds=seconds, loss=float(loss.detach()), grad=float(norm), **parts)
+            curve.add(**so_far(), loss=float(loss.detach()), grad=float(norm), **parts)
         clock.step += 1
         if clock.step % run.save_every == 0:
             save()
-            curve.add(step=clock.step, held_out_psnr=held_out_psnr(model, ema, device))
+        if clock.step % (JUDGED * run.save_every) == 0:
+            judge = AutoencoderTAEHV(**_shape(model)).to(device).eval()
+            judge.load_state_dict(ema.state_dict())
+            curve.add(**so_far(), **held_out(judge, page))
     save()
     model.load_state_dict(ema.state_dict())
-    curve.add(step=clock.step, seconds=round(clock.seconds, 1), held_out_psnr=held_out_psnr(model, ema, device))
+    curve.add(**so_far(), **held_out(model.eval(), page))
+
+
+def _shape(model: AutoencoderTAEHV) -> dict[str, Any]:
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 
 def _latent_shape(model: AutoencoderTAEHV, pixels: Tensor) -> tuple[int, ...]:
@@ -292,14 +378,12 @@ def freeze(model: AutoencoderTAEHV, out: Path, seed: int, clips: int = 96) -> No
     model.save_pretrained(out / "autoencoder")
 
 
-@torch.no_grad()
-def held_out_psnr(model: AutoencoderTAEHV, ema: Ema, device: str, clips: int = 8, frames: int = 33) -> float:
-    """PSNR of the averaged weights on clips that training never draws (their seed stream is another)."""
-    judge = AutoencoderTAEHV.from_config(model.config).to(device).eval()
-    judge.load_state_dict(ema.state_dict())
-    pixels = render_batch(step_seed(2**31, 0, "held out"), clips, frames, None, device, held_out=True)
-    made, _ = judge(pixels)
-    return psnr(made, pixels)
+def held_out(model: AutoencoderTAEHV, page: Path) -> dict[str, float]:
+    """Figures on clips that training never draws (their seed stream is another), and at `page` pictures of such."""
+    rng = step_seed(2**31, 0, "held out")
+    pixels = render_batch(rng, HELD_OUT_CLIPS, HELD_OUT_FRAMES, None, str(model.device), held_out=True)
+    save_page(page, model)
+    return figures(model, pixels)
 
 
 def latent_statistics(model: AutoencoderTAEHV, seed: int, clips: int, device: str) -> tuple[list[float], list[float]]:

@@ -29,7 +29,7 @@ def blend(out: Path, before: Path, share: float) -> None:
         share: 0..1 of the run's weights.
 
     Raises:
-        ValueError: a share outside 0..1, or other words than the run's.
+        ValueError: a share outside 0..1, or other words or latents than the run's.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"A share of {share} is no blend; say one from 0 to 1.")
@@ -39,6 +39,10 @@ def blend(out: Path, before: Path, share: float) -> None:
     if old.words != model.text_encoder.words:
         raise ValueError(f"{before} knows other words than the run in {out}; only models of the same words can blend.")
     transformer = CausalWanTransformer3DModel.from_pretrained(before / "transformer")
+    if transformer.patch_embedding.weight.shape != model.transformer.patch_embedding.weight.shape:
+        raise ValueError(
+            f"{before} reads other latents than the run in {out}; only models behind one autoencoder can blend."
+        )
     for part, other in ((model.transformer, transformer), (model.text_encoder, old)):
         values = dict(other.named_parameters())
         for key, value in part.named_parameters():

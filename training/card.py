@@ -9,10 +9,11 @@ from training.atmosphere import DAYLIT, WEATHERS
 from training.shapes import PATTERNS
 
 STAGES = {
+    "cooldown": "the autoencoder at a falling rate of learning",
     "distil": "two guided steps of the transformer into one",
     "decoder": "the decoder alone, half of it on what the transformer draws",
 }
-"""What the stages after the transformer do."""
+"""What the stages do that not every run has."""
 TEMPLATE = """# The embedded model
 
 A small causal video diffusion transformer that ships with Rivulet, so that a film needs no download. It knows one
@@ -42,8 +43,8 @@ shape, motion and scene was never shown in training; the quality benchmark asks 
 ## Shape
 
 {size} pixels at {fps} frames a second. {total:.1f} million parameters, stored in bf16: transformer {transformer:.2f},
-autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame is 8 channels of 12 x 12, or 36 tokens,
-for four pixel frames (the first: for one); the encoder looks at half the size. Chunks of {chunk} latent frames, a
+autoencoder {autoencoder:.2f}, text encoder {text_encoder:.2f}. A latent frame is {latents}, or {tokens} tokens,
+for four pixel frames (the first: for one). Chunks of {chunk} latent frames, a
 window of {window} with a sink of {sink}, {steps} Euler steps at shift {shift:g}, guidance {guidance_scale:g}.
 
 Noise plans: {supported}. It also makes films over (video to video). Under a stream batch
@@ -61,7 +62,8 @@ colour, shape and scene follow the prompt, and the motion only in part.
 | transformer, text | flow matching on all of these | {transformer_steps} steps, {transformer_minutes} min |
 {distilled}
 {remarks}All on one machine ({machine}) that other work shared.
-On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR.
+On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR, with {edges}
+of the edges (mean absolute Laplacian, over the truth's).
 The transformer's training loss, mean of its last lines: {transformer_loss}.
 
 ```
@@ -116,7 +118,11 @@ def readme(card: dict[str, Any], words: int) -> str:
     if "blend_share" in card["training"]:
         share, before = card["training"]["blend_share"], card["training"]["blend_before"]
         values["distilled"] += f"| blend | {share:.0%} of the weights so made, the rest version {before}'s | |\n"
+    channels, height, width = card["latent_frame"]
+    edges = card["training"]["autoencoder_held_out_edges"]
     values |= {
+        "latents": f"{channels} channels of {height} x {width}",
+        "edges": "an unmeasured share" if edges is None else f"{edges:.0%}",
         "size": " x ".join(str(side) for side in card["sizes"][0]),
         "chunk": " or ".join(str(chunk) for chunk in card["chunk"]),
         "supported": ", ".join(card["plans"]),

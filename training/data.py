@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
 from training import world
-from training.run import step_seed
+from training.run import autocast, step_seed
 from training.shapes import DISTANCE, PATTERNS
 
 FRAMES, FIRST, PICTURE, TURN = 21, 3, 1, 9
@@ -147,7 +147,7 @@ def make_shard(
     drawn = _draw_films(rng, films, frames)
     together = ALIKE if frames == PICTURE else 1  # pictures one by one would mostly be overhead
     for start in range(0, len(drawn), together):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the autoencoder was trained; twice as fast
+        with torch.no_grad(), autocast("cpu"):  # as the autoencoder was trained
             pixels = torch.stack([render_film(film, size) for film in drawn[start : start + together]])
             latents.append(autoencoder.encode(pixels, pad="start", shrunk=True).half())
     labels = [asdict(film) for film in drawn]

@@ -26,19 +26,17 @@ from models.wan import CausalWanTransformer3DModel
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
 from training.data import Shelves, load_shelves
+from training.inherit import inherit, shipped
 from training.mix import USUAL, Mix
 from training.muon import Muon
-from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.run import Clock, Curve, Ema, autocast, learning_rate, load_checkpoint, save_checkpoint, step_seed
 from training.windows import Batch, draw_batch
 
 logger = logging.getLogger(__name__)
 
 TRANSFORMER: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
     "num_attention_heads": 7,
     "attention_head_dim": 32,
-    "in_channels": 8,
-    "out_channels": 8,
     "text_dim": 128,
     "text_len": 32,
     "freq_dim": 256,
@@ -48,8 +46,10 @@ TRANSFORMER: dict[str, Any] = {
 TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 128, "num_layers": 2, "num_heads": 4}
 PEAK_RATE, PEAK_RATE_OTHERS = 0.02, 1e-3  # of Muon for the blocks' matrices, of AdamW for everything else
 BATCH, WORKERS = 6, 2
-READ_BLOCK, FINE = 2, 4
-"""After this block every token says what the object covers of it, on FINE x FINE places, and where the object goes."""
+TOKENS = 6
+"""Along each side of a latent frame, whatever its size: what a step costs does not depend on the autoencoder."""
+READ_BLOCK = 2
+"""After this block every token says what the object covers of it, on four places a latent, and where it goes."""
 LEAST_WAY = 10.0
 """Square of the way between two pictures, all latents together, from which on it counts as a whole one: a ball and a
 square are 44 apart. Of two that hardly differ, as where the company is out of sight, only the noise would be asked."""
@@ -74,16 +74,26 @@ class Denoiser(nn.Module):
     is: what a square has more than a ball was never worth a hearing in the mean error.
     """
 
-    def __init__(self, words: list[str], mix: Mix = USUAL) -> None:
+    def __init__(self, words: list[str], mix: Mix = USUAL, *, channels: int = 8, patch: int = 2) -> None:
+        """A new model.
+
+        Args:
+            words: that it shall know.
+            mix: weights of the questions.
+            channels: of a latent.
+            patch: side of the square of latents in a token.
+        """
         super().__init__()
-        self.mix = mix
-        self.transformer = CausalWanTransformer3DModel(**TRANSFORMER)
+        self.mix, self.patch = mix, patch
+        self.transformer = CausalWanTransformer3DModel(
+            **TRANSFORMER, patch_size=(1, patch, patch), in_channels=channels, out_channels=channels
+        )
         self.text_encoder = TextEncoder.from_words(words, **TEXT)
         for block in self.transformer.blocks:
             block.attn1.set_processor(TrainingAttnProcessor())
             block.attn2.set_processor(TrainingAttnProcessor())
         width = TRANSFORMER["num_attention_heads"] * TRANSFORMER["attention_head_dim"]
-        self.outline, self.course = nn.Linear(width, FINE * FINE), nn.Linear(width, 4)
+        self.outline, self.course = nn.Linear(width, (2 * patch) ** 2), nn.Linear(width, 4)
         self._tap = threading.local()  # each worker has its own forward
         self.transformer.blocks[READ_BLOCK].register_forward_hook(self._keep)
 
@@ -92,9 +102,10 @@ class Denoiser(nn.Module):
 
     def _reading_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the outline and error of the course, each summed over counting frames."""
-        frames, rows, columns = batch.sigma.shape[1], batch.latents.shape[-2] // 2, batch.latents.shape[-1] // 2
+        frames, fine = batch.sigma.shape[1], 2 * self.patch
+        rows, columns = (side // self.patch for side in batch.latents.shape[-2:])
         hidden = self._tap.hidden.unflatten(1, (-1, rows, columns))[:, -frames:].float()
-        guess = self.outline(hidden).unflatten(-1, (FINE, FINE))  # [B, F, row, column, FINE, FINE]
+        guess = self.outline(hidden).unflatten(-1, (fine, fine))  # [B, F, row, column, fine, fine]
         guess = guess.transpose(3, 4).flatten(4, 5).flatten(2, 3)
         outline = nn.functional.binary_cross_entropy_with_logits(guess, batch.outline, reduction="none")
         said = self.course(hidden).flatten(2, 3)  # every token says the whole course, [B, F, token, 4]
@@ -104,7 +115,7 @@ class Denoiser(nn.Module):
 
     def flow(self, batch: Batch, noisy: Tensor, sigma: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
         """Predicted flow of `noisy` frames at `sigma` [B, F], in the layout of the batch; all latents alike."""
-        with torch.autocast(noisy.device.type, torch.bfloat16, cache_enabled=False):  # workers must not share casts
+        with autocast(noisy.device.type, cache_enabled=False):  # workers must not share casts
             return self.transformer.forward_train(
                 noisy,
                 1000.0 * sigma,
@@ -252,7 +263,9 @@ def train_dit(
         workers: threads that share a step's batch; give each one thread of torch (OMP_NUM_THREADS=1).
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
-        start_from: a model, its folder or another run's to take the weights of, where `out` has no checkpoint yet.
+        start_from: a model, its folder or another run's to take the weights of, where `out` has no checkpoint yet;
+            of an earlier autoencoder's perhaps: then the layers that read and write latents are new ("new" in the
+            curve).
         name: of the run.
         rate: times the usual learning rates.
         levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
@@ -265,7 +278,8 @@ def train_dit(
     torch.manual_seed(seed)
     shelves = shelves or load_shelves(out)
     films, beginnings, pictures, turns = shelves
-    model = Denoiser(vocabulary(), mix).to(device)
+    channels, side = films.latents.shape[2], films.latents.shape[-1]
+    model = Denoiser(vocabulary(), mix, channels=channels, patch=max(1, side // TOKENS)).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
     clock = Clock(steps=steps, minutes=minutes)
@@ -276,12 +290,17 @@ def train_dit(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
-    elif start_from is not None:
-        _start(model, start_from)
+    fresh: list[str] = []
+    if saved is None and start_from is not None:
+        fresh = _start(model, start_from)
         ema = Ema(model, 0.999)
     curve = Curve(out / f"{name}.jsonl")
     if saved is None and isinstance(start_from, Path):
-        curve.add(started_from=start_from.name, note="weights alone, without optimiser moments: warms up again")
+        curve.add(
+            started_from=start_from.name,
+            note="weights alone, without optimiser moments: warms up again",
+            **({"new": fresh} if fresh else {}),
+        )
     curve.add(
         films=len(films.films),
         beginnings=len(beginnings.films),
@@ -328,30 +347,18 @@ def train_dit(
                 save_checkpoint(out / f"{name}.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
             if look is not None and clock.seconds - looked > 60.0 * look_minutes:
                 looked = clock.seconds
-                averaged = Denoiser(list(model.text_encoder.words[2:]))
-                averaged.load_state_dict(ema.state_dict())
-                look(averaged.eval(), clock.step)
+                look(_averaged(ema.state_dict()), clock.step)
     model.load_state_dict(ema.state_dict())
     return model.eval()
 
 
-def _start(model: Denoiser, source: Path | Denoiser) -> None:
-    """Take over a model's weights, or shipped ones; words they do not know begin as they are initialised."""
+def _start(model: Denoiser, source: Path | Denoiser) -> list[str]:
+    """Take over a model's weights, a run's or shipped ones; returns the names of the layers that stay new."""
     if isinstance(source, Path) and (source / "dit.pt").exists():
         source = load_denoiser(source)
     if isinstance(source, Denoiser):
-        model.load_state_dict(source.state_dict())
-        return
-    folder = source
-    transformer = CausalWanTransformer3DModel.from_pretrained(folder / "transformer")
-    text_encoder = TextEncoder.from_pretrained(folder / "text_encoder")
-    model.transformer.load_state_dict(transformer.state_dict())
-    state, known = text_encoder.state_dict(), {word: row for row, word in enumerate(text_encoder.words)}
-    table = model.text_encoder.embedding.weight.detach().clone()
-    for row, word in enumerate(model.text_encoder.words):
-        if word in known:
-            table[row] = state["embedding.weight"][known[word]]
-    model.text_encoder.load_state_dict({**state, "embedding.weight": table})
+        return inherit(model, source.state_dict(), source.text_encoder.words)
+    return inherit(model, *shipped(source))
 
 
 def load_denoiser(out: Path, name: str = "dit") -> Denoiser:
@@ -359,8 +366,14 @@ def load_denoiser(out: Path, name: str = "dit") -> Denoiser:
     saved = load_checkpoint(out / f"{name}.pt")
     if saved is None:
         raise FileNotFoundError(f"{out / name}.pt does not exist; run `python -m training {name}` first.")
-    model = Denoiser(vocabulary())
-    model.load_state_dict(saved["ema"])
+    return _averaged(saved["ema"])
+
+
+def _averaged(state: dict[str, Tensor]) -> Denoiser:
+    """The model of these weights, whose first layer says what latents it reads."""
+    _, channels, _, patch, _ = state["transformer.patch_embedding.weight"].shape
+    model = Denoiser(vocabulary(), channels=channels, patch=patch)
+    model.load_state_dict(state)
     return model.eval()
 
 

@@ -6,6 +6,7 @@ The cards hold only what was measured or decided; a figure that nobody measured 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -56,9 +57,11 @@ def newest(out: Path) -> str:
 
 def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> dict[str, Any]:
     """What code and people may know of the model, from the run's own files."""
-    curves = {name: _curve(out / f"{name}.jsonl") for name in ("autoencoder", "dit", "distil", "decoder")}
-    drawn = curves["decoder"] or curves["autoencoder"]
-    held_out = [line["held_out_psnr"] for line in drawn if "held_out_psnr" in line]
+    names = ("autoencoder", "cooldown", "dit", "distil", "decoder")
+    curves = {name: _curve(out / f"{name}.jsonl") for name in names}
+    drawn = curves["decoder"] or curves["cooldown"] or curves["autoencoder"]
+    held_out = _newest(drawn, "held_out_psnr")
+    tokens = math.prod(world.SIZE // autoencoder.spatial_scale // denoiser.patch for _ in range(2))
     few = (out / "distil.pt").exists()
     saved = load_checkpoint(out / "dit.pt") or {}
     blended = (load_checkpoint(out / "blend.pt") or {}) if newest(out) == "blend" else {}
@@ -81,6 +84,8 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
         "guidance_scale": 1.0 if few else GUIDANCE,
         "shift": SHIFT,
         "text_len": TRANSFORMER["text_len"],
+        "latent_frame": [autoencoder.config["latent_channels"], *[world.SIZE // autoencoder.spatial_scale] * 2],
+        "tokens": tokens,
         "latents_mean": autoencoder.config["latents_mean"],
         "latents_std": autoencoder.config["latents_std"],
         "drift_spreads": drift_spreads(),
@@ -90,12 +95,17 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
             "dropped_prompts": USUAL.dropped,
             "autoencoder_steps": curves["autoencoder"][-1]["step"],
             "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
-            "autoencoder_held_out_psnr_db": round(held_out[-1], 2) if held_out else None,
+            "autoencoder_held_out_edges": _newest(drawn, "held_out_edges"),
+            "autoencoder_held_out_psnr_db": None if held_out is None else round(held_out, 2),
             **{kind: _newest(curves["dit"], kind) for kind in ("films", "beginnings", "pictures", "turns")},
             "transformer_steps": saved.get("step"),
             "transformer_minutes": round(saved.get("seconds", 0.0) / 60, 1),
             "transformer_loss": _last_mean(curves["dit"], "loss", 20),
-            **{f"{name}_{kind}": value for name in ("distil", "decoder") for kind, value in _length(curves[name])},
+            **{
+                f"{name}_{kind}": value
+                for name in ("cooldown", "distil", "decoder")
+                for kind, value in _length(curves[name])
+            },
             **{f"blend_{key}": blended[key] for key in ("share", "before") if key in blended},
             "remarks": _remarks(out / "remarks.txt"),
             "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}",

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from training.run import multiplies_bf16
+
 _NEWTON_SCHULZ = (
     3.4445,
     -4.7750,
@@ -25,7 +27,8 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """A matrix [M, N] with the same singular vectors and singular values near 1, in float32."""
     a, b, c = _NEWTON_SCHULZ
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    x = x.bfloat16() if multiplies_bf16(x.device.type) else x
     for _ in range(iterations):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,9 @@ class Clock:
     minutes: float | None = None
     step: int = 0
     seconds_before: float = 0.0
+    processor_before: float = 0.0
     _started: float = field(default_factory=time.monotonic)
+    _used: float = field(default_factory=time.process_time)
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -39,6 +43,11 @@ class Clock:
     def seconds(self) -> float:
         """Wall-clock seconds trained so far, earlier sittings included."""
         return self.seconds_before + time.monotonic() - self._started
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor seconds trained so far, earlier sittings included: what a run costs, whoever shares the machine."""
+        return self.processor_before + time.process_time() - self._used
 
     @property
     def progress(self) -> float:
@@ -57,6 +66,34 @@ def learning_rate(peak: float, step: int, progress: float, warmup: int, floor: f
     """Linear warm-up over `warmup` steps, then a cosine from `peak` to `floor * peak` over the run."""
     cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
     return peak * cosine * min(1.0, (step + 1) / max(1, warmup))
+
+
+def steady_rate(peak: float, step: int, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, then `peak` for as long as the run goes: its end need not be known."""
+    return peak * min(1.0, (step + 1) / max(1, warmup))
+
+
+def cooling_rate(peak: float, progress: float) -> float:
+    """From `peak` to nothing along a straight line: what settles a run at a steady rate (arXiv 2405.18392)."""
+    return peak * (1.0 - progress)
+
+
+@cache
+def multiplies_bf16(device: str) -> bool:
+    """Whether bf16 is quicker there than float32: a processor without instructions for it takes twice as long.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if device != "cpu":
+        return True
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not say: float32 is right there
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def autocast(device: str, *, cache_enabled: bool = True) -> AbstractContextManager[Any]:
+    """Work in bf16 where that is quicker (`multiplies_bf16`), in float32 elsewhere."""
+    return torch.autocast(device, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=cache_enabled)
 
 
 def step_seed(seed: int, step: int, purpose: str) -> np.random.Generator:

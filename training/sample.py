@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
-from training.dit import Denoiser
+from training.dit import TOKENS, Denoiser
 from training.noise import SHIFT
 from training.windows import SINK, WINDOW
 
@@ -33,7 +33,7 @@ def sample(
     *,
     steps: int = 8,
     seed: int = 0,
-    size: int = 12,
+    size: int | None = None,
     chunk: int = 3,
     guidance: float = 1.0,
 ) -> Tensor:
@@ -44,12 +44,13 @@ def sample(
         scripts: for each film, the prompt of each chunk; all of one length.
         steps: Euler steps a chunk.
         seed: of the noise.
-        size: h and w.
+        size: h and w; None: of the world's pictures.
         chunk: latent frames a chunk.
         guidance: classifier-free guidance; 1 = none.
     """
     generator = torch.Generator().manual_seed(seed)
     batch, channels = len(scripts), model.transformer.config["in_channels"]
+    size = size or TOKENS * model.patch
     film = torch.zeros(batch, 0, channels, size, size)
     levels = sigmas(steps).tolist()
     for index in range(len(scripts[0])):
