@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.recipe import system_of
-from app.sidecar import as_data
+from app.record.request import system_of
+from app.record.sidecar import as_data
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import knob_values
 
