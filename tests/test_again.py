@@ -23,11 +23,11 @@ from app.config.lengths import Rhythm
 from app.config.settings import given_by_flags, given_by_overrides
 from app.errors import EXIT_OK, UsageMistake
 from app.jobs.job import VideoRequest, place
+from app.loading.system import plain_system, system_of
 from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
 from app.record.provenance import Origin, origin_of_take, record_of_take
-from app.record.request import plain_system, system_of
 from app.record.session_log import parse_take
 from app.record.sidecar import carried
 from app.record.take_tags import film_tags

@@ -128,6 +128,58 @@ def test_the_import_rule_can_fail() -> None:
         assert may_import(package, module, lazy) is expected, (package, module)
 
 
+# room of app/ -> which other rooms it may import; a file at the top of app/ is a room of its own. `cli` may all.
+ROOMS: dict[str, set[str]] = {
+    "config": set(),
+    "media": {"config"},
+    "loading": {"config"},
+    "script": {"config"},
+    "record": {"media", "script", "config", "loading"},
+    "render": {"record", "media", "script", "config", "loading"},
+    "live": {"record", "media", "config", "loading"},
+}
+ROOMS["jobs"] = {"render"} | ROOMS["render"]
+ROOMS["server"] = {"jobs", "live"} | ROOMS["jobs"] | ROOMS["live"]
+ROOMS["cli"] = {"server"} | ROOMS["server"]
+EVERYBODYS = {"errors", "atomic"}
+
+
+def room_of(module: str) -> str:
+    """The room of `app.live.session` is live; of `app.errors`, errors."""
+    return module.split(".")[1] if "." in module else "app"
+
+
+def test_the_rooms_of_app_import_downwards_only() -> None:
+    seen = [
+        (path, room_of(name_of(path).removesuffix(".py").replace("/", ".")), module, line)
+        for path in sources("app")
+        for module, _, line in imports_of(path)
+        if module.startswith("app.")
+    ]
+    assert len(seen) > 300
+    wrong = [
+        f"{name_of(path)}:{line} imports {module}"
+        for path, room, module, line in seen
+        if room in ROOMS and room_of(module) not in {room, *EVERYBODYS, *ROOMS[room]}
+    ]
+    assert not wrong, "the table of rooms in docs/architecture.md forbids:\n" + "\n".join(wrong)
+    assert {room for _, room, _, _ in seen} - {"__main__"} <= ROOMS.keys() | EVERYBODYS, "a room that the table lacks"
+    assert sum(path.parent == ROOT / "app" for path in sources("app")) <= 6
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        module = name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[module] = {target for target, lazy, _ in imports_of(path) if not lazy} - {module}
+    order: list[str] = []  # Kahn: whatever never becomes free of imports stands in a circle
+    left = {module: {target for target in targets if target in graph} for module, targets in graph.items()}
+    while free := [module for module, targets in left.items() if not targets]:
+        order += free
+        left = {module: targets - set(free) for module, targets in left.items() if module not in free}
+    assert not left, f"circles among {sorted(left)}"
+
+
 @pytest.mark.parametrize(
     ("module", "banned"),
     [

@@ -30,11 +30,11 @@ from app.live.messages import (
     Track,
 )
 from app.live.player import Receipt
-from app.live.prompts import in_words, respelled
+from app.live.prompts import respelled
 from app.live.session import Session
 from app.record.session_log import read_take
 from app.render.retake import retake
-from pipelines.types import Transition
+from pipelines.types import Transition, in_words
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
 PERIOD = 1 / FPS

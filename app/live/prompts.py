@@ -16,7 +16,7 @@ from app.live.messages import QueueItem, Set, Span, WireTransition
 from app.live.player import Receipt
 from app.loading.live import Knobs
 from app.record.session_log import Moment, Steered
-from pipelines.types import Prompt, Transition, prompt_text
+from pipelines.types import Prompt, Transition, in_words
 
 USUAL_HOLD = 8.0
 """Seconds that a prompt without a hold is shown once another one queues behind it."""
@@ -262,11 +262,6 @@ class Course:
 
     def _turn_frame(self, hold: float | None) -> int:
         return self._held_from + round((hold or USUAL_HOLD) * self._fps)
-
-
-def in_words(prompt: Prompt) -> str:
-    """One line for people; a mix of one is its text."""
-    return prompt[0][0] if isinstance(prompt, tuple) and len(prompt) == 1 else prompt_text(prompt)
 
 
 def respelled(prompt: Prompt) -> Prompt:

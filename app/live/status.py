@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.live.checkpoint import Parked
 from app.live.messages import Hello, Metrics, Problem, Settings
@@ -12,8 +12,30 @@ from app.live.prompts import respelled
 from app.live.recording import Ended
 
 if TYPE_CHECKING:
-    from app.live.player import Viewer
-    from app.live.session import Session
+    from app.live.audience import Audience
+    from app.live.film import LiveFilm, Studio
+    from app.live.messages import State
+    from app.live.pacing import Pace
+    from app.live.player import Screen, Viewer
+    from app.live.prompts import Course
+
+
+class Session(Protocol):
+    """What of a session (app/live/session.py) there is to tell."""
+
+    id: str
+    studio: Studio
+    fps: float
+    width: int
+    height: int
+    state: State
+    epoch: int
+    refresh_on_drift: float | None
+    screen: Screen
+    course: Course
+    film: LiveFilm
+    pace: Pace
+    audience: Audience
 
 
 def hello_of(session: Session, viewer: Viewer) -> Hello:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from app.config.lengths import Rhythm
 from app.loading.model import EngineRequest, load_model, rhythm_of, weights_checksum
-from app.record.request import system_of
-from app.record.sidecar import as_data
+from app.loading.system import as_data, system_of
 from pipelines.presets.knobs import apply_knobs, knob_values
 from pipelines.types import Chunk, Controls, Prompt
 

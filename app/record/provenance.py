@@ -18,10 +18,11 @@ from app.config.readers import READERS
 from app.config.settings import Layer, given_by_flags
 from app.errors import UsageMistake, printable, shorten
 from app.loading.model import rhythm_of
+from app.loading.system import as_data, plain_system, system_of
 from app.media.mp4 import viewing_scale
-from app.record.request import SEGMENT_CHUNKS, plain_system, system_of
+from app.record.request import SEGMENT_CHUNKS
 from app.record.session_log import Moment, Take, shots_of
-from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, as_data, shot_records
+from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, shot_records
 from app.script.script import Script, ScriptShot, check_script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline, resolve

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import get_args
 
 from app.atomic import file_hash
 from app.config.lengths import Length
 from app.config.readers import check_enlarged
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.loading.model import EngineRequest, Opened, at_hand
+from app.loading.system import as_data, plain_system, system_of
 from app.record.journal import FORMAT, Header, LeftOut
-from app.record.sidecar import Config, ModelRecord, as_data, beside, library_versions, machine
+from app.record.sidecar import Config, ModelRecord, beside, library_versions, machine
 from app.script.script import Script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline
@@ -192,20 +193,6 @@ def model_of_record(name: str, source: str, given: str | None, *, models_dir: Pa
             f"To fetch them, add --model {shown}."
         )
     return name
-
-
-def system_of(preset: Preset) -> dict[str, Any]:
-    """What of a preset decides pictures; its title is for people, and says what held before any knob."""
-    return {name: value for name, value in as_data(preset).items() if name != "title"}
-
-
-def plain_system(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What a film's record tells of its preset; without `settle`, which older ones name and no preset ever used."""
-    cache: Any = told.get("cache")
-    if isinstance(cache, dict):
-        settings = cast("dict[str, Any]", cache)
-        told = {**told, "cache": {name: value for name, value in settings.items() if (name, value) != ("settle", None)}}
-    return dict(told)
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -207,15 +206,6 @@ def shot_records(timeline: Timeline) -> list[ShotRecord]:
         ShotRecord(prompt=prompt_text(shot.prompt), requested=_place(shot.requested), actual=_place(shot.actual))
         for shot in timeline.shots
     ]
-
-
-def as_data(value: Any) -> Any:
-    """Spell out a preset or a policy: its fields, and the class where that is what decides."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"kind": type(value).__name__} | {
-            field.name: as_data(getattr(value, field.name)) for field in fields(value)
-        }
-    return list(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def library_versions() -> dict[str, str]:

@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 
 from app.errors import UsageMistake
-from app.live.prompts import in_words
 from app.record.pictures import picture_record
 from app.record.provenance import record_of_take
 from app.record.session_log import Take, read_take
 from app.record.sidecar import PictureRecord, carried
+from pipelines.types import in_words
 
 _log = logging.getLogger(__name__)
 

@@ -25,10 +25,11 @@ from app.errors import (
     shorten,
 )
 from app.loading.model import EngineRequest, Opened, open_stream
+from app.loading.system import plain_system
 from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.journal import Header, Journal, Past, Segment
-from app.record.request import RenderRequest, header_of, plain_system, reconcile
+from app.record.request import RenderRequest, header_of, reconcile
 from app.render.destination import check_free, check_name
 from app.render.interrupt import Interrupt
 from app.render.judging import judge

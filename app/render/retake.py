@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten
-from app.live.prompts import in_words
 from app.loading.live import LiveModel, LiveOpener, open_live
 from app.loading.model import EngineRequest
 from app.media.join import join
@@ -20,7 +19,7 @@ from app.record.request import model_of_record, preset_of
 from app.record.session_log import Header, Take, TakeChunk, header_of, read_take, shots_of
 from app.record.take_tags import tags_of
 from pipelines.presets.knobs import KnobError, apply_knobs
-from pipelines.types import Chunk
+from pipelines.types import Chunk, in_words
 
 
 def retake(
