@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks import drift, switching
 from benchmarks.intervals import paired
 from benchmarks.presets import strangers

@@ -220,8 +220,8 @@ def _asking(here: Path, asked: str, rng: random.Random, model: str | None, threa
 
 def _work(pipe: Connection) -> None:
     """Run what comes down the pipe and tell how it ended."""
-    from app.cli import main
-    from app.journal import Journal
+    from app.cli.main import main
+    from app.record.journal import Journal
 
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # a signal's sentence goes past sys.stderr
@@ -307,7 +307,7 @@ def _damaged(folder: Path, ended: str, file: str, damage: str, rng: random.Rando
 
 def _damage_tags(film: Path, other: Path, damage: str, rng: random.Random) -> None:
     """Damage the texts that a film carries, or carry another film's."""
-    from app.joining import join, read_metadata
+    from app.media.join import join, read_metadata
 
     if damage == "exchange":
         joined = film.with_name("joined.mp4")

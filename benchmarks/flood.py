@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import rich.table
 
-from app.quota import HALVES, size_of
+from app.live.quota import HALVES, size_of
 from benchmarks.live_client import ROOT, Client, Server
 
 FRAMES, PAUSE_MS, END_SECONDS = 0.95, 50.0, 5.0

@@ -25,7 +25,7 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from app.frame_header import MAGIC
+from app.live.frame_header import MAGIC
 from benchmarks.fuzz_live import a_log
 
 SOCKETS, WATCHERS = 200, 40

@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.table import Table
 
+from app.config.lengths import Rhythm
+from app.config.nodes import decode
 from app.errors import UsageMistake
-from app.exporting import export_longlive
-from app.importers import parse_script
-from app.lengths import Rhythm
-from app.nodes import decode
-from app.shot_list import export_native, parse_native
-from app.timeline import resolve
+from app.render.exporting import export_longlive
+from app.script.importers import parse_script
+from app.script.shot_list import export_native, parse_native
+from app.script.timeline import resolve
 
 SEEDS: dict[str, bytes] = {
     "shots.yaml": b"""version: 1

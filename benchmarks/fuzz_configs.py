@@ -4,8 +4,8 @@ The seeds use every notation and group once; the reader goes as far as a command
 mutation that still reads as settings must end in a whole record or in one sentence.
 """
 
-from app.config import Settings, given_by_overrides, parse_config, resolve
-from app.nodes import decode
+from app.config.nodes import decode
+from app.config.settings import Settings, given_by_overrides, parse_config, resolve
 from benchmarks.fuzz import Target
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs, knob_values

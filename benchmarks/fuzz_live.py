@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import UsageMistake
-from app.restore import read_dropped, restored
-from app.wire import WireError, read_message
+from app.live.messages import WireError, read_message
+from app.server.restore import read_dropped, restored
 from benchmarks.fuzz import Target
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import knob_values
@@ -71,9 +71,9 @@ def a_log() -> bytes:
 
 def a_film() -> bytes:
     """The boxes of an MP4 around what a film of that log carries, without a picture."""
-    from app.origin import record_of_take
-    from app.sidecar import carried
-    from app.take import parse_take
+    from app.record.provenance import record_of_take
+    from app.record.session_log import parse_take
+    from app.record.sidecar import carried
 
     def box(kind: bytes, *parts: bytes) -> bytes:
         return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)

@@ -19,20 +19,20 @@ from typing import Any, NoReturn
 import numpy as np
 from rich.console import Console
 
-from app import sidecar
-from app.config import given_by_flags
-from app.decoded import picture_record
+from app.config.lengths import Rhythm
+from app.config.readers import DEVICES, LARGEST_SIDE, MOST_THREADS
+from app.config.settings import given_by_flags
 from app.errors import UsageMistake
-from app.joining import join, read_metadata
-from app.lengths import Rhythm
-from app.opening import EngineRequest
-from app.origin import record_of_take
-from app.replay import replay
-from app.retake import retake
-from app.setting_values import DEVICES, LARGEST_SIDE, MOST_THREADS
-from app.take import parse_take
-from app.timeline import Timeline
-from app.video import FilmWriter
+from app.loading.model import EngineRequest
+from app.media.join import join, read_metadata
+from app.media.mp4 import FilmWriter
+from app.record import sidecar
+from app.record.pictures import picture_record
+from app.record.provenance import record_of_take
+from app.record.session_log import parse_take
+from app.render.replay import replay
+from app.render.retake import retake
+from app.script.timeline import Timeline
 from benchmarks.fuzz import Target, mutate
 from benchmarks.fuzz_live import a_log
 

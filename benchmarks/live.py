@@ -18,7 +18,7 @@ from typing import Any
 
 import rich.table
 
-from app.frame_header import FrameHeader
+from app.live.frame_header import FrameHeader
 from benchmarks import live_browser
 from benchmarks.live_client import Client, Link, Server
 

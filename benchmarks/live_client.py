@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from app.frame_header import FrameHeader, unpack_frame
+from app.live.frame_header import FrameHeader, unpack_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,14 +23,14 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from app import sidecar
+from app.config.lengths import Length
 from app.errors import EXIT_OK, RenderFailure
-from app.estimate import estimate_film
-from app.lengths import Length
-from app.opening import EngineRequest, FilmStream, Opened, open_stream
-from app.recipe import RenderRequest
-from app.render import render
-from app.script import Script, ScriptShot
+from app.loading.model import EngineRequest, FilmStream, Opened, open_stream
+from app.record import sidecar
+from app.record.request import RenderRequest
+from app.render.estimate import estimate_film
+from app.render.render import render
+from app.script.script import Script, ScriptShot
 from pipelines.types import Chunk, Controls, Transition
 from training.captions import held_out_prompts
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from app.opening import EngineRequest, open_stream, resident_bytes
+from app.loading.model import EngineRequest, open_stream, resident_bytes
 from benchmarks.stream import PROMPTS
 from pipelines.types import Controls
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from rich.table import Table
 from torch import Tensor
 
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks.cost import steady
 from benchmarks.switching import time_until_right
 from cache.selection import Selection

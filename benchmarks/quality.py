@@ -20,7 +20,7 @@ import psutil
 from rich.table import Table
 
 from app.errors import UsageMistake
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks import adherence, drift, noise_plans, painted, steps, switching, video_to_video
 from benchmarks.studio import Studio
 from benchmarks.targets import figures, readable

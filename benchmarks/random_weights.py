@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from rich.table import Table
 from torch import Tensor
 
-from app.opening import resident_bytes
+from app.loading.model import resident_bytes
 from benchmarks.cost import Steady, architecture, chunk_flops, frame_tokens, latent_size, steady
 from cache.kv import KVStore
 from cache.types import Pass, Row

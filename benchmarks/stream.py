@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.table import Table
 
-from app.opening import EngineRequest, open_stream, resident_bytes
-from app.video import FilmWriter, viewing_scale
+from app.loading.model import EngineRequest, open_stream, resident_bytes
+from app.media.mp4 import FilmWriter, viewing_scale
 from pipelines.types import Controls
 
 PROMPTS = ("a red ball bounces over the sea at sunset", "a blue star drifts to the right over snow")

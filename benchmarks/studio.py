@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.opening import EngineRequest, Loaded, load_model, weights_checksum
+from app.loading.model import EngineRequest, Loaded, load_model, weights_checksum
 from pipelines.build import build_stream
 from pipelines.passes import Camera
 from pipelines.presets import Preset
@@ -37,7 +37,7 @@ class Studio:
 
     @classmethod
     def open(cls, engine: EngineRequest, report: Callable[[str], object]) -> Self:
-        """Load model and scorer; raises as `app.opening.load_model`."""
+        """Load model and scorer; raises as `app.loading.model.load_model`."""
         return cls(engine, load_model(engine), Scorer.load(), report)
 
     @property

@@ -73,7 +73,7 @@ def film(
 
     Args:
         prompts: what to show; several share the film equally, each beginning with the first chunk of its share. Words,
-            not the name of a script: `app.filming.film_script` films those.
+            not the name of a script: `app.render.filming.film_script` films those.
         seconds: length, rounded to whole frames.
         seed: of all its noise.
         preset: how to stream; a name of pipelines.presets.
@@ -87,7 +87,7 @@ def film(
     for prompt in prompts:
         if isinstance(prompt, os.PathLike) or is_script_name(prompt):
             raise ValueError(
-                f"{str(prompt)[:80]!r} names a script: give it to film_script of app.filming, or say words"
+                f"{str(prompt)[:80]!r} names a script: give it to film_script of app.render.filming, or say words"
             )
     controls = [Controls(prompt) for prompt in prompts]  # an empty one is refused before a model is loaded
     if not 0 < seconds < float("inf"):

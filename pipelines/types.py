@@ -107,3 +107,8 @@ def prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return " + ".join(f"{weight:.2f} {text}" for text, weight in prompt)
+
+
+def in_words(prompt: Prompt) -> str:
+    """One line for people; a mix of one is its text."""
+    return prompt[0][0] if isinstance(prompt, tuple) and len(prompt) == 1 else prompt_text(prompt)

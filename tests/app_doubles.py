@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.lengths import Rhythm
-from app.opening import EngineRequest, Opened
+from app.config.lengths import Rhythm
+from app.loading.model import EngineRequest, Opened
 from pipelines.types import Chunk, Controls, pixel_range, prompt_text
 
 HEIGHT, WIDTH, CHUNK = 16, 24, 3

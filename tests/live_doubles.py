@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
-from app.doors import Doors
-from app.engine import Busy
-from app.serving import find_place, server_config
-from app.wire import Accepted, Applied, Do, Done, Hello, Problem, PromptUpdate, Saved, SessionStart, Stop
+from app.live.engine import Busy
+from app.live.messages import Accepted, Applied, Do, Done, Hello, Problem, PromptUpdate, Saved, SessionStart, Stop
+from app.server.doors import Doors
+from app.server.main import find_place, server_config
 
 SECRET = b"0" * 32
 
@@ -31,7 +31,7 @@ def jpeg(level: int = 128) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """app.session.LiveFrame, without the engine."""
+    """app.live.session.LiveFrame, without the engine."""
 
     payload: bytes
     seq: int
@@ -111,7 +111,7 @@ class PaintedSession:
 
 
 class PaintedEngine:
-    """app.engine.LiveEngine with painted films; a session that nobody watches gives its place up."""
+    """app.live.engine.LiveEngine with painted films; a session that nobody watches gives its place up."""
 
     def __init__(self, *args: Any, folder: Path, max_sessions: int = 4, **kwargs: Any) -> None:
         self.folder, self.max_sessions = folder, max_sessions

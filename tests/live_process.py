@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
-from app.engine import LiveEngine
-from app.server import make_app
-from app.serving import find_place, server_config
+from app.live.engine import LiveEngine
+from app.server.main import find_place, server_config
+from app.server.routes import make_app
 from tests.live_doubles import SECRET
 from tests.live_tiny import Clock, TinyModel
 

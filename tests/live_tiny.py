@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from app.admission import Request
-from app.encode import LiveFrame
-from app.engine import LiveEngine
-from app.lengths import Rhythm
-from app.live_model import EngineStream, Knobs, LiveModel
-from app.session import Session
-from app.wire import Applied, PromptUpdate, WireTransition
+from app.config.lengths import Rhythm
+from app.live.admission import Request
+from app.live.engine import LiveEngine
+from app.live.messages import Applied, PromptUpdate, WireTransition
+from app.live.player import LiveFrame
+from app.live.session import Session
+from app.loading.live import EngineStream, Knobs, LiveModel
 from pipelines.engine import Engine
 from pipelines.presets import PRESETS, Preset
 from pipelines.streaming import Stream

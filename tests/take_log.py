@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.recipe import system_of
-from app.sidecar import as_data
+from app.loading.system import as_data, system_of
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import knob_values
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks import ablation
 from benchmarks.ablation import SETTINGS, Counts, Setting, claims
 from benchmarks.intervals import share

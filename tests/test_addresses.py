@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app.addresses import Proxies, household, read_proxies
-from app.cli import main
-from app.guesses import ALLOWED
-from app.server import make_app
+from app.cli.main import main
+from app.server.addresses import Proxies, household, read_proxies
+from app.server.guesses import ALLOWED
+from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine, served
 
 PROXY = "10.0.0.1"

@@ -18,25 +18,25 @@ import pytest
 from rich.console import Console
 from starlette.testclient import TestClient
 
-from app import sidecar
-from app.access import Access
-from app.cli import main
-from app.config import given_by_flags, given_by_overrides
+from app.cli.main import main
+from app.config.lengths import Rhythm
+from app.config.settings import given_by_flags, given_by_overrides
 from app.errors import EXIT_OK, UsageMistake
-from app.job_file import VideoRequest, place
-from app.joining import join, read_metadata
-from app.lengths import Rhythm
-from app.origin import Origin, origin_of_take, record_of_take
-from app.recipe import plain_system, system_of
-from app.replay import changed_request, replay
-from app.restore import LARGEST_UPLOAD, read_dropped, request_again, restored
-from app.server import make_app
-from app.shot_list import parse_native
-from app.sidecar import carried
-from app.take import parse_take
-from app.take_tags import film_tags
-from app.timeline import resolve
-from app.video import FilmWriter
+from app.jobs.job import VideoRequest, place
+from app.loading.system import plain_system, system_of
+from app.media.join import join, read_metadata
+from app.media.mp4 import FilmWriter
+from app.record import sidecar
+from app.record.provenance import Origin, origin_of_take, record_of_take
+from app.record.session_log import parse_take
+from app.record.sidecar import carried
+from app.record.take_tags import film_tags
+from app.render.replay import changed_request, replay
+from app.script.shot_list import parse_native
+from app.script.timeline import resolve
+from app.server.access import Access
+from app.server.restore import LARGEST_UPLOAD, read_dropped, request_again, restored
+from app.server.routes import make_app
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_live import WIRE, a_film, drops, read_drop
 from pipelines.presets import PRESETS

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-import app.films
-from app.aliases import ALIASES, GROUPS, primary
-from app.cli import main, normalise
-from app.cli_render import split_words
-from app.config import FLAGS_ONLY, Resolved, Settings, given_by_overrides, parse_config
+import app.render.batch
+from app.cli.main import main, normalise
+from app.cli.render import split_words
+from app.config.aliases import ALIASES, GROUPS, primary
+from app.config.readers import READERS
+from app.config.settings import FLAGS_ONLY, Resolved, Settings, given_by_overrides, parse_config
 from app.errors import UsageMistake
-from app.films import RunFlags
-from app.setting_values import READERS
+from app.render.batch import RunFlags
 from tests.test_config import GOOD
 
 
@@ -23,7 +23,7 @@ from tests.test_config import GOOD
 def filmed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Resolved, RunFlags]]:
     """What the command line asked to film; nothing is filmed."""
     asked: list[tuple[Resolved, RunFlags]] = []
-    monkeypatch.setattr(app.films, "film", lambda resolved, flags: asked.append((resolved, flags)) or 0)
+    monkeypatch.setattr(app.render.batch, "film", lambda resolved, flags: asked.append((resolved, flags)) or 0)
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -32,7 +32,7 @@ def command_flags() -> set[str]:
     """Every long flag that `rivulet render` declares."""
     import typer
 
-    from app.cli import app as program
+    from app.cli.main import app as program
 
     render = typer.main.get_command(program).commands["render"]  # type: ignore[attr-defined]  # a private class
     return {name[2:] for option in render.params for name in option.opts if name.startswith("--")}

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import app
-from app import sidecar
-from app.cli import main, normalise
+from app.cli.main import main, normalise
 from app.errors import UsageMistake, explain, printable
+from app.record import sidecar
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 from tests.test_video import decode
@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
-        "from app.cli import main\n"
+        "from app.cli.main import main\n"
         "for words in (['--help'], *([command, '--help'] for command in ('web', 'render', 'presets', 'bench'))):\n"
         "    assert main(words) == 0, words\n"
         "assert main(['render', '--no-such-flag']) == 2\n"

@@ -123,15 +123,67 @@ def test_the_import_rule_can_fail() -> None:
         ("app", "training.world", False, False),
         ("app", "training.world", True, True),
         ("app", "models.wan", True, False),
-        ("training", "app.video", False, False),
+        ("training", "app.media.mp4", False, False),
     ):
         assert may_import(package, module, lazy) is expected, (package, module)
+
+
+# room of app/ -> which other rooms it may import; a file at the top of app/ is a room of its own. `cli` may all.
+ROOMS: dict[str, set[str]] = {
+    "config": set(),
+    "media": {"config"},
+    "loading": {"config"},
+    "script": {"config"},
+    "record": {"media", "script", "config", "loading"},
+    "render": {"record", "media", "script", "config", "loading"},
+    "live": {"record", "media", "config", "loading"},
+}
+ROOMS["jobs"] = {"render"} | ROOMS["render"]
+ROOMS["server"] = {"jobs", "live"} | ROOMS["jobs"] | ROOMS["live"]
+ROOMS["cli"] = {"server"} | ROOMS["server"]
+EVERYBODYS = {"errors", "atomic"}
+
+
+def room_of(module: str) -> str:
+    """The room of `app.live.session` is live; of `app.errors`, errors."""
+    return module.split(".")[1] if "." in module else "app"
+
+
+def test_the_rooms_of_app_import_downwards_only() -> None:
+    seen = [
+        (path, room_of(name_of(path).removesuffix(".py").replace("/", ".")), module, line)
+        for path in sources("app")
+        for module, _, line in imports_of(path)
+        if module.startswith("app.")
+    ]
+    assert len(seen) > 300
+    wrong = [
+        f"{name_of(path)}:{line} imports {module}"
+        for path, room, module, line in seen
+        if room in ROOMS and room_of(module) not in {room, *EVERYBODYS, *ROOMS[room]}
+    ]
+    assert not wrong, "the table of rooms in docs/architecture.md forbids:\n" + "\n".join(wrong)
+    assert {room for _, room, _, _ in seen} - {"__main__"} <= ROOMS.keys() | EVERYBODYS, "a room that the table lacks"
+    assert sum(path.parent == ROOT / "app" for path in sources("app")) <= 6
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        module = name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[module] = {target for target, lazy, _ in imports_of(path) if not lazy} - {module}
+    order: list[str] = []  # Kahn: whatever never becomes free of imports stands in a circle
+    left = {module: {target for target in targets if target in graph} for module, targets in graph.items()}
+    while free := [module for module, targets in left.items() if not targets]:
+        order += free
+        left = {module: targets - set(free) for module, targets in left.items() if module not in free}
+    assert not left, f"circles among {sorted(left)}"
 
 
 @pytest.mark.parametrize(
     ("module", "banned"),
     [
-        ("app.cli", {"torch", "diffusers", "av", "numpy"}),  # so that --help answers at once
+        ("app.cli.main", {"torch", "diffusers", "av", "numpy"}),  # so that --help answers at once
         ("pipelines.presets", {"torch", "diffusers"}),
         ("pipelines.types", {"torch", "diffusers"}),
         ("cache", {"torch", "diffusers"}),
@@ -297,7 +349,7 @@ def rivulet_commands() -> list[list[str]]:
 def test_the_rivulet_commands_that_people_are_told_to_type_are_understood() -> None:
     import typer
 
-    from app.cli import app, normalise
+    from app.cli.main import app, normalise
 
     group = typer.main.get_command(app)
     commands = rivulet_commands()
@@ -309,14 +361,10 @@ def test_the_rivulet_commands_that_people_are_told_to_type_are_understood() -> N
         command.make_context(name, normalise(arguments))
 
 
-def test_the_annotated_tree_of_the_readme_names_every_file() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- tree -->")[1]
-    package, named = "", set[str]()
-    for line in tree.splitlines():
-        if found := re.match(r"([\w/.-]+/)(\s|$)", line):
-            package = found.group(1)
-        elif found := re.match(r"  ([\w/.-]+\.py)\s+\S", line):
-            named.add(package + found.group(1))
-    there = {name_of(path) for path in sources() if path.name != "__init__.py"}
-    assert named - there == set(), "the README names files that are gone"
-    assert there - named == set(), "the README's tree lacks files"
+def test_the_tree_of_the_readme_names_every_package_and_architecture_every_room() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^(\w+)/ +\S", page, re.MULTILINE))
+    assert named - {"tests", "docs"} == set(ALLOWED)
+    rooms = {path.name for path in (ROOT / "app").iterdir() if (path / "__init__.py").is_file()}
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `app/(\w+)/` \|", table, re.MULTILINE)) == rooms

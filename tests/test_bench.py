@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app import bench
-from app.cli import main
+from app.cli import bench
+from app.cli.main import main
 from app.errors import UsageMistake
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks import long_film, startup, stream
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model

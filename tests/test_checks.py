@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from app import sidecar
-from app.checks import contradiction
-from app.decoded import Undecodable, distance, picture_record, tolerance
 from app.errors import UsageMistake
-from app.film_record import find_record
-from app.joining import join, read_metadata
-from app.replay import replay
-from app.take_tags import film_tags
-from app.video import FilmWriter
+from app.media.join import join, read_metadata
+from app.media.mp4 import FilmWriter
+from app.record import sidecar
+from app.record.pictures import Undecodable, distance, picture_record, tolerance
+from app.record.take_tags import film_tags
+from app.render.checks import contradiction
+from app.render.film_record import find_record
+from app.render.replay import replay
 from tests import take_log
 from tests.app_doubles import Opener
 from tests.test_render import film_request, run
@@ -322,7 +322,7 @@ def test_another_version_of_the_decoder_still_vouches_for_the_packets(film: Path
     record = sidecar.read(film.with_suffix(".json"))
     assert record.pictures is not None
     before = record.pictures.model_copy(update={"sha256": "ab" * 32, "decoder": "libavcodec 1.2.3"})
-    from app.checks import check_pictures
+    from app.render.checks import check_pictures
 
     found = check_pictures(film, record.model_copy(update={"pictures": before}))
     assert found.proven

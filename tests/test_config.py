@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.aliases import GROUPS
-from app.config import (
+from app.config.aliases import GROUPS
+from app.config.readers import READERS
+from app.config.settings import (
     Layer,
     Resolved,
     Settings,
@@ -22,7 +23,6 @@ from app.config import (
     resolve,
 )
 from app.errors import UsageMistake
-from app.setting_values import READERS
 from benchmarks.fuzz import run
 from benchmarks.fuzz_configs import CONFIGS
 from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be

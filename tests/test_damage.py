@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import sidecar
-from app.cli import main
+from app.cli.main import main
 from app.errors import RenderFailure, UsageMistake, explain
-from app.interrupt import Interrupt
-from app.job_process import begin
-from app.joining import read_metadata
-from app.recipe import RenderRequest
-from app.script import Script
-from app.stills import sink_kind
-from app.subtitles import numbered
+from app.jobs.process import begin
+from app.media.join import read_metadata
+from app.media.stills import sink_kind
+from app.media.subtitles import numbered
+from app.record import sidecar
+from app.record.request import RenderRequest
+from app.render.interrupt import Interrupt
+from app.script.script import Script
 from benchmarks import damage
 from tests.app_doubles import Opener, save_tiny_model
 from tests.test_joining import tone
@@ -456,11 +456,11 @@ def kept_by_a_kill_at_the_end(folder: Path, target: str) -> Path:
 @pytest.mark.parametrize(
     ("target", "made"),
     [
-        ("app.outcome.join", 1),
-        ("app.outcome.write_vtt", 1),
-        ("app.render.conclude", 0),
-        ("app.journal.Journal.remove", 0),
-        ("app.journal.Journal._remove", 0),
+        ("app.render.results.join", 1),
+        ("app.render.results.write_vtt", 1),
+        ("app.render.render.conclude", 0),
+        ("app.record.journal.Journal.remove", 0),
+        ("app.record.journal.Journal._remove", 0),
     ],
 )
 def test_a_kill_in_the_last_moments_goes_on_or_is_whole(
@@ -477,7 +477,7 @@ def test_a_kill_in_the_last_moments_goes_on_or_is_whole(
 
 
 def test_a_part_that_outlived_its_journal_is_no_riddle(tmp_path: Path, expected: bytes) -> None:
-    left = kept_by_a_kill_at_the_end(tmp_path / "film", "app.journal.Journal.remove")
+    left = kept_by_a_kill_at_the_end(tmp_path / "film", "app.record.journal.Journal.remove")
     shutil.rmtree(left / "out.part")
     code, printed = run(alone(left))
     assert code == 0
@@ -725,7 +725,7 @@ def test_lines_to_a_terminal_that_has_gone_do_not_end_the_film(tmp_path: Path) -
     done = tmp_path / "done"
     script = f"""
 import pathlib, sys, time
-from app.interrupt import Interrupt
+from app.render.interrupt import Interrupt
 with Interrupt() as interrupt:
     print("begun", flush=True)
     while not interrupt.asked:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from app import outcome, sidecar, video
 from app.errors import RenderFailure, UsageMistake, explain
-from app.journal import Journal
-from app.opening import EngineRequest, Opened
+from app.loading.model import EngineRequest, Opened
+from app.media import mp4 as video
+from app.record import sidecar
+from app.record.journal import Journal
+from app.render import results as outcome
 from tests.app_doubles import Opener
 from tests.test_render import at, film_request, run
 from tests.test_resume import LENGTH, hashes, killed_films, whole_film

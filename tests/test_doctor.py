@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from app import doctor, self_test
-from app.cli import main
-from app.doctor import Check
+from app.cli import checks as doctor
+from app.cli import self_test
+from app.cli.checks import Check
+from app.cli.main import main
+from app.cli.self_test import TOLERANCE, Hashes, Rendered, compare, record
 from app.errors import UsageMistake
-from app.self_test import TOLERANCE, Hashes, Rendered, compare, record
 from tests.app_doubles import save_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +124,7 @@ def test_what_ships_can_be_read_and_is_small() -> None:
     assert book is not None
     assert {one.model for one in book.records} == {book.model}
     assert self_test.pictures_path(self_test.PACKAGE).stat().st_size <= 120_000
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["app"]
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["app.cli"]
     shipped = {path.name for pattern in data for path in self_test.PACKAGE.glob(pattern)}
     assert {"doctor_hashes.json", "doctor_frames.png"} <= shipped
 

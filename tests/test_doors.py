@@ -19,12 +19,14 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import connect
 
-from app import doors, patience, serving
-from app.addresses import read_proxies
-from app.doors import Caller, Doors, Listener
-from app.few_words import LINES, SECONDS, FewWords
-from app.jobs import Jobs
-from app.server import make_app
+from app.jobs.queue import Jobs
+from app.server import doors
+from app.server import main as serving
+from app.server import timeouts as patience
+from app.server.addresses import read_proxies
+from app.server.doors import Caller, Doors, Listener
+from app.server.log_limit import LINES, SECONDS, FewWords
+from app.server.routes import make_app
 from tests import live_doubles
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.tls_proxy import certificate
@@ -426,7 +428,7 @@ def test_a_download_that_is_broken_off_is_no_mistake_of_ours(
 def test_a_body_longer_than_it_may_be_is_told_so_when_it_does_not_say_its_length(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.access.MAX_BODY", 100_000)
+    monkeypatch.setattr("app.server.access.MAX_BODY", 100_000)
     head = b"POST /v1/restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with one_server(tmp_path) as place, socket.create_connection(place, timeout=20) as link:
         link.sendall(head + 4 * (b"8000\r\n" + b"x" * 0x8000 + b"\r\n"))

@@ -7,10 +7,10 @@ import json
 
 from rich.console import Console
 
-from app.dry_run import Estimate, dry_run_data, dry_run_lines
-from app.lengths import Length, Rhythm
-from app.shot_list import parse_native
-from app.timeline import Timeline, resolve
+from app.config.lengths import Length, Rhythm
+from app.render.dry_run import Estimate, dry_run_data, dry_run_lines
+from app.script.shot_list import parse_native
+from app.script.timeline import Timeline, resolve
 from tests.test_shot_list import FULL
 
 ESTIMATE = Estimate(75, disk_bytes=3_200_000, film_bytes=1_500_000, memory_bytes=504 * 2**20, basis="measured here")

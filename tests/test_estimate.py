@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app import estimate
-from app.lengths import Length
-from app.recipe import RenderRequest
-from app.render import render
-from app.script import script_of
+from app.config.lengths import Length
+from app.record.request import RenderRequest
+from app.render import estimate
+from app.render.render import render
+from app.script.script import script_of
 from pipelines.types import Transition
 from tests.app_doubles import Opener
 from tests.test_render import film_request

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
+from app.cli.main import main
+from app.config.lengths import Length, Rhythm
 from app.errors import UsageMistake
-from app.exporting import export
-from app.films import RunFlags, film_requests
-from app.importers import load_script
-from app.lengths import Length, Rhythm
-from app.timeline import resolve
+from app.render.batch import RunFlags, film_requests
+from app.render.exporting import export
+from app.script.importers import load_script
+from app.script.timeline import resolve
 from tests.test_films import here, requests  # pyright: ignore[reportUnusedImport]  # a fixture
 from tests.test_shot_list import FULL
 
@@ -78,10 +78,10 @@ def test_what_cannot_be_exported_is_one_sentence(
 
 
 def test_an_export_may_go_with_a_dry_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import app.films
+    import app.render.batch
 
     dry: list[Path] = []
-    monkeypatch.setattr(app.films, "dry_run", lambda request, **_: dry.append(request.output) or 0)
+    monkeypatch.setattr(app.render.batch, "dry_run", lambda request, **_: dry.append(request.output) or 0)
     assert main(["render", "a ball", "--export", "a.yaml", "--dry_run"]) == 0
     assert Path("a.yaml").is_file()
     assert dry == [Path("out.mp4")]

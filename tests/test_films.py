@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import app.films
-from app.config import given_by_flags, resolve
+import app.render.batch
+from app.config.lengths import Length
+from app.config.settings import given_by_flags, resolve
 from app.errors import RenderFailure, UsageMistake
-from app.films import RunFlags, film, film_requests, read_scripts, render_batch
-from app.lengths import Length
-from app.opening import EngineRequest, Opened
-from app.render import RenderRequest, StreamOpener
+from app.loading.model import EngineRequest, Opened
+from app.render.batch import RunFlags, film, film_requests, read_scripts, render_batch
+from app.render.render import RenderRequest, StreamOpener
 from pipelines.types import Transition
 from tests.app_doubles import Opener
 
@@ -135,7 +135,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], int]) -> list
         asked.append(request.output.name)
         return act(len(asked) - 1)
 
-    monkeypatch.setattr(app.films, "render", render)
+    monkeypatch.setattr(app.render.batch, "render", render)
     return asked
 
 
@@ -221,9 +221,9 @@ def test_the_names_of_a_batch_are_checked_before_its_first_film(here: Path, monk
 
 
 def test_a_dry_run_of_several_films_reads_all_of_them_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.films, "OneModel", Short)
+    monkeypatch.setattr(app.render.batch, "OneModel", Short)
     dry: list[Path] = []
-    monkeypatch.setattr(app.films, "dry_run", lambda request, **_: dry.append(request.output) or 0)
+    monkeypatch.setattr(app.render.batch, "dry_run", lambda request, **_: dry.append(request.output) or 0)
     Path("night.txt").write_text("a ball\na ball over the wide and stormy sea\n")
     with pytest.raises(UsageMistake, match=r"night\.txt, line 2: in shot 1 the prompt has 8 words"):
         film(resolve([given_by_flags({"prompts": "night.txt"})]), RunFlags(dry_run=True))
@@ -249,7 +249,7 @@ def test_a_dry_run_prints_where_settings_come_from_and_films_nothing(
 ) -> None:
     asked = rendered(monkeypatch, lambda index: 0)
     dry: list[Path] = []
-    monkeypatch.setattr(app.films, "dry_run", lambda request, **_: dry.append(request.output) or 0)
+    monkeypatch.setattr(app.render.batch, "dry_run", lambda request, **_: dry.append(request.output) or 0)
     resolved = resolve([given_by_flags({"prompt": ["a ball"], "sink_size": 2})])
     assert film(resolved, RunFlags(dry_run=True)) == 0
     printed = capsys.readouterr().out

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from app.cli import main
+from app.cli.main import main
 from tests.hostile import RELEASED_SPOILS, SPOILS, Spoil, save_sound
 
 SECONDS, BYTES = 60, 400 * 2**20

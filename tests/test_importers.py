@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.config.lengths import Length, Rhythm
+from app.config.nodes import LARGEST_FILE
 from app.errors import UsageMistake
-from app.exporting import export_longlive
-from app.importers import MAX_VIDEOS, load_script, parse_script, switch_at
-from app.lengths import Length, Rhythm
-from app.nodes import LARGEST_FILE
-from app.script import Script, ScriptShot, script_of
-from app.timeline import resolve
+from app.render.exporting import export_longlive
+from app.script.importers import MAX_VIDEOS, load_script, parse_script, switch_at
+from app.script.script import Script, ScriptShot, script_of
+from app.script.timeline import resolve
 from benchmarks.fuzz import is_told_well
 from pipelines.types import Prompt, Transition
 

@@ -17,15 +17,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from app import sidecar
-from app.access import Access
-from app.desk import Desk
+from app.config.readers import READERS
 from app.errors import UsageMistake
-from app.job_chunks import chunk_rows
-from app.job_file import SETTINGS, Job, VideoRequest, new_job, place, render_words
-from app.jobs import Jobs, JobsFull, NoSuchJob, WrongState
-from app.setting_values import READERS
-from app.takes import Takes
+from app.jobs.chunks import chunk_rows
+from app.jobs.job import SETTINGS, Job, VideoRequest, new_job, place, render_words
+from app.jobs.queue import Jobs, JobsFull, NoSuchJob, WrongState
+from app.record import sidecar
+from app.server.access import Access
+from app.server.desk import Desk
+from app.server.takes import Takes
 from tests.test_video import decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,13 +34,13 @@ PAINTED = """
 import sys, time
 from functools import partial
 sys.path.insert(0, {root!r})
-import app.estimate, app.films
-from app.cli import main
-from app.render import render
+import app.render.estimate, app.render.batch
+from app.cli.main import main
+from app.render.render import render
 from tests.app_doubles import Opener
 opener = Opener(before=lambda index: time.sleep({delay}))
-app.estimate.open_stream = opener
-app.films.render = partial(render, opener=opener)
+app.render.estimate.open_stream = opener
+app.render.batch.render = partial(render, opener=opener)
 sys.exit(main(sys.argv[1:]))
 """
 SHORT, LONG = 1.5, 60.0
@@ -65,7 +65,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 @pytest.fixture(autouse=True)
 def renders_that_do_not_stand_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine starves what is nice, and these tests wait for it."""
-    monkeypatch.setattr("app.job_process._NICE", 0)
+    monkeypatch.setattr("app.jobs.process._NICE", 0)
 
 
 def until(true: Callable[[], bool], *, seconds: float = 120.0) -> None:
@@ -183,10 +183,10 @@ SERVER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-import app.job_process
-app.job_process._NICE = 0
-from app.jobs import Jobs
-from app.job_file import VideoRequest
+import app.jobs.process
+app.jobs.process._NICE = 0
+from app.jobs.queue import Jobs
+from app.jobs.job import VideoRequest
 jobs = Jobs(Path({folder!r}), renderer={renderer!r})
 jobs.start()
 if not jobs.list():
@@ -330,7 +330,7 @@ def test_the_command_of_a_render_holds_none_of_a_persons_words() -> None:
     assert not any("passwd" in word or "overwrite" in word or "untrained" in word for word in words)
     import typer
 
-    from app.cli import app, normalise
+    from app.cli.main import app, normalise
 
     command = typer.main.get_command(app).commands["render"]  # type: ignore[attr-defined]  # a private class
     command.make_context("render", normalise(words)[1:])
@@ -353,7 +353,7 @@ def test_disk_and_number_of_jobs_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_render_that_fills_the_disk_is_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs._SAVE", 0.2)
+    monkeypatch.setattr("app.jobs.queue._SAVE", 0.2)
     jobs = Jobs(tmp_path / "jobs", max_bytes=40_000, renderer=renderer(tmp_path, 0.02))
     jobs.start()
     job = jobs.create(ask(seconds=LONG))
@@ -430,7 +430,7 @@ def client(jobs: Jobs) -> Iterator[Any]:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
-    from app.jobs_api import jobs_router
+    from app.server.jobs_api import jobs_router
 
     app = FastAPI()
     desk = Desk(Takes(jobs.folder, Access(b"0" * 32)))
@@ -523,7 +523,7 @@ def test_names_of_jobs_are_looked_up_and_never_paths(name: str, client: Any) -> 
 
 def test_a_new_job_is_judged_without_a_model() -> None:
     code = (
-        "import sys; from app.job_file import VideoRequest, new_job; "
+        "import sys; from app.jobs.job import VideoRequest, new_job; "
         "new_job('x', VideoRequest.model_validate({'prompt': 'a'}), models=['embedded']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

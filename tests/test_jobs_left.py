@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from app.job_file import Job, render_words
-from app.job_process import ended, renders_in
-from app.jobs import Jobs
+from app.jobs.job import Job, render_words
+from app.jobs.process import ended, renders_in
+from app.jobs.queue import Jobs
 from tests.test_jobs import LONG, ROOT, SERVER, ask, is_, renderer, until
 from tests.test_video import decode
 
@@ -27,7 +27,7 @@ FRAMES = 24
 
 @pytest.fixture(autouse=True)
 def renders_that_do_not_stand_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.job_process._NICE", 0)
+    monkeypatch.setattr("app.jobs.process._NICE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +182,10 @@ def test_a_process_that_has_the_number_of_a_render_is_left_alone(
 BEGIN = """
 import json, sys
 from pathlib import Path
-import app.job_process
-app.job_process._NICE = 0
+import app.jobs.process
+app.jobs.process._NICE = 0
 folder, command = json.load(sys.stdin)
-print(app.job_process.begin(Path(folder), command).pid)
+print(app.jobs.process.begin(Path(folder), command).pid)
 """
 
 

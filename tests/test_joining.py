@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import UsageMistake
-from app.joining import join, read_metadata
-from app.soundtrack import RATE, check_audio
-from app.subtitles import Chapter
-from app.video import FilmWriter
+from app.media.audio import RATE, check_audio
+from app.media.join import join, read_metadata
+from app.media.mp4 import FilmWriter
+from app.media.subtitles import Chapter
 
 FPS = Fraction(16)
 

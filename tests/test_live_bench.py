@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from app.errors import UsageMistake
-from app.frame_header import FrameHeader, pack_frame
-from app.restore import read_dropped, restored
-from app.shot_list import parse_native
-from app.wire import read_message
+from app.live.frame_header import FrameHeader, pack_frame
+from app.live.messages import read_message
+from app.script.shot_list import parse_native
+from app.server.restore import read_dropped, restored
 from benchmarks import flood, flood_crowd, live_browser
 from benchmarks.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
 from benchmarks.live_client import LOCAL, Client, Link

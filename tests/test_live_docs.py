@@ -13,22 +13,24 @@ from typing import Any, get_args
 import pytest
 from starlette.testclient import TestClient
 
-from app import server, visit, wire
-from app.access import MAX_BODY
-from app.api_description import Restored, ShownJob
-from app.cli_web import web_command
-from app.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
-from app.jobs import Jobs
-from app.jobs_api import LARGEST_BODY, shown
-from app.nodes import LARGEST_FILE
-from app.opening import EngineRequest
-from app.recorder import KEPT_SECONDS
-from app.restore import LARGEST_UPLOAD
-from app.rooms import MAX_VIEWERS, MAX_WAITING
-from app.saves import OF_ALL_FILMS, OF_ONE_FILM
-from app.server import make_app
-from app.session import UNWATCHED_RECORDING
-from app.take_writer import LARGEST
+from app.cli.web import web_command
+from app.config.nodes import LARGEST_FILE
+from app.jobs.queue import Jobs
+from app.live import messages as wire
+from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
+from app.live.recorder import KEPT_SECONDS
+from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
+from app.live.session import UNWATCHED_RECORDING
+from app.loading.model import EngineRequest
+from app.record.log_writer import LARGEST
+from app.server import connection as visit
+from app.server import routes as server
+from app.server.access import MAX_BODY
+from app.server.jobs_api import LARGEST_BODY, shown
+from app.server.openapi import Restored, ShownJob
+from app.server.restore import LARGEST_UPLOAD
+from app.server.rooms import MAX_VIEWERS, MAX_WAITING
+from app.server.routes import make_app
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.app_doubles import save_tiny_model

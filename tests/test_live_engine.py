@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.encode import LiveFrame
-from app.engine import Busy, LiveEngine
-from app.opening import EngineRequest
-from app.pace import CALM, SLACK, Pace
-from app.parked import NotKept, read_parked
-from app.retake import retake
-from app.take import read_take
-from app.undo import Undo
-from app.wire import Do, Done, QueueEdit, QueueItem, Stop
+from app.live.checkpoint import NotKept, read_parked
+from app.live.engine import Busy, LiveEngine
+from app.live.history import Undo
+from app.live.messages import Do, Done, QueueEdit, QueueItem, Stop
+from app.live.pacing import CALM, SLACK, Pace
+from app.live.player import LiveFrame
+from app.loading.model import EngineRequest
+from app.record.session_log import read_take
+from app.render.retake import retake
 from pipelines.presets import PRESETS
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
 

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import recorder, session
-from app.admission import Busy
-from app.detours import Detours
-from app.live_model import HostCopy
-from app.parked import NotKept, read_parked
-from app.quota import NoRoom, Quota, size_of
-from app.recording import WAITING_BYTES, Ended, Recording
-from app.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
-from app.session import Session
-from app.spelling import AT_ONCE, Spelling
-from app.take import LOG, parse_take, read_take
-from app.take_writer import TakeWriter
-from app.wire import Do, Done, Problem, Saved, SavingState, SessionStart, Set, Stop
-from app.worker import Worker
+from app.live import recorder, session
+from app.live.admission import Busy
+from app.live.checkpoint import NotKept, read_parked
+from app.live.detours import Detours
+from app.live.messages import Do, Done, Problem, Saved, SavingState, SessionStart, Set, Stop
+from app.live.quota import NoRoom, Quota, size_of
+from app.live.recording import WAITING_BYTES, Ended, Recording
+from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
+from app.live.session import Session
+from app.live.spelling import AT_ONCE, Spelling
+from app.live.worker import Worker
+from app.loading.live import HostCopy
+from app.record.log_writer import TakeWriter
+from app.record.session_log import LOG, parse_take, read_take
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
 
@@ -285,7 +285,7 @@ class FullDisk:
             return write(handle, data)
 
         monkeypatch.setattr(HostCopy, "save", save_or_not)
-        monkeypatch.setattr("app.take_writer.os.write", write_or_not)
+        monkeypatch.setattr("app.record.log_writer.os.write", write_or_not)
 
 
 def test_a_full_disk_costs_neither_the_film_nor_its_good_copy_and_all_is_saved_when_there_is_room(
@@ -691,7 +691,7 @@ def lines_of(path: Path) -> list[str]:
 def test_a_log_that_its_disk_does_not_take_keeps_its_lines_within_bounds_until_a_new_branch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.take_writer.HELD", 5000)
+    monkeypatch.setattr("app.record.log_writer.HELD", 5000)
     model = TinyModel(Clock())()
     later: list[Callable[[], None]] = []
     take = TakeWriter(tmp_path / LOG, model, later.append)
@@ -720,7 +720,7 @@ def parse_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.take_writer.LARGEST", 20_000)
+    monkeypatch.setattr("app.record.log_writer.LARGEST", 20_000)
     take = TakeWriter(tmp_path / LOG, TinyModel(Clock())())
     gaps: list[str] = []
     take.gap = gaps.append

@@ -23,9 +23,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.errors import UsageMistake
-from app.opening import EngineRequest
-from app.page import STATIC, Assets, EarlyScript, build_page, page_facts, page_script
-from app.scenes import EMBEDDED, WORDS
+from app.loading.model import EngineRequest
+from app.server.page import STATIC, Assets, EarlyScript, build_page, page_facts, page_script
+from app.server.scenes import EMBEDDED, WORDS
 from pipelines.presets import get_preset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,9 +36,9 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other server to ask
 ]
 COMMAND = """
-import sys, app.job_process
-app.job_process._NICE = 0  # a busy machine starves what stands back, and these tests wait for it
-from app.cli import main
+import sys, app.jobs.process
+app.jobs.process._NICE = 0  # a busy machine starves what stands back, and these tests wait for it
+from app.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 DAY, NIGHT = "a big red ball bounces over the sea", "a yellow star spins in the starry night"

@@ -13,12 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from app.course import in_words, respelled
-from app.encode import Receipt
-from app.retake import retake
-from app.session import Session
-from app.take import read_take
-from app.wire import (
+from app.live.messages import (
     Accepted,
     Applied,
     Do,
@@ -34,7 +29,12 @@ from app.wire import (
     Stop,
     Track,
 )
-from pipelines.types import Transition
+from app.live.player import Receipt
+from app.live.prompts import respelled
+from app.live.session import Session
+from app.record.session_log import read_take
+from app.render.retake import retake
+from pipelines.types import Transition, in_words
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
 PERIOD = 1 / FPS

@@ -22,17 +22,17 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from app.access import MAX_BODY, Access
-from app.desk import Desk, TooBusy, Turns
-from app.heap import settle
-from app.jobs import Jobs
-from app.jobs_api import LARGEST_BODY
-from app.nodes import LARGEST_FILE
-from app.opening import EngineRequest
-from app.restore import LARGEST_UPLOAD
-from app.server import make_app
-from app.takes import Takes
-from app.wire import MAX_MESSAGE
+from app.config.nodes import LARGEST_FILE
+from app.jobs.queue import Jobs
+from app.live.heap import settle
+from app.live.messages import MAX_MESSAGE
+from app.loading.model import EngineRequest
+from app.server.access import MAX_BODY, Access
+from app.server.desk import Desk, TooBusy, Turns
+from app.server.jobs_api import LARGEST_BODY
+from app.server.restore import LARGEST_UPLOAD
+from app.server.routes import make_app
+from app.server.takes import Takes
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.live_doubles import SECRET, PaintedEngine, served, until

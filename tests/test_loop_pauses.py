@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.loop_pauses import EVERY, KEPT_SECONDS, LoopPauses
+from app.server.loop_pauses import EVERY, KEPT_SECONDS, LoopPauses
 
 
 def test_one_long_pause_among_many_short_ones_shows_in_the_longest_and_in_the_99_of_100() -> None:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-import app.estimate
-import app.films
-import app.opening
-from app.access import Access
-from app.cli import main
-from app.desk import Desk
-from app.desk_work import plan
+import app.loading.model
+import app.render.batch
+import app.render.estimate
+from app.cli.main import main
+from app.config.lengths import Rhythm
 from app.errors import UsageMistake
-from app.filming import film_script
-from app.importers import load_script
-from app.job_file import ScriptKind, VideoRequest
-from app.jobs import Jobs
-from app.lengths import Rhythm
-from app.render import render
-from app.shot_list import parse_native
-from app.takes import Takes
-from app.timeline import resolve
+from app.jobs.job import ScriptKind, VideoRequest
+from app.jobs.queue import Jobs
+from app.render.filming import film_script
+from app.render.render import render
+from app.script.importers import load_script
+from app.script.shot_list import parse_native
+from app.script.timeline import resolve
+from app.server.access import Access
+from app.server.desk import Desk
+from app.server.desk_work import plan
+from app.server.takes import Takes
 from pipelines import Controls, film, open_stream
 from tests.app_doubles import Opener, save_tiny_model
 from weights.catalog import MODELS, get_model
@@ -78,8 +78,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, (text, *_) in {**CASES, **REFUSED}.items():
         Path(name).write_text(text, encoding="utf-8", newline="")
     opener = Opener()
-    monkeypatch.setattr(app.estimate, "open_stream", opener)
-    monkeypatch.setattr(app.films, "render", lambda request, console: render(request, console=console, opener=opener))
+    monkeypatch.setattr(app.render.estimate, "open_stream", opener)
+    monkeypatch.setattr(
+        app.render.batch, "render", lambda request, console: render(request, console=console, opener=opener)
+    )
     return tmp_path
 
 
@@ -123,7 +125,7 @@ def test_scripts_of_every_kind_are_ordered_over_http(here: Path) -> None:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
-    from app.jobs_api import jobs_router
+    from app.server.jobs_api import jobs_router
 
     jobs = Jobs(here / "jobs")
     server = FastAPI()
@@ -260,8 +262,8 @@ def test_a_batch_loads_its_model_once_and_films_as_single_renders_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loads: list[object] = []
-    load = app.opening.load_model
-    monkeypatch.setattr(app.opening, "load_model", lambda request: loads.append(request) or load(request))
+    load = app.loading.model.load_model
+    monkeypatch.setattr(app.loading.model, "load_model", lambda request: loads.append(request) or load(request))
     Path("batch.txt").write_text("a red ball\na blue star\n")
     films = ["--duration", "9f", "--threads", "1", "--scale", "1"]
     assert main(["render", "--prompts", "batch.txt", "--seed", "5", *films]) == 0

@@ -29,7 +29,7 @@ def test_every_console_script_points_at_something_callable(script: str, target: 
 def test_help_of_the_program_and_of_every_command_is_printed() -> None:
     import typer
 
-    from app.cli import app
+    from app.cli.main import app
 
     commands = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a private class
     assert {"render", "presets", "bench"} <= set(commands)
@@ -75,7 +75,7 @@ def test_a_built_wheel_holds_every_module_and_the_embedded_model(tmp_path: Path)
         str(p.relative_to(tmp_path)) for top in tmp_path.iterdir() if top.name != "out" for p in top.rglob("*.py")
     }
     embedded = {str(p.relative_to(ROOT)) for p in (ROOT / "weights" / "embedded").rglob("*") if p.is_file()}
-    page = {str(p.relative_to(ROOT)) for p in (ROOT / "app" / "static").iterdir() if p.is_file()}
+    page = {str(p.relative_to(ROOT)) for p in (ROOT / "app" / "server" / "static").iterdir() if p.is_file()}
     assert len(wanted) > 20
     assert wanted <= built
     assert {Path(name).suffix for name in page} >= {".js", ".css"}

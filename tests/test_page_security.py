@@ -15,13 +15,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from app.access import Access
-from app.addresses import read_proxies
-from app.content_policy import page_policy
-from app.jobs import Jobs
-from app.opening import EngineRequest
-from app.server import make_app
-from app.wire import Problem, QueueItem, QueueState, Span, Track
+from app.jobs.queue import Jobs
+from app.live.messages import Problem, QueueItem, QueueState, Span, Track
+from app.loading.model import EngineRequest
+from app.server.access import Access
+from app.server.addresses import read_proxies
+from app.server.content_policy import page_policy
+from app.server.routes import make_app
 from pipelines.presets import get_preset
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.tls_proxy import certificate, proxied
@@ -248,7 +248,7 @@ def test_the_page_works_behind_a_proxy_with_tls_and_a_sub_path(browser: Any, tmp
 
 
 def test_the_server_speaks_tls_itself(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app import serving
+    from app.server import main as serving
     from tests import live_doubles
 
     cert, key = certificate(tmp_path)

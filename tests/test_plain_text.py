@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.cli_render import script_among
-from app.config import given_by_flags, resolve
+from app.cli.render import script_among
+from app.config.settings import given_by_flags, resolve
 from app.errors import UsageMistake
-from app.films import read_scripts
-from app.importers import load_script, parse_script
-from app.script import Script
+from app.render.batch import read_scripts
+from app.script.importers import load_script, parse_script
+from app.script.script import Script
 from benchmarks.fuzz import is_told_well
 from pipelines.file_names import is_script_name, names_a_file
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app import bench
-from app.cli import main
-from app.opening import EngineRequest
+from app.cli import bench
+from app.cli.main import main
+from app.loading.model import EngineRequest
 from benchmarks import preset_page
 from benchmarks import presets as films
 from benchmarks.presets import ALLOWED, MOMENTS, cells, measure, strangers, table, tensor_bytes, with_sampler

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from app import bench
-from app.cli import main
+from app.cli import bench
+from app.cli.main import main
 from app.errors import UsageMistake
-from app.opening import EngineRequest
+from app.loading.model import EngineRequest
 from benchmarks import adherence, drift, painted, quality, switching, targets, video_to_video
 from benchmarks.adherence import JUDGED, Judgement
 from benchmarks.figure_file import digest, drawn_from

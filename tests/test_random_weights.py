@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.cli import main
+from app.cli.main import main
 from benchmarks import random_weights
 from benchmarks.cost import chunk_flops, steady
 from benchmarks.random_weights import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table

@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app import sidecar
-from app.cli import main
-from app.config import given_by_flags
+from app.cli.main import main
+from app.config.readers import LARGEST_PICTURE, MOST_THREADS, READERS, check_enlarged
+from app.config.settings import given_by_flags
 from app.errors import UsageMistake
-from app.film_record import find_record
-from app.opening import EngineRequest
-from app.recipe import model_of_record
-from app.replay import read_record, replay
-from app.restore import read_dropped
-from app.retake import retake
-from app.setting_values import LARGEST_PICTURE, MOST_THREADS, READERS, check_enlarged
-from app.take import parse_take
-from app.wire import Set
+from app.live.messages import Set
+from app.loading.model import EngineRequest
+from app.record import sidecar
+from app.record.request import model_of_record
+from app.record.session_log import parse_take
+from app.render.film_record import find_record
+from app.render.replay import read_record, replay
+from app.render.retake import retake
+from app.server.restore import read_dropped
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
 from pipelines.presets import PRESETS

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from app import sidecar
+from app.config.lengths import Rhythm, parse_length
 from app.errors import RenderFailure, UsageMistake, explain
-from app.lengths import Rhythm, parse_length
-from app.opening import EngineRequest
-from app.progress import clock, span
-from app.recipe import RenderRequest
-from app.render import render
-from app.script import script_of
-from app.shot_list import parse_native
-from app.timeline import Timeline
+from app.loading.model import EngineRequest
+from app.record import sidecar
+from app.record.request import RenderRequest
+from app.render.progress import clock, span
+from app.render.render import render
+from app.script.script import script_of
+from app.script.shot_list import parse_native
+from app.script.timeline import Timeline
 from pipelines.presets import PRESETS
 from pipelines.types import Transition, pixel_range
 from tests.app_doubles import HEIGHT, WIDTH, Opener, PaintedStream

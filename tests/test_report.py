@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import report, sidecar
-from app.joining import join
-from app.pictures import frames_at, jpegs, spaced
-from app.plots import BINS, Plot, Point, draw, thin
-from app.stills import AnimatedImage, PngSequence
-from app.video import FilmWriter
+from app.media.join import join
+from app.media.mp4 import FilmWriter
+from app.media.stills import AnimatedImage, PngSequence
+from app.media.thumbnails import frames_at, jpegs, spaced
+from app.record import sidecar
+from app.render import report
+from app.render.plots import BINS, Plot, Point, draw, thin
 
 FPS = 16
 HOSTILE = [

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from app import sidecar
 from app.errors import RenderFailure, UsageMistake
-from app.journal import Journal
-from app.opening import EngineRequest
-from app.progress import Progress
-from app.replay import read_record, replay
-from app.script import Script
+from app.loading.model import EngineRequest
+from app.record import sidecar
+from app.record.journal import Journal
+from app.render.progress import Progress
+from app.render.replay import read_record, replay
+from app.script.script import Script
 from pipelines.presets import PRESETS
 from pipelines.types import Chunk, Controls
 from tests.app_doubles import Opener
@@ -170,7 +170,7 @@ def test_ctrl_c_before_the_first_new_chunk_leaves_what_there_was(tmp_path: Path)
         return Progress(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.render.Progress", signal_first)
+        patch.setattr("app.render.render.Progress", signal_first)
         code, printed = run(film_request(folder, duration=LENGTH, resume=True))
     assert code == 130
     assert "no file has changed" in printed

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.config.lengths import Length, parse_length, parse_moment
 from app.errors import UsageMistake
-from app.importers import parse_script
-from app.lengths import Length, parse_length, parse_moment
-from app.script import (
+from app.script.importers import parse_script
+from app.script.script import (
     MAX_CHARACTERS,
     MAX_SHOTS,
     PARAMETERS,

@@ -14,13 +14,14 @@ import pytest
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from app import rooms, visit
-from app.access import Access, host_names, read_secret
-from app.frame_header import unpack_frame
-from app.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
-from app.parked import NotKept
-from app.server import make_app
-from app.wire import MAX_MESSAGE
+from app.live.checkpoint import NotKept
+from app.live.frame_header import unpack_frame
+from app.live.messages import MAX_MESSAGE
+from app.server import connection as visit
+from app.server import rooms
+from app.server.access import Access, host_names, read_secret
+from app.server.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
+from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
 from tests.test_wire import mutated
 

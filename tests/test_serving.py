@@ -23,14 +23,14 @@ from uvicorn.server import ServerState
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from app import cli_web
-from app.cli import main
-from app.engine import LiveEngine
+from app.cli import web as cli_web
+from app.cli.main import main
 from app.errors import UsageMistake
-from app.frame_header import unpack_frame
-from app.server import make_app
-from app.serving import find_place, server_config
-from app.wire import MAX_MESSAGE
+from app.live.engine import LiveEngine
+from app.live.frame_header import unpack_frame
+from app.live.messages import MAX_MESSAGE
+from app.server.main import find_place, server_config
+from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.live_tiny import Clock, TinyModel
 
@@ -226,14 +226,14 @@ def test_what_flags_say_reaches_the_engine_and_a_core_is_left_for_frames_and_bro
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("app.live_model.usable_cores", lambda: 4)
+    monkeypatch.setattr("app.loading.live.usable_cores", lambda: 4)
     taken: dict[str, object] = {}
 
     def engine(request: Any, **settings: object) -> None:
         taken.update(settings, threads=request.threads)
         raise UsageMistake("That is enough.")
 
-    monkeypatch.setattr("app.engine.LiveEngine", engine)
+    monkeypatch.setattr("app.live.engine.LiveEngine", engine)
     assert main(["web", "--no_open", "--port", "0", "--folder", str(tmp_path), *flags]) == 2
     assert {name: taken[name] for name in given} == given
 
@@ -259,7 +259,7 @@ def test_the_next_free_port_is_taken() -> None:
 
 
 def test_twenty_taken_ports_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.serving.PORTS_TRIED", 1)
+    monkeypatch.setattr("app.server.main.PORTS_TRIED", 1)
     first = find_place("127.0.0.1", 0)
     with first.listener, pytest.raises(UsageMistake, match="--port"):
         find_place("127.0.0.1", first.port)
@@ -267,12 +267,12 @@ def test_twenty_taken_ports_are_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 PROGRAM = """
 import sys
-import app.engine, app.server
-from app.cli import main
+import app.live.engine, app.server.routes
+from app.cli.main import main
 from tests.live_doubles import PaintedEngine
-app.engine.LiveEngine = PaintedEngine
-make = app.server.make_app
-app.server.make_app = lambda engine, **given: make(engine, page=False, **given)
+app.live.engine.LiveEngine = PaintedEngine
+make = app.server.routes.make_app
+app.server.routes.make_app = lambda engine, **given: make(engine, page=False, **given)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -301,15 +301,15 @@ def test_a_signal_ends_it_cleanly_while_somebody_watches(tmp_path: Path, number:
 
 HANGING = """
 import threading, time
-import app.engine
-class Hanging(app.engine.LiveEngine):
+import app.live.engine
+class Hanging(app.live.engine.LiveEngine):
     def open(self, session_id=None):
         time.sleep(60)  # on a thread that asyncio waits for
     def leave_off(self):
         pass
     def close(self):
         time.sleep(60)
-app.engine.LiveEngine = Hanging
+app.live.engine.LiveEngine = Hanging
 threading.Thread(target=time.sleep, args=(60,)).start()  # and one that Python waits for
 """
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.config.json_tree import parse_json
+from app.config.lengths import Length
+from app.config.nodes import DEEPEST
+from app.config.yaml_tree import parse_yaml
 from app.errors import UsageMistake
-from app.json_tree import parse_json
-from app.lengths import Length
-from app.nodes import DEEPEST
-from app.script import SOFT_CHUNKS, Script, ScriptShot
-from app.shot_list import export_native, native_script, parse_native
-from app.yaml_tree import parse_yaml
+from app.script.script import SOFT_CHUNKS, Script, ScriptShot
+from app.script.shot_list import export_native, native_script, parse_native
 from benchmarks.fuzz import is_told_well
 from pipelines.types import Transition
 
@@ -237,7 +237,7 @@ JSON_MISTAKES: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("mistake", JSON_MISTAKES)
 def test_bad_json_gets_its_line(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, said = JSON_MISTAKES[mistake]
-    monkeypatch.setattr("app.json_tree.MOST_VALUES", 2_000)
+    monkeypatch.setattr("app.config.json_tree.MOST_VALUES", 2_000)
     with pytest.raises(UsageMistake) as caught:
         parse_json(text, "a.json")
     assert said in str(caught.value)
@@ -300,7 +300,7 @@ def test_yaml_without_its_c_parser_reads_the_same(monkeypatch: pytest.MonkeyPatc
     import yaml
 
     fast = parse_yaml(FULL, "a.yaml")
-    monkeypatch.setattr("app.yaml_tree._LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("app.config.yaml_tree._LOADER", yaml.SafeLoader)
     assert parse_yaml(FULL, "a.yaml") == fast
     with pytest.raises(UsageMistake, match="line 2: this is not YAML"):
         parse_yaml("a: 1\n\tb: 2\n", "a.yaml")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from app.errors import UsageMistake
-from app.stills import LONGEST, AnimatedImage, PngSequence, check_stills, sink_kind
+from app.media.stills import LONGEST, AnimatedImage, PngSequence, check_stills, sink_kind
 
 
 def noise(frames: int, seed: int = 0, height: int = 24, width: int = 32) -> NDArray[np.uint8]:

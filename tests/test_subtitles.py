@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from app.subtitles import Chapter, chapters_of, write_vtt
+from app.media.subtitles import Chapter, chapters_of, write_vtt
 
 HOSTILE = [
     "a red ball",

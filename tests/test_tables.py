@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from app.config.lengths import Length, Rhythm
 from app.errors import UsageMistake
-from app.importers import load_script, parse_script
-from app.lengths import Length, Rhythm
-from app.script import Script
-from app.subtitles import Chapter, chapters_of, write_vtt
-from app.timeline import resolve
+from app.media.subtitles import Chapter, chapters_of, write_vtt
+from app.script.importers import load_script, parse_script
+from app.script.script import Script
+from app.script.timeline import resolve
 from benchmarks.fuzz import is_told_well
 from pipelines.types import prompt_text
 

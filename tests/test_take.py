@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake
-from app.joining import read_metadata
-from app.live_model import LiveOpener
-from app.retake import retake
-from app.session import Session
-from app.take import read_take
-from app.take_writer import TakeWriter
-from app.wire import Do, Set
+from app.live.messages import Do, Set
+from app.live.session import Session
+from app.loading.live import LiveOpener
+from app.media.join import read_metadata
+from app.record.log_writer import TakeWriter
+from app.record.session_log import read_take
+from app.render.retake import retake
 from pipelines.engine import Engine
 from pipelines.presets import Preset
 from pipelines.streaming import Stream

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.errors import UsageMistake
-from app.importers import parse_script
-from app.script import Script
+from app.script.importers import parse_script
+from app.script.script import Script
 from benchmarks.fuzz import is_told_well
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.config.lengths import Length, Rhythm, parse_length, parse_moment
 from app.errors import UsageMistake
-from app.lengths import Length, Rhythm, parse_length, parse_moment
-from app.script import Script, ScriptShot, script_of
-from app.timeline import USUAL_LENGTH, Timeline, resolve
+from app.script.script import Script, ScriptShot, script_of
+from app.script.timeline import USUAL_LENGTH, Timeline, resolve
 from benchmarks.fuzz import is_told_well
 from pipelines.types import Prompt, Transition
 

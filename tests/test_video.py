@@ -14,8 +14,8 @@ import pytest
 from av.error import InvalidDataError
 from numpy.typing import NDArray
 
-from app.joining import join
-from app.video import FilmWriter, viewing_scale
+from app.media.join import join
+from app.media.mp4 import FilmWriter, viewing_scale
 
 FPS = Fraction(16)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app import viewers
-from app.frame_header import unpack_frame
-from app.viewers import Gone, PictureViewer, SocketViewer
-from app.wire import Accepted, Done, Metrics
+from app.live.frame_header import unpack_frame
+from app.live.messages import Accepted, Done, Metrics
+from app.server import viewers
+from app.server.viewers import Gone, PictureViewer, SocketViewer
 from tests.live_doubles import Frame
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from app import wire
-from app.frame_header import HEADER_BYTES, FrameHeader, pack_frame, unpack_frame
-from app.wire import WireError, read_message
+from app.live import messages as wire
+from app.live.frame_header import HEADER_BYTES, FrameHeader, pack_frame, unpack_frame
+from app.live.messages import WireError, read_message
 
 GOOD: list[dict[str, Any]] = [
     {"type": "session.start", "prompt": "a red ball", "seed": 7},

@@ -1,0 +1,330 @@
+"""The command line: `rivulet web`, `render`, `replay`, `presets`, `bench`.
+
+Nothing heavy is imported before a command needs it, so help comes at once; and every mistake ends as one
+sentence and one action on stderr, never as a traceback (`--debug` shows it).
+"""
+
+import io
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import doctor as cli_doctor
+from app.cli import web as cli_web
+from app.cli.options import DeviceName, ModelName, Threads
+from app.cli.render import EPILOG, render_command
+from app.config.aliases import primary
+from app.config.lengths import parse_length
+from app.config.readers import DEVICES, READERS, choose
+from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
+
+if TYPE_CHECKING:
+    from app.loading.model import EngineRequest
+
+app = typer.Typer(
+    name="rivulet",
+    help="Streaming text-to-video: one endless film that follows your words while it plays.",
+    epilog="Flags may be written with _ or -. Exit codes: 0 done, 1 failed, 2 wrong usage, 129 hang-up, 130 Ctrl-C.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a render
+    debug = "--debug" in arguments
+    try:
+        arguments = normalise(arguments)
+        debug = "--debug" in arguments[:1]
+        _check_command(arguments)
+        result: object = app(arguments, prog_name="rivulet", standalone_mode=False)
+        return result if isinstance(result, int) else EXIT_OK
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        message, code = _explain_usage(error) if isinstance(error, typer.TyperException) else explain(error)
+        print(f"rivulet: {printable(message)}", file=sys.stderr)
+        return code
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Spell flags with `_`, as either is common, and put `--debug` first; a bare `--` ends it.
+
+    Behind `render`, names of other projects become ours, and `--cache.sink_size 3` becomes the setting
+    `cache.sink_size=3`.
+
+    Raises:
+        UsageMistake: such a setting has no value.
+    """
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    render = next((argument for argument in argv[:end] if not argument.startswith("-")), None) == "render"
+    flags: list[str] = []
+    arguments = iter(argv[:end])
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            flags.append(argument)
+        elif render and "." in name:
+            if not equals and (value := next(arguments, "--")).startswith("--"):
+                raise UsageMistake(f"{shorten(name, 40)} needs a value. Write {shorten(name, 40)} VALUE.")
+            flags.append(f"{name[2:]}={value}")
+        else:
+            spelled = name[2:].replace("-", "_")
+            flags.append(f"--{primary(spelled) if render else spelled}{equals}{value}")
+    debug = ["--debug"] if "--debug" in flags else []
+    return debug + [flag for flag in flags if flag != "--debug"] + list(argv[end:])
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")] = False,
+) -> None:
+    """Open the live page when no command is given."""
+    if version:
+        from app.record.sidecar import library_versions
+
+        print("  ".join(f"{name} {number}" for name, number in library_versions().items()))
+    elif context.invoked_subcommand is None:
+        app(["web"], prog_name="rivulet", standalone_mode=False)
+
+
+app.command("web", short_help="Open the live page; rivulet alone does.", epilog=cli_web.EPILOG)(cli_web.web_command)
+
+app.command("render", short_help="Render prompts or a script into a film.", epilog=EPILOG)(render_command)
+
+
+@app.command("replay", short_help="Render a film again from what it carries.")
+def replay_command(
+    film: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A film of rivulet render, its .json, or a live session.jsonl.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=VALUE", help="Other settings, as render knows them.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new film.", show_default="FILE-again, of the same kind")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove record, settings and pictures; exit code 1 if one does not match.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
+    preset: Annotated[str | None, typer.Option("--preset", help="Under another streaming system.")] = None,
+    model: ModelName = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In another size.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="With so many denoising steps.")] = None,
+    untrained: Annotated[
+        bool | None, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option("--accept_licence", metavar="MODEL", help="You accept the licence of these weights."),
+    ] = None,
+) -> int:
+    """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
+    from rich.console import Console
+
+    from app.config.settings import given_by_flags, given_by_overrides
+    from app.render.replay import replay
+
+    flags = {"preset": preset, "model": model, "size": size, "num_inference_steps": steps, "untrained": untrained}
+    changes = [layer for layer in (given_by_flags(flags), given_by_overrides(settings or [])) if layer]
+
+    return replay(
+        film,
+        output,
+        check=check,
+        overwrite=overwrite,
+        console=Console(highlight=False, markup=False, emoji=False),
+        changes=changes,
+        accept_licence=tuple(accept_licence or ()),
+    )
+
+
+@app.command("presets", short_help="List the streaming systems.")
+def presets_command(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the streaming systems and whether their models are on this disk."""
+    from app.cli.presets import preset_notes, preset_rows, preset_table
+
+    rows = preset_rows()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False, markup=False)
+        console.print(preset_table(rows))
+        console.print(preset_notes(rows), soft_wrap=True)
+
+
+@app.command("bench", short_help="Measure speed, memory, quality, presets, costs, or robustness.")
+def bench_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|damage|fuzz|live|flood",
+            help="What to measure.",
+            show_default="stream",
+        ),
+    ] = "",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="Streaming system; `rivulet presets` lists them.",
+            show_default="embedded; presets and cost: every one",
+        ),
+    ] = None,
+    model: ModelName = None,
+    device: DeviceName = "auto",
+    threads: Threads = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="presets: also those that the model was not trained for.")
+    ] = False,
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random_weights", help="cost: build --model with random weights and time it; a CPU gets a small one."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="cost: at most so long, such as 8m.", show_default="no limit"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="presets, quality, ablation: few short films, nothing kept.")
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="PART,...", help="quality, live: these parts.", show_default="all"),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            min=1,
+            max=86400,
+            help="stream, film: seconds of film; quality, presets: of each film; flood: how long.",
+            show_default="20, quality 4, presets 8, film 3600, flood 60",
+        ),
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", min=1, max=10_000, help="quality: films to judge.", show_default="200"),
+    ] = None,
+    frames: Annotated[
+        int, typer.Option("--frames", min=20, max=10**7, help="memory: latent frames to go to.")
+    ] = 10_000,
+    no_decode: Annotated[bool, typer.Option("--no_decode", help="memory: leave out decoding (faster).")] = False,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats",
+            min=1,
+            max=10**6,
+            help="startup: runs a command; resume: kills; damage: damages; fuzz: mutated files; ablation: films.",
+            show_default="5, 20, 200, 10000, 6",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            min=0.2,
+            max=1440,
+            help="live: how long to watch the server; quality, ablation: of a long film.",
+            show_default="5, quality 10, ablation 3",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
+    ] = None,
+) -> int:
+    """Measure speed, memory, start-up, quality, long films, presets, kills, damage, bad files, and the live server."""
+    from rich.console import Console
+
+    from app.cli import bench
+
+    asked = choose(name or ("cost" if random_weights else "stream"), bench.BENCHMARKS, "benchmark")
+    if random_weights and asked != "cost":
+        raise UsageMistake(f"Random weights say nothing about {asked}. Write rivulet bench cost --random_weights.")
+    engine = _engine_request(preset or "embedded", model, device, threads)
+    result = bench.run(
+        asked,
+        engine=replace(engine, untrained=untrained),
+        every_preset=preset is None,
+        quick=quick,
+        random_weights=random_weights,
+        budget=None if budget is None else _seconds("--budget", budget),
+        seconds=seconds,
+        frames=frames,
+        decode=not no_decode,
+        repeats=repeats,
+        prompts=prompts,
+        only=only,
+        minutes=minutes,
+        json_file=json_file,
+        console=Console(highlight=False),
+    )
+    return EXIT_OK if result.get("passed", True) else EXIT_FAILURE
+
+
+app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
+    cli_doctor.doctor_command
+)
+
+
+def _seconds(flag: str, text: str) -> float:
+    length = parse_length(text)
+    if length.unit != "s":
+        raise UsageMistake(f"{flag} is a time, not a part of a film: {shorten(text, 40)}. Write it like 8m or 90s.")
+    return length.amount
+
+
+def _engine_request(preset: str, model: str | None, device: str, threads: int | None) -> "EngineRequest":
+    from app.loading.model import EngineRequest
+    from pipelines.presets import PRESETS
+
+    return EngineRequest(
+        preset=PRESETS[choose(preset, list(PRESETS), "preset")],
+        model=None if model is None else READERS["model"]("--model", model),
+        device=choose(device, DEVICES, "device"),
+        threads=threads,
+    )
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """Refuse an unknown command with the nearest one; a whole sentence was meant for render."""
+    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    names = [command.name for command in app.registered_commands if command.name]
+    if word is None or word in names:
+        return
+    if " " in word.strip():
+        raise UsageMistake(f'"{shorten(word, 40)}" is not a command. To film it: rivulet render "{shorten(word, 40)}"')
+    choose(word, names, "command")
+
+
+def _explain_usage(error: typer.TyperException) -> tuple[str, int]:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "rivulet"
+    option: str | None = getattr(error, "option_name", None)
+    if option is not None and type(error).__name__ == "NoSuchOption":
+        near: Sequence[str] = getattr(error, "possibilities", None) or ()
+        hint = f"; did you mean {' or '.join(near)}?" if near else f". See `{command} --help`."
+        return f"{command} has no flag {shorten(option, 40)}{hint}", EXIT_USAGE
+    return f"{error.format_message().rstrip('.')}. See `{command} --help`.", EXIT_USAGE

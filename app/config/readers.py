@@ -1,0 +1,272 @@
+"""What each setting may be: one reader a setting, for values from flags, overrides and files alike.
+
+A value comes as text from a command line and typed from a program; both are read here, so that a mistake is told in
+the same words wherever it was made, with its place in front.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Any, NoReturn, TypeVar, cast
+
+from app.config.lengths import FASTEST_FPS, parse_length
+from app.errors import UsageMistake, printable, shorten
+from pipelines.presets import PRESETS
+from pipelines.types import TRANSITIONS
+
+Name = TypeVar("Name", bound=str)
+Reader = Callable[[str, object], Any]
+"""(label, value) -> value of the setting; the label says where it was given and its name, for UsageMistake."""
+
+SEED_LIMIT = 2**63
+LARGEST_SIDE = 4096
+"""Pixels of the engine's picture, either way."""
+VIEWING_SIDE = 384
+"""Small films are enlarged by the largest whole factor that keeps their short side within this many pixels."""
+LARGEST_PICTURE = 8192
+"""Pixels of the enlarged picture, either way: what players still decode."""
+MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
+"""torch starts every thread that it is given, and the system ends a process that starts too many."""
+DEVICES = ("auto", "cpu", "cuda")
+SEED_MODES = ("fixed", "increment", "random")
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_WHOLE = re.compile(r"[-+]?\d{1,25}", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?", re.ASCII)
+_NTSC = (24, 30, 48, 60, 120)
+_LONGEST_TEXT = 4096
+_MOST_ITEMS = 10_000
+
+
+def choose(name: str, choices: Sequence[Name], what: str, label: str = "") -> Name:
+    """Return the choice called `name`; if there is none, say which there are and which is nearest."""
+    for choice in choices:
+        if choice == name:
+            return choice
+    near = get_close_matches(name.lower()[:80], choices, n=1, cutoff=0.3)
+    shown, known = repr(printable(shorten(name, 40))), ", ".join(choices)
+    if label:
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise UsageMistake(f"{label}: there is no {what} {shown}. Choose from {known}{hint}.")
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise UsageMistake(f"There is no {what} {shown}: choose from {known}{hint}")
+
+
+def one_of(choices: Sequence[str], what: str) -> Reader:
+    """A reader of one of some names."""
+
+    def read(label: str, value: object) -> str:
+        # A flag's name says no more than `what`; the place in a file does.
+        return choose(_text(value), choices, what, "" if label.startswith("--") else label)
+
+    return read
+
+
+def whole(least: int, most: int, give: str = "") -> Reader:
+    """A reader of whole numbers."""
+
+    def read(label: str, value: object) -> int:
+        known = f"{give or f'{least} to {most}'}"
+        written = value if isinstance(value, int) and not isinstance(value, bool) else None
+        if written is None and _WHOLE.fullmatch(_text(value)):
+            written = int(_text(value))
+        if written is None:
+            _wrong(label, value, "is not a whole number", known)
+        if not least <= written <= most:
+            _wrong(label, value, "is out of range", known)
+        return written
+
+    return read
+
+
+def number(label: str, value: object) -> float:
+    """Read a finite number; what it may be is the business of who uses it."""
+    if _NUMBER.fullmatch(_text(value)) is None or not abs(float(_text(value))) < 1e100:
+        _wrong(label, value, "is not a number", "digits, for example 2.5")
+    return float(_text(value))
+
+
+def truth(label: str, value: object) -> bool:
+    """Read true or false, or what else says so."""
+    found = value if isinstance(value, bool) else _WORDS.get(_text(value).lower())
+    if found is None:
+        _wrong(label, value, "is neither true nor false", "true or false")
+    return found
+
+
+def text(what: str) -> Reader:
+    """A reader of names and paths."""
+
+    def read(label: str, value: object) -> str:
+        written = _text(value)
+        if not isinstance(value, str | int | float) or isinstance(value, bool) or not written.strip():
+            raise UsageMistake(f"{label} is empty or no text. Give {what}.")
+        if "\0" in written or any("\ud800" <= c <= "\udfff" for c in written):
+            raise UsageMistake(f"{label} holds a NUL byte or bytes that are not text. Give {what}.")
+        if len(written) > _LONGEST_TEXT:
+            raise UsageMistake(f"{label} has {len(written)} characters. Give {what}.")
+        return written
+
+    return read
+
+
+def prompts(label: str, value: object) -> tuple[str, ...]:
+    """Read one text or several; whether a model could film them is found out later."""
+    items = _items(value)
+    if any(not isinstance(item, str) for item in items) or not 1 <= len(items) <= _MOST_ITEMS:
+        raise UsageMistake(f"{label} has to be a text or a list of texts. Weighted prompts go into a script.")
+    return tuple(str(item) for item in items)
+
+
+def steps(label: str, value: object) -> tuple[float, ...]:
+    """Read `1000,750,500,250`, with or without brackets, or a list of numbers."""
+    items = _numbers(value)
+    if len(items) > _MOST_ITEMS:
+        _wrong(label, f"of {len(items)} numbers", "is too long", "1 to 1000")
+    return tuple(number(label, item) for item in items)
+
+
+def places(label: str, value: object) -> tuple[int, ...]:
+    """Read `40,80,120`, latent frames that rise."""
+    read = whole(1, 10**8, "latent frames that rise, for example 40,80,120")
+    found: list[int] = [read(label, item) for item in _numbers(value)]
+    if found != sorted(set(found)):
+        _wrong(label, value, "does not rise", "each switch a later latent frame")
+    return tuple(found)
+
+
+def duration(label: str, value: object) -> str:
+    """Read a length; kept as written, because what it is in frames the model decides."""
+    return _length(label, _text(value))
+
+
+def count_of(unit: str) -> Reader:
+    """A reader of lengths in frames ("f") or latent frames ("l")."""
+    read = whole(-(10**25), 10**25, "digits, for example 320")
+
+    def read_count(label: str, value: object) -> int:
+        found = read(label, value)
+        _length(label, f"{found}{unit}")
+        return found
+
+    return read_count
+
+
+def frame_rate(label: str, value: object) -> str:
+    """Read 16, 23.976 or 30000/1001; kept as an exact fraction."""
+    written = _text(value).strip()
+    try:
+        if re.fullmatch(r"\d{1,6}(\.\d{1,6}|/\d{1,4})?", written, re.ASCII) is None:
+            raise ValueError(written)
+        rate = Fraction(written).limit_denominator(1001)
+        for whole_rate in _NTSC if "." in written else ():
+            if abs(rate - Fraction(whole_rate * 1000, 1001)) < Fraction(5, 1000):
+                rate = Fraction(whole_rate * 1000, 1001)  # what people mean by 23.976 and 29.97
+    except (ValueError, ZeroDivisionError):
+        _wrong(label, value, "is not a frame rate", "frames a second, for example 16")
+    if not 1 <= rate <= FASTEST_FPS:
+        _wrong(label, value, "is out of range", f"1 to {FASTEST_FPS}")
+    return str(rate)
+
+
+def size(label: str, value: object) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT; returns (height, width)."""
+    found = re.fullmatch(r"(\d{1,5}) ?[x\u00d7] ?(\d{1,5})", _text(value).strip().lower(), re.ASCII)
+    if found is None:
+        _wrong(label, value, "is not a size", "width x height, for example 96x96")
+    read = whole(8, LARGEST_SIDE)
+    return read(label, found[2]), read(label, found[1])
+
+
+def check_enlarged(label: str, height: int | None, width: int | None, scale: int) -> None:
+    """Refuse a picture that is too large once it is enlarged; a side that is None is the model's own.
+
+    Raises:
+        UsageMistake: names the largest scale that is not.
+    """
+    side = max(height or 0, width or 0)
+    if side * scale > LARGEST_PICTURE:
+        raise UsageMistake(
+            f"{label} {scale} makes {side * scale} pixels of {side}, more than {LARGEST_PICTURE}. "
+            f"Give a scale of {LARGEST_PICTURE // side} or less."
+        )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _items(value: object) -> Sequence[object]:
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple) else (value,)
+
+
+def _numbers(value: object) -> Sequence[object]:
+    """The items of a list, or of a text like 40,80 or [40, 80]."""
+    if isinstance(value, list | tuple):
+        return cast("Sequence[object]", value)
+    return _text(value).strip("[]() ").split(",")
+
+
+def _length(label: str, written: str) -> str:
+    try:
+        parse_length(written)
+    except UsageMistake as mistake:
+        raise UsageMistake(f"{label}: {mistake}") from None
+    return written
+
+
+def _wrong(label: str, value: object, why: str, give: str) -> NoReturn:
+    shown = printable(shorten(_text(value), 40)) or ("(a list)" if isinstance(value, list | tuple) else "''")
+    raise UsageMistake(f"{label} {shown} {why}. Give {give}.")
+
+
+READERS: Mapping[str, Reader] = {
+    "prompt": prompts,
+    "script": text("the name of a script file"),
+    "prompts": text("the name of a file with prompts"),
+    "switch_frame_indices": places,
+    "preset": one_of(tuple(PRESETS), "preset"),
+    "model": text("a name or a folder"),
+    "untrained": truth,
+    "device": one_of(DEVICES, "device"),
+    "threads": whole(1, MOST_THREADS),
+    "models_dir": text("a folder"),
+    "offline": truth,
+    "seed": whole(-1, SEED_LIMIT - 1, f"0 to {SEED_LIMIT - 1}, or -1 to draw one"),
+    "seed_mode": one_of(SEED_MODES, "seed mode"),
+    "duration": duration,
+    "num_frames": count_of("f"),
+    "num_output_frames": count_of("l"),
+    "height": whole(8, LARGEST_SIDE),
+    "width": whole(8, LARGEST_SIDE),
+    "fps": frame_rate,
+    "scale": whole(0, 16),
+    "crf": whole(0, 51),
+    "segment_chunks": whole(1, 100_000),
+    "num_inference_steps": whole(1, 1000),
+    "denoising_step_list": steps,
+    "shift": number,
+    "warp_denoising_step": truth,
+    "guidance_scale": number,
+    "context_noise": number,
+    "local_attn_size": whole(-1, 4096, "latent frames, for example 12"),
+    "sink_size": whole(0, 4096),
+    "num_frame_per_block": whole(1, 256),
+    "independent_first_frame": truth,
+    "kv_cache_attention_bias": number,
+    "recache_on_switch": truth,
+    "global_sink": truth,
+    "transition": one_of(TRANSITIONS, "transition"),
+    "transition_chunks": whole(1, 10_000, "1 or more, up to 10000"),
+    "output": text("a file name such as out.mp4"),
+    "report": text("a file name such as report.html"),
+    "audio": text("the name of a sound file"),
+    "metadata": truth,
+    "subtitles": truth,
+    "sidecar": truth,
+}
+"""Every setting, in the order people think of them. `size` is read too, as height and width."""

@@ -1,0 +1,1 @@
+"""The render queue: jobs on the disk and the processes that render them."""

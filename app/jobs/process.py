@@ -1,0 +1,180 @@
+"""The process that renders a job: started so that it outlives the server, found again, followed by its files."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.atomic import file_hash, write_text
+from app.errors import UsageMistake, printable, shorten
+from app.jobs.job import FILM, Job, VideoRequest, script_file
+from app.record import sidecar
+
+RENDERER = (sys.executable, "-P", "-W", "ignore", "-m", "app")  # -P: a job's folder is no place to import from
+CHECK_SECONDS = 300.0
+"""A dry run that takes longer than this is given up."""
+LARGEST_CHECK = 16 * 2**20
+SAID = ("--json_progress",)
+_NICE = 10
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def begin(folder: Path, command: Sequence[str]) -> psutil.Popen:
+    """Start a render in its folder, or go on with the one that was begun there.
+
+    What cannot be gone on with is in the way; the render replaces it when it has something better, and not before.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    record, _ = outcome(folder)
+    whole = record is not None and is_whole(folder / "film.mp4", record)  # the server ended before it heard of it
+    goes_on = whole or (folder / "film.part" / "journal.jsonl").is_file() or not any(folder.glob("film.*"))
+    with (folder / "progress.jsonl").open("wb") as out, (folder / "log.txt").open("wb") as log:
+        process = psutil.Popen(
+            [*command, "--resume" if goes_on else "--overwrite", *SAID],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C ends the server, which ends the render in its own way
+        )
+    with suppress(psutil.NoSuchProcess):
+        process.nice(_NICE)  # the live film comes first
+    return process
+
+
+def renders_in(folder: Path) -> dict[str, psutil.Process]:
+    """The renders that run in the jobs of a folder, by job, whoever started them.
+
+    They are told by where they work and at what. Numbers of processes are used again, and the moment at which one was
+    born moves when the clock is set; and a server may be killed before it has noted either.
+    """
+    place, found = folder.resolve(), dict[str, psutil.Process]()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            here = Path(process.cwd())
+            if here.parent != place or not {FILM, *SAID} <= set(process.cmdline()):
+                continue
+            other = found.get(here.name)  # what a render has forked looks the same, and is younger
+            if process.status() != psutil.STATUS_ZOMBIE and (other is None or _age(process) > _age(other)):
+                found[here.name] = process
+    return found
+
+
+def _age(process: psutil.Process) -> float:
+    return -process.create_time()
+
+
+def dry_run(request: VideoRequest, command: Sequence[str]) -> str:
+    """What the dry run of a render's command says: the JSON of app.render.dry_run.dry_run_data.
+
+    Raises:
+        UsageMistake: what it refuses, or it takes longer than CHECK_SECONDS.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        file, text = script_file(request)
+        write_text(Path(name) / file, text)
+        try:
+            done = subprocess.run(
+                [*command, "--dry_run", "--json"],
+                cwd=name,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=CHECK_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise UsageMistake(
+                f"The check took more than {CHECK_SECONDS:g} seconds. Take a shorter script or another model."
+            ) from None
+    if done.returncode:
+        raise UsageMistake(sentence(done.stderr) or "The check failed. Ask for something smaller.")
+    told = done.stdout[done.stdout.rstrip().rfind("\n") + 1 :]
+    if len(told) > LARGEST_CHECK:
+        raise UsageMistake(f"What is to be told of this film is over {LARGEST_CHECK >> 20} MiB. Make it shorter.")
+    return told
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a render has ended, ours or one of an earlier server."""
+    with suppress(psutil.TimeoutExpired):
+        process.wait(timeout=0)
+        return True
+    with suppress(psutil.Error):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return False
+        process.wait(timeout=0)  # ours that died just now is still to be reaped; another's child nobody waits for
+    return True
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """The last whole line that a render said of a chunk."""
+    with suppress(OSError), (folder / "progress.jsonl").open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 65_536))  # a line holds a prompt, of 10,000 characters at most
+        for line in reversed(file.read().split(b"\n")[:-1]):
+            with suppress(ValueError):
+                told = json.loads(line)
+                if told.get("event") == "chunk":
+                    return told
+    return {}
+
+
+def tell(job: Job, told: Mapping[str, Any]) -> None:
+    """Carry what a render said over to its job."""
+    if told:
+        job.frames_done, job.chunk, job.fps = told["frames_done"], told["chunk"] + 1, told["fps"]
+        job.eta_seconds, job.drift = told["eta_seconds"], told["drift"]
+        job.progress = round(100 * job.frames_done / max(job.frames, 1), 1)
+
+
+def outcome(folder: Path) -> tuple[sidecar.Sidecar | None, str | None]:
+    """What a render that has ended left: the film's record if the film is there, and its last words if it had any."""
+    record, words = None, None
+    with suppress(UsageMistake, OSError):
+        record = sidecar.read(folder / "film.json") if (folder / "film.mp4").is_file() else None
+    with suppress(OSError):
+        words = sentence((folder / "log.txt").read_text("utf-8", errors="replace"))
+    return record, words
+
+
+def is_whole(film: Path, record: sidecar.Sidecar) -> bool:
+    """Whether a film is what its record says, by its bytes; where an older one has no hash, by its boxes and frames."""
+    if record.status != "whole":
+        return False
+    if record.film.file_sha256 and file_hash(film) != record.film.file_sha256:
+        return False
+    import av
+    from av.error import FFmpegError
+
+    with suppress(OSError, FFmpegError, IndexError):
+        at, size = 0, film.stat().st_size
+        with film.open("rb") as file:
+            while at < size:
+                file.seek(at)
+                head = file.read(16)
+                length = int.from_bytes(head[:4], "big")
+                length = int.from_bytes(head[8:], "big") if length == 1 else length
+                at += max(8, length) if length else size
+        with av.open(str(film)) as container:
+            return at == size and container.streams.video[0].frames == record.film.frames
+    return False
+
+
+def sentence(log: str) -> str | None:
+    """What a render said last of why it ended."""
+    said = [line.removeprefix("rivulet: ") for line in log.splitlines() if line.startswith("rivulet: ")]
+    return shorten(printable(said[-1]), 500) if said else None
+
+
+def environment() -> dict[str, str]:
+    """The environment of a render, whose own folder holds none of the program."""
+    return {**os.environ, "PYTHONPATH": str(_ROOT)}

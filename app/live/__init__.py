@@ -1,0 +1,1 @@
+"""Films that play: engine thread, sessions, player, recorder; no HTTP."""

@@ -1,0 +1,47 @@
+"""Detours of a live film: its end, new beginnings, rewinds and stops that wait for the engine, at most one of each.
+
+They cost the engine more than a chunk does, and a driver may ask faster than they can be made, so what a later one
+makes pointless is left out.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from app.live.messages import Do, SessionStart, Stop
+
+Detour = Do | SessionStart | Stop
+
+
+class Detours:
+    """Of one session."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._waiting: list[Detour] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def ask(self, detour: Detour) -> None:
+        """One more, in the place of those that it makes pointless; on any thread."""
+        with self._lock:
+            if isinstance(detour, Stop | SessionStart):
+                kept: list[Detour] = []
+            else:
+                gone = {"reset": ("reset", "rewind", "stop"), "rewind": ("rewind",), "stop": ("stop",)}[detour.action]
+                dropped = [other for other in self._waiting if isinstance(other, Do) and other.action in gone]
+                kept = [other for other in self._waiting if other not in dropped]
+                seeds = [other.seed for other in dropped if other.action == "reset" and other.seed is not None]
+                if detour.action == "reset" and detour.seed is None and seeds:
+                    detour = detour.model_copy(update={"seed": seeds[-1]})
+            self._waiting = [*kept, detour]
+
+    def take(self) -> list[Detour]:
+        """All that wait, in order; none does any more."""
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return taken

@@ -1,0 +1,1 @@
+"""Models ready to play: from names on a command line to a stream, and what live films share."""

@@ -1,0 +1,231 @@
+"""A loaded model that several live films share, and what a live film asks of its stream.
+
+Loading is done once a process; a stream is a few megabytes of memory beside it. Everything here is called on one
+thread, the engine's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from app.config.lengths import Rhythm
+from app.loading.model import EngineRequest, load_model, rhythm_of, weights_checksum
+from app.loading.system import as_data, system_of
+from pipelines.presets.knobs import apply_knobs, knob_values
+from pipelines.types import Chunk, Controls, Prompt
+
+if TYPE_CHECKING:
+    from pipelines.presets import Preset
+    from pipelines.state import Snapshot
+    from pipelines.streaming import Stream
+
+Knobs = tuple[tuple[str, float], ...]
+"""Settings of the preset that a live film changed: names of pipelines.presets.knobs.KNOBS and values."""
+
+
+class Copy(Protocol):
+    """A stream's state, to go back to; `size` in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+    def save(self, path: Path) -> str:
+        """Write it whole or not at all, on any thread, and return the file's sha256."""
+        ...
+
+
+class LiveStream(Protocol):
+    """One film under way."""
+
+    def next_chunk(self, controls: Controls) -> Chunk: ...
+
+    def preview(self, controls: Controls) -> Chunk:
+        """What `next_chunk` would make; the film does not go on by it."""
+        ...
+
+    def begin(self, seed: int, knobs: Knobs) -> None:
+        """Start a new film; ValueError for knobs that cannot be."""
+        ...
+
+    def turn(self, knobs: Knobs) -> None:
+        """Go on under other knobs; ValueError for knobs that cannot be, or that change the shape of the memory."""
+        ...
+
+    def copy(self) -> Copy: ...
+
+    def go_back(self, copy: Copy) -> None:
+        """Go on from a copy, of this stream or one like it; ValueError if it does not fit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """What is loaded, and how to begin a film with it.
+
+    `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
+    `unknown_words` are those of a text that the model does not know, each with the nearest known; on any thread.
+    `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out.
+    """
+
+    name: str
+    checksum: str
+    preset: str
+    system: Mapping[str, object]
+    knobs: Mapping[str, object]
+    untrained: bool
+    device: str
+    threads: int
+    fps: float
+    height: int
+    width: int
+    rhythm: Rhythm
+    new_stream: Callable[[int, Knobs], LiveStream]
+    check_knobs: Callable[[Knobs], object]
+    read_prompt: Callable[[Prompt], None]
+    unknown_words: Callable[[str], Mapping[str, Sequence[str]]]
+    memory: Callable[[], int]
+
+    @property
+    def chunk_frames(self) -> int:
+        """Pixel frames of every chunk but the first."""
+        return self.rhythm.start_frame(2) - self.rhythm.start_frame(1)
+
+
+class LiveOpener(Protocol):
+    """Loads a model."""
+
+    def __call__(self, request: EngineRequest) -> LiveModel: ...
+
+
+def live_threads() -> int:
+    """CPU threads for a live film where nobody says how many: one core is left for frames, sockets and the browser.
+
+    A thread of the model that is kept waiting by those makes the others wait, and they wait spinning.
+    """
+    return max(1, usable_cores() - 1)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_live(request: EngineRequest) -> LiveModel:
+    """Load the model of `request`.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
+    """
+    loaded = load_model(request)
+    from pipelines.build import build_stream
+
+    components, device = loaded.components, loaded.device
+
+    def build(preset: Preset, seed: int) -> Stream:
+        return build_stream(
+            preset,
+            components,
+            height=request.height,
+            width=request.width,
+            seed=seed,
+            untrained=request.untrained,
+        )
+
+    first = build(request.preset, 0)
+    height, width = first.state.latents.ring.shape[-2:]
+    scale = components.autoencoder.spatial_scale
+    return LiveModel(
+        name=loaded.name,
+        checksum=weights_checksum(components.sources),
+        preset=request.preset.name,
+        system=system_of(request.preset),
+        knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},
+        untrained=request.untrained,
+        device=device,
+        threads=loaded.threads,
+        fps=first.fps,
+        height=height * scale,
+        width=width * scale,
+        rhythm=rhythm_of(request.preset),
+        new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
+        check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
+        read_prompt=lambda prompt: _embed(first, prompt),
+        unknown_words=components.text_encoder.unknown_words,
+        memory=loaded.memory,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A snapshot kept in the host's memory."""
+
+    snapshot: Snapshot
+    size: int
+
+    def save(self, path: Path) -> str:
+        from pipelines.snapshots import save_snapshot
+
+        return save_snapshot(self.snapshot, path)
+
+
+class EngineStream:
+    """A `LiveStream` of the engine.
+
+    Args:
+        build: makes a stream of a preset and a seed.
+        preset: what to stream like, before knobs.
+        device: where the stream computes.
+        seed: of its noise.
+        knobs: settings changed from the beginning.
+    """
+
+    def __init__(
+        self, build: Callable[[Preset, int], Stream], preset: Preset, device: str, seed: int, knobs: Knobs = ()
+    ) -> None:
+        self._build, self._preset, self._device = build, preset, device
+        self.begin(seed, knobs)
+
+    def begin(self, seed: int, knobs: Knobs) -> None:
+        self._stream, self._knobs = self._build(apply_knobs(self._preset, dict(knobs)), seed), knobs
+
+    def turn(self, knobs: Knobs) -> None:
+        if knobs == self._knobs:
+            return
+        changed = self._build(apply_knobs(self._preset, dict(knobs)), self._stream.state.seed)
+        changed.restore(self._stream.snapshot())
+        self._stream, self._knobs = changed, knobs
+
+    def next_chunk(self, controls: Controls) -> Chunk:
+        return self._stream.next_chunk(controls)
+
+    def preview(self, controls: Controls) -> Chunk:
+        return self._stream.fork().next_chunk(controls)
+
+    def copy(self) -> HostCopy:
+        snapshot = self._stream.snapshot().to("cpu")
+        return HostCopy(snapshot, snapshot.nbytes)
+
+    def go_back(self, copy: Copy) -> None:
+        assert isinstance(copy, HostCopy)
+        self._stream.restore(copy.snapshot)
+
+
+def read_copy(path: Path, sha256: str) -> HostCopy:
+    """A copy that was saved; on any thread.
+
+    Raises:
+        ValueError: the file is not what it was.
+        OSError: it cannot be read.
+    """
+    from pipelines.snapshots import load_snapshot
+
+    snapshot = load_snapshot(path, "cpu", sha256=sha256)
+    return HostCopy(snapshot, snapshot.nbytes)
+
+
+def _embed(stream: Stream, prompt: Prompt) -> None:
+    stream.engine.conditioner.embed(prompt)

@@ -1,0 +1,203 @@
+"""From names on the command line to a stream that is ready to play; the only place of the edge that knows the
+engine.
+
+torch and the models are imported inside, so that help, lists and refusals come at once.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from app.config.lengths import Rhythm
+from pipelines.presets import Preset
+from pipelines.types import Chunk, Controls
+from weights.catalog import MODELS, get_model
+
+if TYPE_CHECKING:
+    from pipelines.build import Components
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads.
+
+    `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
+    the names of models, or of their weights, whose licence the person has accepted.
+    """
+
+    preset: Preset
+    model: str | None = None
+    untrained: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    height: int | None = None
+    width: int | None = None
+    models_dir: Path | None = None
+    offline: bool = False
+    accepted_licences: frozenset[str] = frozenset()
+
+
+class FilmStream(Protocol):
+    """The part of pipelines.streaming.Stream that a film needs."""
+
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream with what the edge wants to know about it.
+
+    `read_prompt` encodes a prompt (raising ValueError if the model cannot read it) and returns the words
+    unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
+    computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
+    ValueError if the file is not what it was.
+    """
+
+    stream: FilmStream
+    rhythm: Rhythm
+    fps: float
+    model: str
+    checksum: str
+    device: str
+    threads: int
+    read_prompt: Callable[[str], Mapping[str, tuple[str, ...]]]
+    memory: Callable[[], int]
+    save: Callable[[Path], str]
+    restore: Callable[[Path, str], None]
+
+
+def rhythm_of(preset: Preset) -> Rhythm:
+    """How many latent frames the chunks of a preset have; known without its model."""
+    return Rhythm(preset.first_chunk or preset.chunk, preset.chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there."""
+
+    name: str
+    components: "Components"
+    device: str
+    threads: int
+    memory: Callable[[], int]
+
+
+def load_model(request: EngineRequest) -> Loaded:
+    """Load the model of `request`.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
+    """
+    name = request.model or request.preset.model
+    get_model(name)  # a wrong name is refused before torch takes its seconds
+    import torch
+
+    from pipelines.build import choose_device, load_components
+
+    device, dtype = choose_device(request.device)
+    threads = use_threads(request.threads)
+    components = load_components(
+        name,
+        device=device,
+        dtype=dtype,
+        models_dir=request.models_dir,
+        offline=request.offline,
+        licence_accepted=request.accepted_licences,
+    )
+    memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
+    return Loaded(name, components, device, threads, memory)
+
+
+class OneModel:
+    """Opens the streams of many films, one after the other, over one model that is loaded with the first of them."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[EngineRequest, Loaded] | None = None
+
+    def __call__(self, request: EngineRequest, seed: int) -> Opened:
+        """A stream; raises as `load_model`."""
+        if self._loaded is None or self._loaded[0] != request:
+            self._loaded = None  # two models at a time may not fit
+            self._loaded = request, load_model(request)
+        return stream_of(self._loaded[1], request, seed)
+
+
+def open_stream(request: EngineRequest, seed: int) -> Opened:
+    """Load the model of `request` and build its stream; raises as `load_model`."""
+    return stream_of(load_model(request), request, seed)
+
+
+def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
+    """Build the stream of `request` over its model, which is loaded already."""
+    from pipelines.build import build_stream
+    from pipelines.snapshots import load_snapshot, save_snapshot
+
+    components, device = loaded.components, loaded.device
+    stream = build_stream(
+        request.preset,
+        components,
+        height=request.height,
+        width=request.width,
+        seed=seed,
+        untrained=request.untrained,
+    )
+
+    def read_prompt(prompt: str) -> Mapping[str, tuple[str, ...]]:
+        stream.engine.conditioner.embed(prompt)
+        return components.text_encoder.unknown_words(prompt)
+
+    return Opened(
+        stream=stream,
+        rhythm=rhythm_of(request.preset),
+        fps=stream.fps,
+        model=loaded.name,
+        checksum=weights_checksum(components.sources),
+        device=device,
+        threads=loaded.threads,
+        read_prompt=read_prompt,
+        memory=loaded.memory,
+        save=lambda path: save_snapshot(stream.snapshot(), path),
+        restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
+    )
+
+
+def use_threads(threads: int | None) -> int:
+    """Give torch that many CPU threads (None: as many as it likes) and return how many it has."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def resident_bytes() -> int:
+    """Memory of this process, in bytes."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def weights_checksum(sources: Iterable[Path]) -> str:
+    """sha256 over the files that were loaded, in their order: every byte that the networks are made of."""
+    digest = hashlib.sha256()
+    for source in sources:
+        files = [source] if source.is_file() else sorted(path for path in source.iterdir() if path.is_file())
+        for file in files:
+            digest.update(f"{source.name}/{file.name}\0".encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def at_hand(model: str, models_dir: Path | None = None) -> bool:
+    """Whether all weights of a model are on this disk, without asking the network; None: the Hugging Face cache."""
+    from weights.fetch import fetch
+
+    try:
+        for spec in MODELS[model].weights:
+            fetch(spec, models_dir, offline=True)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Pixels to files and back: MP4, stills, sound, subtitles, thumbnails."""

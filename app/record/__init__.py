@@ -1,0 +1,1 @@
+"""What a film remembers: sidecar, request, provenance, journal, session log."""

@@ -1,0 +1,271 @@
+"""What a film was made with, so that it can be asked for again: as it was, or at another quality.
+
+A render remembers its script; a live take becomes one here: its prompts at the moments at which they were on screen.
+Chunks of another preset begin elsewhere, so a script is fitted to them before it is rendered again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length, Rhythm
+from app.config.readers import READERS
+from app.config.settings import Layer, given_by_flags
+from app.errors import UsageMistake, printable, shorten
+from app.loading.model import rhythm_of
+from app.loading.system import as_data, plain_system, system_of
+from app.media.mp4 import viewing_scale
+from app.record.request import SEGMENT_CHUNKS
+from app.record.session_log import Moment, Take, shots_of
+from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, shot_records
+from app.script.script import Script, ScriptShot, check_script
+from app.script.shot_list import export_native, parse_native
+from app.script.timeline import Timeline, resolve
+from pipelines.presets import PRESETS
+from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
+
+LIVE = "live"
+"""The status of a film that is, or comes from, a live take."""
+_STEPS = {"num_inference_steps", "denoising_step_list"}
+_USUAL = {"scale": 0, "crf": 18, "untrained": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a film was made with.
+
+    Attributes:
+        kind: a render, or what was on screen of a live film.
+        source: what it was read from, for errors.
+        script: as it is for chunks of `rhythm`, with its end.
+        timed: the same shots, every one at a second.
+        frames: how many it has, at `fps` a second.
+        settings: by the names of the flags of `rivulet render`; those of the preset alone are left out.
+        rhythm: of its chunks; None if this version does not know the preset.
+        notes: sentences about what cannot be the same.
+    """
+
+    kind: Literal["film", "take"]
+    source: str
+    script: Script
+    timed: Script
+    fps: float
+    frames: int
+    seed: int
+    settings: Mapping[str, Any]
+    rhythm: Rhythm | None
+    notes: tuple[str, ...] = ()
+
+    def kept(self, changed: Collection[str]) -> dict[str, Any]:
+        """The settings that stay when those named `changed` are others: a preset has its own, a model its size."""
+        gone = set(changed)
+        if "preset" in gone:
+            gone |= KNOBS.keys()
+        if gone & {"model", "height", "width"}:
+            gone |= {"size", "fps"} if "model" in gone else {"size"}
+        if gone & _STEPS:
+            gone |= _STEPS
+        return {name: value for name, value in self.settings.items() if name not in gone}
+
+    def layer(self, changed: Collection[str]) -> Layer:
+        """What stays, as a place that settings come from."""
+        given = given_by_flags(self.kept(changed))
+        return {name: replace(each, origin="film", label=f"{self.source}: {name}") for name, each in given.items()}
+
+    def script_for(self, rhythm: Rhythm, fps: float) -> Script:
+        """The script for chunks of `rhythm` at `fps` frames a second."""
+        return self.script if (rhythm, fps) == (self.rhythm, self.fps) else fitted(self.timed, rhythm, fps)
+
+
+def origin_of(record: Carried, source: str) -> Origin:
+    """What a film was made with.
+
+    Raises:
+        UsageMistake: the record is damaged.
+    """
+    config = record.config
+    script = parse_native(config.script, source)
+    fps = Fraction(READERS["fps"](f"{source}: fps", config.fps))
+    if len(script.shots) != len(record.shots) or not 0 < config.frames <= LONGEST_SECONDS * FASTEST_FPS:
+        raise UsageMistake(f"{source}: its shots or its length are damaged. Give another copy of it.")
+    shots = tuple(
+        replace(shot, at=Length(place.requested.second, "s"))
+        for shot, place in zip(script.shots, record.shots, strict=True)
+    )
+    timed = replace(script, shots=shots, end=Length(round(float(config.frames / fps), 6), "s"))
+    check_script(timed)
+    settings, notes, rhythm = _of_preset(config)
+    if config.height is not None and config.width is not None:
+        settings["size"] = f"{config.width}x{config.height}"
+    settings |= {name: value for name in _USUAL if (value := getattr(config, name)) != _USUAL[name]}
+    return Origin(
+        kind="take" if record.status == LIVE else "film",
+        source=source,
+        script=replace(script, end=Length(config.frames, "f")),
+        timed=timed,
+        fps=float(fps),
+        frames=config.frames,
+        seed=record.seed,
+        settings=settings | {"model": record.model.name, "seed": record.seed, "fps": str(fps)},
+        rhythm=rhythm,
+        notes=tuple(notes),
+    )
+
+
+def origin_of_take(take: Take, source: str) -> Origin:
+    """What was on screen of a live film.
+
+    Raises:
+        UsageMistake: the take is damaged.
+    """
+    origin = origin_of(record_of_take(take, source), source)
+    if len({chunk.moment.knobs for chunk in take.chunks}) == 1:
+        return origin
+    note = "Settings changed while it played; it is filmed under those of its end from the beginning."
+    return replace(origin, notes=(*origin.notes, note))
+
+
+def record_of_take(take: Take, source: str) -> Carried:
+    """What a film of a live take carries: its script, and all that a render remembers.
+
+    Raises:
+        UsageMistake: the take is damaged.
+    """
+    header, last = take.header, take.chunks[-1].moment
+    fps = Fraction(header.fps).limit_denominator(1001) if 1 <= header.fps <= FASTEST_FPS else Fraction(0)
+    if not fps:
+        raise UsageMistake(f"{source}: its frame rate is damaged. Give another copy of it.")
+    frames = sum(chunk.shown for chunk in take.chunks)
+    rhythm = _rhythm(take)
+    timed = Script(_shots(take), end=Length(round(float(frames / fps), 6), "s"), place=source)
+    check_script(timed)
+    script = fitted(timed, rhythm, float(fps))
+    timeline = resolve(script, length=Length(frames, "f"), fps=float(fps), rhythm=rhythm)
+    knobs, system = header.knobs, header.system
+    if header.preset in PRESETS and last.knobs:
+        try:
+            preset = apply_knobs(apply_knobs(PRESETS[header.preset], header.knobs), dict(last.knobs))
+        except KnobError as error:
+            told = shorten(printable(str(error)), 200)
+            raise UsageMistake(f"{source}: its settings cannot be used ({told}). Film it anew.") from None
+        knobs, system = {name: as_data(value) for name, value in knob_values(preset).items()}, system_of(preset)
+    digest = hashlib.sha256()
+    for chunk in take.chunks:
+        digest.update(f"{chunk.sha256} {chunk.shown}\n".encode())
+    return Carried(
+        format=FORMAT,
+        status=LIVE,
+        seed=take.chunks[0].moment.seed,
+        config=Config(
+            script=export_native(script),
+            frames=frames,
+            preset=header.preset,
+            knobs=knobs,
+            system=system,
+            untrained=header.untrained,
+            device=header.device,
+            threads=header.threads,
+            height=header.height,
+            width=header.width,
+            fps=str(fps),
+            scale=0,
+            crf=18,
+            segment_chunks=SEGMENT_CHUNKS,
+        ),
+        model=header.model,
+        versions=header.versions,
+        machine=header.machine,
+        film=FilmRecord(
+            frames=frames,
+            seconds=frames / header.fps,
+            fps=header.fps,
+            height=header.height,
+            width=header.width,
+            scale=viewing_scale(header.height, header.width),
+            crf=18,
+            sha256=digest.hexdigest(),
+        ),
+        shots=shot_records(timeline),
+    )
+
+
+def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:
+    """A script whose shots and end are at seconds, moved to where chunks begin; its notes say what is left out.
+
+    A shot shorter than a chunk gives way to the one after it, and a blend to its shot's length.
+    """
+    assert script.end is not None
+    chunks = Timeline(fps, rhythm, max(1, script.end.frames(fps, rhythm))).chunks
+    shots: list[tuple[int, ScriptShot]] = []
+    for shot in script.shots:
+        frame = 0 if shot.at is None else shot.at.frames(fps, rhythm)
+        chunk = bisect_left(range(chunks + 1), frame, key=rhythm.start_frame)
+        if chunk >= chunks:
+            continue
+        if shots and shots[-1][0] >= chunk:
+            chunk = shots.pop()[0]
+        shots.append((chunk if shots else 0, shot))
+    ends = [chunk for chunk, _ in shots[1:]] + [chunks]
+    kept: list[ScriptShot] = []
+    for (chunk, shot), end in zip(shots, ends, strict=True):
+        transition = shot.transition or script.transition
+        if transition.chunks:
+            transition = replace(transition, chunks=min(transition.chunks, end - chunk))
+        at = Length(round(rhythm.start_frame(chunk) / fps, 6), "s")
+        kept.append(replace(shot, at=at, transition=None if transition == script.transition else transition))
+    lost = len(script.shots) - len(kept)
+    note = (f"{lost} of {len(script.shots)} prompts lasted less than a chunk and are left out.",) if lost else ()
+    return replace(script, shots=tuple(kept), notes=note)
+
+
+def _shots(take: Take) -> tuple[ScriptShot, ...]:
+    """The prompts of a take where they were on screen; a guidance that was set is written to each."""
+    moments = list(shots_of(take))
+    steered = any(moment.guidance_scale is not None for _, moment in moments)
+    usual = take.header.knobs.get("guidance_scale", 1.0)
+    shots: list[ScriptShot] = []
+    before: Moment | None = None
+    for frame, moment in moments:
+        guidance = moment.guidance_scale if moment.guidance_scale is not None else usual
+        changed = before is not None and moment.prompt != before.prompt
+        shots.append(
+            ScriptShot(
+                at=Length(round(frame / take.header.fps, 6), "s"),
+                prompt=moment.prompt,
+                transition=moment.transition if changed else None,
+                parameters=(("guidance_scale", float(str(guidance))),) if steered else (),
+            )
+        )
+        before = moment
+    return tuple(shots)
+
+
+def _rhythm(take: Take) -> Rhythm:
+    """How its chunks are divided, read off their frames: 4 a latent frame, and 1 for the first of all."""
+    first = max(1, (take.chunks[0].count + 3) // 4)
+    return Rhythm(first, max(1, take.chunks[1].count // 4) if len(take.chunks) > 1 else first)
+
+
+def _of_preset(config: Config) -> tuple[dict[str, Any], list[str], Rhythm | None]:
+    """The preset by name and what of it was changed, sentences about what is not as it was, and its rhythm."""
+    name, knobs = config.preset, config.knobs
+    if name not in PRESETS:
+        return {}, [f"This version has no preset {shorten(name, 40)!r}, which made the film; choose another."], None
+    base = PRESETS[name]
+    usual = {knob: as_data(value) for knob, value in knob_values(base).items()}
+    changed = {knob: value for knob, value in knobs.items() if knob in KNOBS and value != usual.get(knob)}
+    if "denoising_step_list" in changed:
+        changed.pop("num_inference_steps", None)
+    try:
+        preset = apply_knobs(base, knobs)
+    except ValueError:
+        return {"preset": name}, [f"Preset {name} has other settings now; those of the film are left out."], None
+    notes: list[str] = []
+    if config.system and plain_system(config.system) != system_of(preset):
+        notes.append(f"Preset {name} has changed since, so the film will not be quite the same.")
+    return {"preset": name, **changed}, notes, rhythm_of(preset)

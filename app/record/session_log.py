@@ -1,0 +1,277 @@
+"""What a live film leaves behind: session.jsonl, a line an event, from which it can be made again bit for bit.
+
+Controls count from a chunk on, never from a moment of wall time, so that is how they are written down. A rewind begins
+a branch; what was on screen last is the newest branch behind what it grew from.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from app.errors import UsageMistake, printable, shorten_path
+from app.loading.live import Knobs, LiveModel
+from app.record import fields as recorded
+from app.record.sidecar import ModelRecord, library_versions, machine
+from pipelines.presets.knobs import LARGEST_CHUNK
+from pipelines.types import TIME_SCALE, Controls, Prompt, Transition
+
+Format = Literal[1]
+FORMAT: Format = 1
+LOG = "session.jsonl"
+MOST = TIME_SCALE * LARGEST_CHUNK
+"""Frames that a chunk may have."""
+RecordingEnd = Literal["asked", "unwatched", "size", "disk", "slow", "over"]
+"""A driver; nobody watched; it grew too long; it could not be written; not fast enough; the film ended or was left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All that decides the next chunk beside the stream's state; `seed` counts from the film's beginning."""
+
+    prompt: Prompt
+    seed: int
+    transition: Transition = Transition()  # noqa: RUF009  # frozen
+    guidance_scale: float | None = None
+    knobs: Knobs = ()
+
+    @property
+    def controls(self) -> Controls:
+        """As the stream reads it."""
+        return Controls(self.prompt, self.transition, self.guidance_scale)
+
+
+class _Line(BaseModel):
+    model_config = recorded.STRICT
+
+
+class Header(_Line):
+    """What the film is made with."""
+
+    event: Literal["take"] = "take"
+    format: Format = FORMAT
+    preset: recorded.Name
+    knobs: dict[str, object]
+    system: dict[str, object]
+    untrained: bool
+    model: ModelRecord
+    device: recorded.Device
+    threads: recorded.Threads
+    height: recorded.Height
+    width: recorded.Width
+    fps: recorded.Fps
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+
+
+class Branched(_Line):
+    """From `chunk` on the film is another one than that of branch `parent`; chunk 0 is a new film."""
+
+    event: Literal["branch"] = "branch"
+    branch: recorded.Count
+    parent: recorded.Count
+    chunk: recorded.Count
+
+
+class Steered(_Line):
+    """What holds from `chunk` on, whole."""
+
+    event: Literal["controls"] = "controls"
+    branch: recorded.Count
+    chunk: recorded.Count
+    prompt: str | list[tuple[str, float]]
+    transition: tuple[Literal["recache", "soft", "cut", "keep"], recorded.Count]
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None
+    knobs: list[tuple[recorded.Name, recorded.Setting]]
+    seed: recorded.Seed
+
+    @classmethod
+    def of(cls, moment: Moment, branch: int, chunk: int) -> Self:
+        """Write a moment down."""
+        return cls(
+            branch=branch,
+            chunk=chunk,
+            prompt=moment.prompt if isinstance(moment.prompt, str) else list(moment.prompt),
+            transition=(moment.transition.kind, moment.transition.chunks),
+            guidance_scale=moment.guidance_scale,
+            knobs=list(moment.knobs),
+            seed=moment.seed,
+        )
+
+    @property
+    def moment(self) -> Moment:
+        """The moment that was written down."""
+        return Moment(
+            prompt=self.prompt if isinstance(self.prompt, str) else tuple(self.prompt),
+            seed=self.seed,
+            transition=Transition(*self.transition),
+            guidance_scale=self.guidance_scale,
+            knobs=tuple((name, int(value) if float(value).is_integer() else value) for name, value in self.knobs),
+        )
+
+
+class Made(_Line):
+    """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`."""
+
+    event: Literal["chunk"] = "chunk"
+    branch: recorded.Count
+    chunk: recorded.Count
+    frames: tuple[recorded.Count, recorded.Count]
+    sha256: str
+    drift: float | None = None
+    seconds: float
+
+
+class Shown(_Line):
+    """Of this chunk only the first `frames` were shown: a cut or a new branch took the place of the others."""
+
+    event: Literal["shown"] = "shown"
+    branch: recorded.Count
+    chunk: recorded.Count
+    frames: recorded.Count
+
+
+class Recorded(_Line):
+    """A recording of what was shown ended by `chunk`: its file, its frames, and who or what ended it."""
+
+    event: Literal["recorded"] = "recorded"
+    branch: recorded.Count
+    chunk: recorded.Count
+    name: str
+    frames: recorded.Count
+    ended: RecordingEnd
+
+
+Line = Header | Branched | Steered | Made | Shown | Recorded
+_EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
+
+
+def header_of(model: LiveModel) -> Header:
+    """What the log begins with."""
+    return Header(
+        preset=model.preset,
+        knobs=dict(model.knobs),
+        system=dict(model.system),
+        untrained=model.untrained,
+        model=ModelRecord(name=model.name, sha256=model.checksum),
+        device=model.device,
+        threads=model.threads,
+        height=model.height,
+        width=model.width,
+        fps=model.fps,
+        versions=library_versions(),
+        machine=machine(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TakeChunk:
+    """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
+    `first` is the first, were shown."""
+
+    index: int
+    moment: Moment
+    sha256: str
+    first: int
+    count: int
+    shown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What was on screen last."""
+
+    header: Header
+    chunks: tuple[TakeChunk, ...]
+
+
+def read_take(path: Path) -> Take:
+    """Read a log: of every moment of the film the branch that was on screen last.
+
+    Raises:
+        UsageMistake: it is no such log, is damaged, or nothing was ever shown.
+        OSError: it cannot be read.
+    """
+    return parse_take(recorded.record_bytes(path), str(path))
+
+
+def parse_take(data: bytes, source: str) -> Take:
+    """What read_take does with the bytes of a log; `source` is its name, for errors."""
+    header, *events = _events(data, source)
+    if not isinstance(header, Header):
+        raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
+    made: list[Made] = []
+    steered: deque[Steered] = deque()
+    shown: dict[tuple[int, int], int] = {}
+    for event in events:
+        if isinstance(event, Branched):  # what lay behind is off the screen
+            while made and made[-1].chunk >= event.chunk:
+                made.pop()
+            while steered and steered[-1].chunk >= event.chunk:
+                steered.pop()
+        elif isinstance(event, Made):
+            made.append(event)
+        elif isinstance(event, Steered):
+            steered.append(event)
+        elif isinstance(event, Shown):
+            shown[event.branch, event.chunk] = event.frames
+    chunks: list[TakeChunk] = []
+    moment: Moment | None = None
+    for index, each in enumerate(made):
+        while steered and steered[0].chunk <= each.chunk:
+            moment = _moment(steered.popleft(), source)
+        first, end = each.frames
+        visible = shown.get((each.branch, each.chunk), end - first)
+        begun = made[index - 1].frames[1] if index else 0
+        if (
+            each.chunk != index
+            or moment is None
+            or first != begun
+            or not 0 < end - first <= MOST
+            or visible > end - first
+        ):
+            raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
+        chunks.append(TakeChunk(index, moment, each.sha256, first, end - first, visible))
+    if not any(chunk.shown for chunk in chunks):
+        raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
+    return Take(header, tuple(chunks))
+
+
+def shots_of(take: Take) -> Iterator[tuple[int, Moment]]:
+    """Where on screen, in frames of the film as it was shown, another moment begins."""
+    frames, before = 0, None
+    for chunk in take.chunks:
+        if chunk.shown and chunk.moment != before:
+            yield frames, chunk.moment
+            before = chunk.moment
+        frames += chunk.shown
+
+
+def _moment(steered: Steered, source: str) -> Moment:
+    try:
+        moment = steered.moment
+        _ = moment.controls  # which refuses an empty prompt
+        return moment
+    except ValueError as error:
+        raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
+
+
+def _events(data: bytes, source: str) -> list[Line]:
+    lines = data.split(b"\n")[:-1]  # a kill may cut the last line; without a line break it does not count
+    events: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            events.append(_EVENT.validate_json(line, strict=True))
+        except ValidationError as error:
+            raise UsageMistake(
+                f"{printable(shorten_path(source))}, line {number}: {recorded.told(error)}. It is damaged, or another "
+                "version of Rivulet wrote it; give one that this version wrote."
+            ) from None
+    if not events:
+        raise UsageMistake(f"{source} is empty. Give the session.jsonl of a live film.")
+    return events

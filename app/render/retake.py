@@ -1,0 +1,153 @@
+"""Make a live film again from its session.jsonl: what was on screen last, chunk by chunk, as one film."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from rich.console import Console
+
+from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten
+from app.loading.live import LiveModel, LiveOpener, open_live
+from app.loading.model import EngineRequest
+from app.media.join import join
+from app.media.mp4 import FilmWriter, viewing_scale
+from app.media.subtitles import Chapter, chapters_of
+from app.record.pictures import picture_record
+from app.record.request import model_of_record, preset_of
+from app.record.session_log import Header, Take, TakeChunk, header_of, read_take, shots_of
+from app.record.take_tags import tags_of
+from pipelines.presets.knobs import KnobError, apply_knobs
+from pipelines.types import Chunk, in_words
+
+
+def retake(
+    path: Path,
+    output: Path,
+    *,
+    check: bool,
+    overwrite: bool,
+    console: Console,
+    model: str | None = None,
+    opener: LiveOpener = open_live,
+) -> int:
+    """Make the film of a log again, and return the exit code: 1 if a chunk came out differently.
+
+    Args:
+        path: a session.jsonl.
+        output: the film, an .mp4.
+        check: compare every chunk with the one that was on screen.
+        overwrite: replace `output`.
+        console: where to print.
+        model: the model that the person named; None loads what the log names, if it is at hand.
+        opener: loads the model.
+
+    Raises:
+        UsageMistake, ValueError, OSError: the log, its model or the output cannot be used.
+    """
+    if output.suffix.lower() != ".mp4":
+        raise UsageMistake(f"A live film is made again as an .mp4, not as {output.name}. Give another output.")
+    if output.exists() and not overwrite:
+        raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
+    take = read_take(path)
+    tags_of(take, str(path))  # refuses before the model loads what no script may hold
+    request = _request(take, path, model)
+    live = opener(request)
+    part = output.with_name(f"{output.stem}.part.mp4")
+    film = FilmWriter(
+        part,
+        height=live.height,
+        width=live.width,
+        fps=Fraction(live.fps).limit_denominator(1000),
+        scale=viewing_scale(live.height, live.width),
+    )
+    different: TakeChunk | None = None
+    try:
+        for wanted, chunk in _chunks(take, live):
+            assert chunk.pixels is not None
+            film.write(chunk.pixels[: wanted.shown])
+            if different is None and chunk.sha256 != wanted.sha256:
+                different = wanted
+        film.close()
+        pictures = picture_record(part, [], decode=False)
+        join([part], output, chapters=_chapters(take), metadata=tags_of(take, str(path), pictures))
+    finally:
+        film.abandon()
+        part.unlink(missing_ok=True)
+    console.print(f"{output}: {film.frames} frames, {film.frames / live.fps:.1f} s.", soft_wrap=True)
+    if not check:
+        return EXIT_OK
+    count = len(take.chunks)
+    shown = sum(chunk.shown for chunk in take.chunks)
+    for sentence in (
+        f"Record: proven. All {count} chunks follow each other; {shown} frames of them were on screen.",
+        "Pictures: not checked. A log holds none; give the .mp4 of a recording with --check for its own.",
+    ):
+        console.print(sentence, soft_wrap=True)
+    if different is None:
+        console.print("Settings: proven. Made again, its chunks are bit for bit those that were on screen.")
+        console.print(f"The same film: all {count} chunks are bit for bit the same.", soft_wrap=True)
+        return EXIT_OK
+    console.print("Settings: DOES NOT MATCH. Made again, its chunks are others than those that were on screen.")
+    console.print(
+        f"Not the same film. The first chunk that differs is {different.index} (frame {different.first}). "
+        f"{printable(_reasons(take.header, header_of(live)))}",
+        soft_wrap=True,
+    )
+    return EXIT_FAILURE
+
+
+def _request(take: Take, path: Path, model: str | None) -> EngineRequest:
+    header = take.header
+    preset = preset_of(header.preset, header.knobs, header.system, str(path))
+    for knobs in dict.fromkeys(chunk.moment.knobs for chunk in take.chunks):
+        try:
+            apply_knobs(preset, dict(knobs))
+        except KnobError as error:
+            told = shorten(printable(str(error)).rstrip("."), 200)
+            raise UsageMistake(f"{path}: its settings cannot be used ({told}). Film it anew.") from None
+    return EngineRequest(
+        preset=preset,
+        model=model_of_record(header.model.name, str(path), model),
+        untrained=header.untrained,
+        device=header.device,
+        threads=header.threads,
+        height=header.height,
+        width=header.width,
+        offline=model is None,
+    )
+
+
+def _chunks(take: Take, model: LiveModel) -> Iterator[tuple[TakeChunk, Chunk]]:
+    first = take.chunks[0].moment
+    stream = model.new_stream(first.seed, first.knobs)
+    for wanted in take.chunks:
+        stream.turn(wanted.moment.knobs)
+        yield wanted, stream.next_chunk(wanted.moment.controls)
+
+
+def _chapters(take: Take) -> tuple[Chapter, ...]:
+    starts: list[tuple[int, str]] = []
+    for frame, moment in shots_of(take):
+        words = in_words(moment.prompt)
+        if not starts or starts[-1][1] != words:
+            starts.append((frame, words))
+    fps = take.header.fps
+    return chapters_of([(frame / fps, words) for frame, words in starts], sum(c.shown for c in take.chunks) / fps)
+
+
+def _reasons(before: Header, now: Header) -> str:
+    changed = [
+        shorten(f"{name} {old} then, {new} now", 120)
+        for name, old, new in (
+            *((name, old, now.versions.get(name)) for name, old in before.versions.items()),
+            ("CPU", before.machine.get("cpu"), now.machine.get("cpu")),
+            ("threads", before.threads, now.threads),
+            ("model", before.model.sha256[:12], now.model.sha256[:12]),
+        )
+        if old != new
+    ][:10]
+    if not changed:
+        return "Machine, versions and model are the same, so this should not be: please report it."
+    return f"What changed: {'; '.join(changed)}."

@@ -1,0 +1,1 @@
+"""What a film shows when: shot lists, imported scripts, and their chunks."""

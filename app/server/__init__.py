@@ -1,0 +1,1 @@
+"""HTTP and sockets: routes, connections, rooms, access, and the page."""

@@ -1,0 +1,173 @@
+"""The desk: a process beside the server that reads what people send, so that no text of theirs holds up a film.
+
+Reading a script of a megabyte takes most of a second of Python, and a thread would take it from the event loop all the
+same: they share one interpreter. What is asked goes over a pipe, a few wait their turn, and all others are told to
+come back.
+"""
+
+import asyncio
+import json
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from starlette.responses import Response
+
+from app.errors import UsageMistake
+from app.jobs.process import environment
+
+if TYPE_CHECKING:
+    from app.server.access import Receive, Scope, Send
+    from app.server.takes import Takes
+
+Task = Literal["plan", "judge", "request", "restore", "take", "chunks"]
+"""The functions of app/server/desk_work.py."""
+WAITING = 8
+SECONDS = 20.0
+"""What one may take; then it is given up, and the process with it."""
+RETRY_SECONDS = 2
+PIECE = 64 * 1024
+"""Bytes of an answer that are sent before others have their turn."""
+_COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "app.server.desk_work")
+
+
+class TooBusy(UsageMistake):
+    """So many wait already that nobody else may."""
+
+
+class Turns:
+    """So many at a time, so many that wait, and a sentence for all others.
+
+    Args:
+        at_once: who are served together.
+        waiting: who may wait.
+    """
+
+    def __init__(self, at_once: int, waiting: int = WAITING) -> None:
+        self._most, self._inside = at_once + waiting, 0
+        self._free = asyncio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Wait for a turn and have it.
+
+        Raises:
+            TooBusy: too many wait.
+        """
+        if self._inside >= self._most:
+            raise TooBusy(f"The server reads {self._inside} other requests. Try again in {RETRY_SECONDS} s.")
+        self._inside += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._inside -= 1
+
+
+class Told(Response):
+    """JSON that was written elsewhere, sent in pieces."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes | str | object, status: int = 200) -> None:
+        if not isinstance(content, bytes | str):
+            content = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        super().__init__(content, status, {"retry-after": str(RETRY_SECONDS)} if status in (429, 503) else None)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = memoryview(self.body)
+        for begin in range(0, max(1, len(body)), PIECE):
+            piece = bytes(body[begin : begin + PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": begin + PIECE < len(body)})
+
+
+class Desk:
+    """Reads for one server; its process begins with the first question and ends with the server.
+
+    Args:
+        takes: what it may look up, and the models that may be asked for.
+        seconds: what one question may take.
+        waiting: how many may wait.
+    """
+
+    def __init__(self, takes: "Takes", *, seconds: float = SECONDS, waiting: int = WAITING) -> None:
+        self.turns = Turns(1, waiting)
+        self._setting = (str(takes.folder), takes.access.secret, tuple(takes.models))
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(1, "desk")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., Desk] | None = None
+
+    async def ask(self, task: Task, **given: Any) -> Told:
+        """The answer to a question, a refusal of it included.
+
+        Raises:
+            TooBusy: too many wait.
+        """
+        async with self.turns.turn():
+            reading = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, task, given)
+            status, body = await asyncio.shield(reading)
+        return Told(body, status)
+
+    def close(self) -> None:
+        """End its process."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._end is not None:
+            self._end()
+
+    def _ask(self, task: Task, given: dict[str, Any]) -> tuple[int, bytes]:
+        process = self._process
+        if process is None or process.poll() is not None:
+            process = self._begin()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Timer(self._seconds, process.kill)
+        late.start()
+        try:
+            pickle.dump((task, given), process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            return pickle.load(process.stdout)  # of our own process
+        except (OSError, EOFError, pickle.UnpicklingError):
+            if self._end is not None:
+                self._end()
+            self._process = None
+            return _refused(f"This cannot be read within {self._seconds:g} s. Send something shorter.")
+        finally:
+            late.cancel()
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            _COMMAND,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the server
+        )
+        self._process = process
+        self._end = weakref.finalize(self, _kill, process)
+        assert process.stdin is not None
+        pickle.dump(self._setting, process.stdin, pickle.HIGHEST_PROTOCOL)
+        return process
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):  # what was not written yet
+            if pipe is not None:
+                pipe.close()
+
+
+def _refused(sentence: str) -> tuple[int, bytes]:
+    error = {"message": sentence, "type": "invalid_request_error", "code": 400}
+    return 400, json.dumps({"error": error}).encode()

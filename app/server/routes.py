@@ -1,0 +1,268 @@
+"""The live server: one FastAPI application with sockets, health, pictures, files, render jobs and the page.
+
+All of it works without the page, and nothing of it decides who may: that is app/server/access.py, in front of all.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from app.live.messages import Done, Problem
+from app.record.sidecar import library_versions
+from app.server.access import Access, Gate, Receive, Scope, Send
+from app.server.addresses import Proxies
+from app.server.connection import Visit
+from app.server.desk import Desk, Told
+from app.server.loop_pauses import LoopPauses
+from app.server.openapi import describe
+from app.server.restore_api import restore_router
+from app.server.rooms import House, Room
+from app.server.takes import Takes
+from app.server.viewers import SEND_SECONDS, PictureViewer, SocketViewer
+
+if TYPE_CHECKING:
+    from app.jobs.queue import Jobs
+    from app.live.engine import LiveEngine
+
+MAX_SOCKETS = 256
+MAX_PICTURE_READERS = 16
+"""Of one session."""
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+SessionId = Annotated[str, Query(pattern="^[A-Za-z0-9_-]{1,64}$", description="As in hello.")]
+Token = Annotated[str, Query(max_length=128, description="token or view_token of hello.")]
+
+
+def make_app(
+    engine: "LiveEngine",
+    *,
+    secret: bytes,
+    root_path: str = "",
+    jobs: "Jobs | None" = None,
+    page: bool = True,
+    login: str | None = None,
+    hosts: Iterable[str] = (),
+    proxies: Proxies | None = None,
+    autostart: bool = True,
+) -> FastAPI:
+    """Build the application around an engine that the caller starts and closes.
+
+    Args:
+        engine: makes the films.
+        secret: key of the sessions' tokens.
+        root_path: the sub-path at which a proxy shows it, such as "/rivulet".
+        jobs: render jobs, for POST /v1/videos; None leaves them out.
+        page: whether "/" is the Gradio page.
+        login: "user:password" for everything, sockets included.
+        hosts: names it answers to besides addresses, localhost and the machine's own name.
+        proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
+        autostart: whether a new film plays at once.
+    """
+    access = Access(secret, login, frozenset(hosts))
+    desk = Desk(Takes(engine.folder, access))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await run_in_threadpool(desk.close)
+
+    app = FastAPI(
+        lifespan=lifespan,
+        title="Rivulet",
+        version=library_versions()["rivulet"],
+        docs_url=None,  # both pages load scripts from a CDN; /openapi.json stays
+        redoc_url=None,
+        openapi_url=None,  # it would be made on the event loop
+    )
+    app.include_router(LiveRoutes(engine, access, House(engine, autostart=autostart)).router)
+    app.include_router(restore_router(desk))
+    if jobs is not None:
+        from app.server.jobs_api import jobs_router
+
+        app.include_router(jobs_router(jobs, desk))
+    if page:
+        from app.server.page import mount_page
+
+        mount_page(app, engine, jobs, root_path=root_path)
+    describe(app, login=login is not None)
+
+    def description(request: Request) -> Told:
+        root = request.scope.get("root_path", "")
+        return Told(app.openapi() | ({"servers": [{"url": root}]} if root else {}))
+
+    app.router.routes.insert(0, APIRoute("/openapi.json", description, include_in_schema=False))
+    app.add_middleware(
+        Gate, access=access, root_path=root_path, proxies=proxies
+    )  # last, so that it stands before everything
+    return app
+
+
+class LiveRoutes:
+    """The routes of live films."""
+
+    def __init__(self, engine: "LiveEngine", access: Access, house: House) -> None:
+        self.engine = engine
+        self.access = access
+        self.house = house
+        self.visits: set[Visit] = set()
+        self.pauses = LoopPauses()
+        self.counted = {"frames_sent": 0, "messages_refused": 0, "visits": 0}
+        self.router = APIRouter()
+        self.router.add_api_websocket_route("/v1/realtime/video", self.talk)
+        for path, handler in (
+            ("/healthz", self.healthz),
+            ("/readyz", self.readyz),
+            ("/metrics", self.metrics),
+            ("/frame.jpg", self.frame),
+            ("/live.mjpg", self.pictures),
+            ("/v1/sessions/{session}/files/{name}", self.file),
+        ):
+            self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
+
+    async def talk(self, socket: WebSocket, session: str | None = None, token: str = "", client: str = "") -> None:
+        """A viewer's socket: docs/live-api.md says what goes over it."""
+        await socket.accept()
+        self.pauses.watch()
+        right = "drive" if session is None else self.access.opens(session, token)
+        if right is None:
+            await _turn_away(socket, Problem(message="The token is wrong.", action="Reload the page.", code="token"))
+        elif len(self.visits) >= MAX_SOCKETS:
+            await _turn_away(socket, Problem(message="Too many watch.", action="Try again later.", code="full"))
+        else:
+            visit = Visit(self.house, self.access, SocketViewer(may_drive=right == "drive", client=client[:64]))
+            self.visits.add(visit)
+            try:
+                await visit.run(socket, session)
+            finally:
+                self.visits.remove(visit)
+                self.counted["visits"] += 1
+                self.counted["frames_sent"] += visit.viewer.sent_frames
+                self.counted["messages_refused"] += visit.refused
+
+    async def healthz(self) -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    async def readyz(self) -> JSONResponse:
+        """Whether films can be made: 503 while the model loads, or when loading failed."""
+        ready = self.engine.ready
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def metrics(self) -> PlainTextResponse:
+        """Figures for Prometheus."""
+        self.pauses.watch()
+        counted = dict(self.counted)
+        counted["frames_sent"] += sum(visit.viewer.sent_frames for visit in self.visits)
+        counted["messages_refused"] += sum(visit.refused for visit in self.visits)
+        gauges = {
+            "sockets": len(self.visits),
+            "waiting": self.house.waiting,
+            "rooms": len(self.house.rooms),
+            **self.pauses.figures(),
+            **self.engine.metrics(),
+        }
+        lines = [
+            line
+            for kind, figures in (("counter", counted), ("gauge", gauges))
+            for name, value in figures.items()
+            for line in (f"# TYPE rivulet_{_total(name, kind)} {kind}", f"rivulet_{_total(name, kind)} {value:.9g}")
+        ]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def frame(self, session: SessionId, token: Token) -> Response:
+        """The newest frame as a JPEG."""
+        jpeg = self._room(session, token).session.latest_jpeg()
+        if jpeg is None:
+            raise HTTPException(404, "There is no frame yet. Try again in a second.")
+        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+    async def pictures(self, session: SessionId, token: Token) -> "MotionJpeg":
+        """The film as motion JPEG, for OBS or an `<img>`: watches only, and ends with its reader."""
+        room = self._room(session, token)
+        if len(room.pictures) >= MAX_PICTURE_READERS:
+            raise HTTPException(503, f"{MAX_PICTURE_READERS} programs read these pictures already.")
+        return MotionJpeg(self.house, room)
+
+    async def file(self, session: str, name: str, token: Token) -> FileResponse:
+        """A file that a session saved."""
+        self._check(session, token)
+        folder = self.engine.folder / session  # its token was checked, so it is a name that we gave
+        if not FILE_NAME.fullmatch(name) or not _inside(folder / name, folder):
+            raise HTTPException(404, "This session has no such file.")
+        return FileResponse(folder / name, filename=name, content_disposition_type="inline")
+
+    def _room(self, session: str, token: str) -> Room:
+        self._check(session, token)
+        room = self.house.rooms.get(session)
+        if room is None:
+            raise HTTPException(404, "Nobody has this film open. Open its page first.")
+        return room
+
+    def _check(self, session: str, token: str) -> None:
+        if self.access.opens(session, token) is None:
+            raise HTTPException(403, "The token does not fit the session. Copy the whole link from the page.")
+
+
+class MotionJpeg(Response):
+    """An endless multipart response that notices when its reader goes, also while no frame comes."""
+
+    media_type = "multipart/x-mixed-replace; boundary=frame"
+
+    def __init__(self, house: House, room: Room) -> None:
+        super().__init__(headers={"cache-control": "no-store"})
+        del self.headers["content-length"]
+        self.house = house
+        self.room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        viewer = PictureViewer()
+        self.room.pictures.add(viewer)
+        self.room.session.attach(viewer)
+        tasks = {asyncio.create_task(self._write(viewer, send)), asyncio.create_task(_reader_gone(receive))}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.room.session.detach(viewer)
+            self.room.pictures.discard(viewer)
+            self.house.leave(self.room)
+            await asyncio.wait(tasks)
+
+    async def _write(self, viewer: PictureViewer, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        jpeg = self.room.session.latest_jpeg()
+        while jpeg is None or jpeg:
+            if jpeg is not None:
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+                part = {"type": "http.response.body", "body": head + jpeg + b"\r\n", "more_body": True}
+                await asyncio.wait_for(send(part), SEND_SECONDS)
+            jpeg = await viewer.next() or b""
+        await send({"type": "http.response.body", "body": b"--frame--\r\n"})
+
+
+async def _reader_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _turn_away(socket: WebSocket, problem: Problem) -> None:
+    await socket.send_text(problem.model_dump_json())
+    await socket.send_text(Done(reason=problem.code).model_dump_json())
+    await socket.close(1008)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.is_file() and path.resolve().parent == folder.resolve()
+
+
+def _total(name: str, kind: str) -> str:
+    return f"{name}_total" if kind == "counter" else name
