@@ -357,8 +357,8 @@ def _start(model: Denoiser, source: Path | Denoiser) -> list[str]:
     if isinstance(source, Path) and (source / "dit.pt").exists():
         source = load_denoiser(source)
     if isinstance(source, Denoiser):
-        return inherit(model, source.state_dict(), source.text_encoder.words)
-    return inherit(model, *shipped(source))
+        return inherit(model, model.text_encoder.words, source.state_dict(), source.text_encoder.words)
+    return inherit(model, model.text_encoder.words, *shipped(source))
 
 
 def load_denoiser(out: Path, name: str = "dit") -> Denoiser:

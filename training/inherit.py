@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
-
-if TYPE_CHECKING:
-    from training.dit import Denoiser
 
 READINGS = ("outline.", "course.")
 """Layers that only training has."""
@@ -30,8 +26,9 @@ def shipped(folder: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
     return state, text_encoder.words
 
 
-def inherit(model: Denoiser, state: dict[str, Tensor], words: Sequence[str]) -> list[str]:
-    """Give `model` the weights of `state`, whose text encoder knows `words`; returns the names of those that stay new.
+def inherit(model: nn.Module, model_words: Sequence[str], state: dict[str, Tensor], words: Sequence[str]) -> list[str]:
+    """Give a denoiser that knows `model_words` the weights of `state`, whose text encoder knows `words`; returns the
+    names of those that stay new.
 
     New are words that `state` does not know, and layers that have another shape there: those that read and write
     latents, behind another autoencoder.
@@ -45,7 +42,7 @@ def inherit(model: Denoiser, state: dict[str, Tensor], words: Sequence[str]) -> 
         raise ValueError(f"These weights are of no model of this recipe: {', '.join(lacking[:3])} are not among them.")
     known = {word: row for row, word in enumerate(words)}
     table = own[TABLE].clone()
-    for row, word in enumerate(model.text_encoder.words):
+    for row, word in enumerate(model_words):
         if word in known:
             table[row] = state[TABLE][known[word]]
     given = {name: value for name, value in state.items() if name in own} | {TABLE: table}
