@@ -20,6 +20,7 @@ from app.cli_web import web_command
 from app.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.jobs import Jobs
 from app.jobs_api import LARGEST_BODY, shown
+from app.live_model import MOST_FILMS
 from app.nodes import LARGEST_FILE
 from app.opening import EngineRequest
 from app.recorder import KEPT_SECONDS
@@ -29,6 +30,7 @@ from app.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.server import make_app
 from app.session import UNWATCHED_RECORDING
 from app.take_writer import LARGEST
+from app.turns import FACTOR, LONGEST_DEBT
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.app_doubles import save_tiny_model
@@ -178,7 +180,10 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
     defaults = {name: option.default for name, option in signature(web_command).parameters.items()}
     assert (defaults["live_disk"], defaults["live_memory"]) == (10 * 10**9, 512 * mib) == (LIVE_DISK, LIVE_MEMORY)
     assert f"one more for every {visit.LONG_MESSAGE // 1024} KiB" in PAGE
-    assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 4, None)
+    assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 0, None)
+    assert f"({MOST_FILMS} on a GPU; on a CPU one for each core, {MOST_FILMS} at most)" in PAGE
+    assert f"for three times as long, {LONGEST_DEBT:.0f} s at most" in PAGE
+    assert FACTOR == 3
 
 
 def test_no_more_sockets_than_the_limit_are_served(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
