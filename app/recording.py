@@ -77,6 +77,7 @@ class Recording:
         self._waiting = self._frames = 0
         self._over = self._finished = False
         self._film: FilmWriter | None = None
+        self._trouble: Exception | None = None
 
     @property
     def over(self) -> bool:
@@ -126,6 +127,8 @@ class Recording:
                 self._frames = 0 if self._film is None else self._film.frames
             if self._close("size" if isinstance(error, NoRoom) else "disk", why(error)):
                 self._finish()
+            else:  # nobody was told of it
+                self._trouble = error
         finally:
             with self._lock:
                 self._waiting -= pixels.nbytes
@@ -139,7 +142,7 @@ class Recording:
                 film.abandon()
             with suppress(OSError):
                 self._growing.unlink(missing_ok=True)
-            self._done(None)
+            self._done(self._trouble)
             return
         try:
             film.close()

@@ -512,20 +512,29 @@ def test_a_recording_ends_at_its_share_of_the_disk_and_is_a_whole_film(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["recording.mp4"]
 
 
-def test_a_recording_that_never_had_room_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_recording_that_never_had_room_leaves_no_file_and_says_so(tmp_path: Path, asked: bool) -> None:
     told: list[Any] = []
 
     def room(size: int) -> None:
         raise NoRoom("The files of this film have reached 1 MB.")
 
-    worker = Worker("test")
+    worker, gate = Worker("test"), threading.Event()
+    worker.give(lambda: gate.wait(20))
     recording = a_recording(tmp_path, worker, told, room)
     for _ in range(20):
         recording.add(np.zeros((32, 48, 3), np.uint8))
+    if asked:  # before the first frame is written
+        recording.end("asked")
+    gate.set()
+    assert worker.idle(20)
     recording.end("asked")
     assert worker.idle(20)
-    assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
     assert list(tmp_path.iterdir()) == []
+    if asked:
+        assert isinstance(told[1], NoRoom)
+        return
+    assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
     assert ended_of(told[0], 120.0).action == "There is no file of it."
 
 
