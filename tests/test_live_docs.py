@@ -21,16 +21,18 @@ from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.live.session import UNWATCHED_RECORDING
+from app.live.turns import FACTOR, LONGEST_DEBT
+from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
 from app.record.log_writer import LARGEST
-from app.server import connection as visit
-from app.server import routes as server
 from app.server.access import MAX_BODY
 from app.server.jobs_api import LARGEST_BODY, shown
 from app.server.openapi import Restored, ShownJob
 from app.server.restore import LARGEST_UPLOAD
 from app.server.rooms import MAX_VIEWERS, MAX_WAITING
+from app.server.routes import connection as visit
 from app.server.routes import make_app
+from app.server.routes import routes as server
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.app_doubles import save_tiny_model
@@ -180,7 +182,10 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
     defaults = {name: option.default for name, option in signature(web_command).parameters.items()}
     assert (defaults["live_disk"], defaults["live_memory"]) == (10 * 10**9, 512 * mib) == (LIVE_DISK, LIVE_MEMORY)
     assert f"one more for every {visit.LONG_MESSAGE // 1024} KiB" in PAGE
-    assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 4, None)
+    assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 0, None)
+    assert f"({MOST_FILMS} on a GPU; on a CPU one for each core, {MOST_FILMS} at most)" in PAGE
+    assert f"for three times as long, {LONGEST_DEBT:.0f} s at most" in PAGE
+    assert FACTOR == 3
 
 
 def test_no_more_sockets_than_the_limit_are_served(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app import recording as recording_module
 from app.live import recorder, session
 from app.live.admission import Busy
 from app.live.checkpoint import NotKept, read_parked
@@ -25,6 +26,7 @@ from app.live.recording import WAITING_BYTES, Ended, Recording
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
 from app.live.session import Session
 from app.live.spelling import AT_ONCE, Spelling
+from app.live.status import ended_of
 from app.live.worker import Worker
 from app.loading.live import HostCopy
 from app.record.log_writer import TakeWriter
@@ -508,6 +510,83 @@ def test_a_recording_ends_at_its_share_of_the_disk_and_is_a_whole_film(tmp_path:
     assert told[1:] == [tmp_path / "recording.mp4"]
     assert recording.over
     assert [path.name for path in tmp_path.iterdir()] == ["recording.mp4"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_recording_that_never_had_room_leaves_no_file_and_says_so(tmp_path: Path, asked: bool) -> None:
+    told: list[Any] = []
+
+    def room(size: int) -> None:
+        raise NoRoom("The files of this film have reached 1 MB.")
+
+    worker, gate = Worker("test"), threading.Event()
+    worker.give(lambda: gate.wait(20))
+    recording = a_recording(tmp_path, worker, told, room)
+    for _ in range(20):
+        recording.add(np.zeros((32, 48, 3), np.uint8))
+    if asked:  # before the first frame is written
+        recording.end("asked")
+    gate.set()
+    assert worker.idle(20)
+    recording.end("asked")
+    assert worker.idle(20)
+    assert list(tmp_path.iterdir()) == []
+    if asked:
+        assert isinstance(told[1], NoRoom)
+        return
+    assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
+    assert ended_of(told[0], 120.0).action == "There is no file of it."
+
+
+@pytest.mark.parametrize("at", ["begin", "first frame"])
+def test_a_recording_without_a_whole_frame_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    growing = recording_module.growing_film
+
+    def broken(path: Path, *rest: Any) -> Any:
+        film = growing(path, *rest)
+
+        def write(pixels: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        film.write = write  # type: ignore[method-assign]
+        if at == "begin":
+            film.abandon()
+            write(None)
+        return film
+
+    monkeypatch.setattr(recording_module, "growing_film", broken)
+    told: list[Any] = []
+    worker = Worker("test")
+    recording = a_recording(tmp_path, worker, told, lambda size: None)
+    for _ in range(3):
+        recording.add(np.zeros((32, 48, 3), np.uint8))
+    assert worker.idle(20)
+    assert told == [Ended("recording.mp4", 0, "disk", "The disk is full."), None]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_whose_settings_cannot_be_read_is_a_film_all_the_same(tmp_path: Path) -> None:
+    told: list[Any] = []
+    worker = Worker("test")
+    recording = a_recording(tmp_path, worker, told, lambda size: None)
+    recording._tags = lambda path: {}[path]
+    for _ in range(3):
+        recording.add(np.zeros((32, 48, 3), np.uint8))
+    recording.end("asked")
+    assert worker.idle(20)
+    assert told == [Ended("recording.mp4", 3, "asked"), tmp_path / "recording.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["recording.mp4"]
+
+
+def test_a_recording_that_is_asked_of_a_film_that_is_over_does_not_begin(stage: Stage) -> None:
+    _, film = watched(stage)
+    stage.play(1)
+    film.end("stopped")
+    assert film.screen.recorder.start() is None
+    assert not film.screen.recorder.recording
+    assert stage.engine._saves.under_way == 0
 
 
 # ------------------------------------------------------------------ quotas

@@ -35,8 +35,14 @@ def web_command(
         typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores but one"),
     ] = None,
     max_sessions: Annotated[
-        int, typer.Option("--max_sessions", min=1, max=64, help="Films at a time; who comes then waits.")
-    ] = 4,
+        int,
+        typer.Option(
+            "--max_sessions",
+            min=0,
+            max=64,
+            help="Films at a time; who comes then waits. 0: 4 on a GPU, on a CPU one for each core, 4 at most.",
+        ),
+    ] = 0,
     keep_sessions: Annotated[
         float,
         typer.Option("--keep_sessions", metavar="SECONDS", min=0, max=31_536_000, help="How long a left film is kept."),

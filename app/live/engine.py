@@ -26,8 +26,9 @@ from app.live.quota import Quota, clear_halves
 from app.live.saves import Saves
 from app.live.session import Session
 from app.live.spelling import Spelling
+from app.live.turns import next_turn
 from app.live.worker import Worker
-from app.loading.live import LiveModel, LiveOpener, open_live
+from app.loading.live import LiveModel, LiveOpener, films_at_once, open_live
 from app.record.log_writer import TakeWriter
 from app.record.session_log import LOG, Moment
 from pipelines.types import Controls
@@ -54,7 +55,7 @@ class LiveEngine:
         folder: a folder a session is made in it.
         prompt: what a film begins with.
         seed: of a film's noise; -1 draws one for each.
-        max_sessions: films at once; a parked one does not count.
+        max_sessions: films at once, 0: as many as the machine can play; a parked one does not count.
         keep_seconds: for how long a parked film can be taken up again.
         opener: loads the model.
         undo_memory: bytes for ways back, of all films together.
@@ -211,9 +212,9 @@ class LiveEngine:
             self._sweeping, self._sweep_at = True, now + _SWEEP_SECONDS
             self._disk.give(self._sweep)
         sessions = self._all()
-        due = [(when, session) for session in sessions if (when := session.due(now)) is not None]
-        if due:
-            when, session = min(due, key=lambda each: each[0])
+        turn = next_turn(sessions, now)
+        if turn is not None:
+            when, session = turn
             if when > now:
                 return 0.0 if self._audition(sessions, now) else min(when - now, _IDLE_POLL)
             self._chunks += session.step()
@@ -239,6 +240,7 @@ class LiveEngine:
         """Load the model."""
         try:
             model = self._opener(self.request)
+            self.max_sessions = self.max_sessions or films_at_once(model.device)
             spelling = Spelling(model.unknown_words)
             self._studio = Studio(model, self._clock, self._changed, self._disk, self._saves, self._quota, spelling)
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Everything here is called on the engine thread alone.
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from pipelines.types import Chunk, Prompt, Transition
 
 UNDO_SECONDS = 60.0
 MOST_AGAIN = 4
-"""Chunks that a rewind makes again at most: meanwhile nobody's film goes on."""
+"""Chunks that a rewind makes again at most: meanwhile its own film stands still."""
 
 
 class Refused(ValueError):
@@ -83,6 +84,7 @@ class LiveFilm:
         self.course, self._take, self._clock = course, take, studio.clock
         self.chunk = self.branch = self.made = 0
         self._undo = Undo(0, round(UNDO_SECONDS * model.fps / model.chunk_frames))
+        self._again: deque[int] = deque()  # chunks that a rewind has still to make again before the next
         self._logged: Moment | None = None
         self._stream = model.new_stream(course.moment.seed, course.moment.knobs)
 
@@ -92,6 +94,7 @@ class LiveFilm:
         Raises:
             Refused: the prompt or the settings that were to begin with it; the film goes on without them.
         """
+        self._catch_up()
         begun, before = self._clock(), self.course.moment
         turn = self.course.turn(self.chunk)
         if self._undo.due(self.chunk):
@@ -116,10 +119,12 @@ class LiveFilm:
     def preview(self, prompt: Prompt) -> Chunk:
         """The next chunk as it would be if another prompt began with it, at once; ValueError if it cannot be read."""
         self.model.read_prompt(prompt)
+        self._catch_up()
         return self._stream.preview(replace(self.course.moment, prompt=prompt, transition=Transition()).controls)
 
     def copy(self) -> Copy:
         """The state before the next chunk."""
+        self._catch_up()
         copy = self._undo.at(self.chunk)
         if copy is None:
             copy = self._stream.copy()
@@ -147,13 +152,17 @@ class LiveFilm:
         before = self.course.moment
         seed = before.seed if seed is None else secrets.randbelow(2**31) if seed == -1 else seed
         moment = replace(before, prompt=prompt or before.prompt, seed=seed, transition=Transition())
+        self._again.clear()
         self._stream.begin(seed, moment.knobs)
         self.course.begin(moment)
         self._undo.forget()
         self._branch_off(0)
 
     def rewind(self, frame: int) -> bool:
-        """Back to before the chunk that shows `frame`, or as near as there is a way; from there it is another film."""
+        """Back to before the chunk that shows `frame`, or as near as there is a way; from there it is another film.
+
+        The stream is then `behind` where there is no copy of just that moment. False: there is no way back.
+        """
         target = min(self.chunk, self.model.rhythm.chunk_of(latent_of(frame)))
         mark = self._undo.before(target)
         if mark is None:
@@ -161,14 +170,23 @@ class LiveFilm:
         target = min(max(target, mark.chunk), mark.chunk + MOST_AGAIN)
         self._stream.begin(self.course.at(mark.chunk).seed, self.course.at(max(0, mark.chunk - 1)).knobs)
         self._stream.go_back(mark.copy)
-        for chunk in range(mark.chunk, target):
-            moment = self.course.at(chunk)
-            self._stream.turn(moment.knobs)
-            self._stream.next_chunk(moment.controls)
+        self._again = deque(range(mark.chunk, target))
         self._undo.forget(after=target)
         self.course.go_back(target)
         self._branch_off(target)
         return True
+
+    @property
+    def behind(self) -> bool:
+        """Whether a rewind has chunks to make again before the next one."""
+        return bool(self._again)
+
+    def make_again(self) -> None:
+        """Make one of them, which nobody sees."""
+        moment = self.course.at(self._again[0])
+        self._stream.turn(moment.knobs)
+        self._stream.next_chunk(moment.controls)
+        self._again.popleft()
 
     def load(self, parked: Parked, copy: Copy) -> None:
         """Go on from where the film was parked; ValueError if the copy does not fit.
@@ -186,6 +204,10 @@ class LiveFilm:
         """Let go of everything."""
         self._undo.forget()
         del self._stream
+
+    def _catch_up(self) -> None:
+        while self._again:
+            self.make_again()
 
     def _branch_off(self, chunk: int) -> None:
         self._take.branch(self.branch + 1, self.branch, chunk)

@@ -21,6 +21,7 @@ from pipelines.types import Prompt, Transition, in_words
 USUAL_HOLD = 8.0
 """Seconds that a prompt without a hold is shown once another one queues behind it."""
 _SPANS = 40
+_REFRESH_SECONDS = 10.0
 _PAST = 256
 """Changes that are remembered: more than can lie between now and where a rewind reaches."""
 
@@ -73,13 +74,18 @@ class Course:
         moment: what the film begins with.
         fps: of the film.
         rhythm: of its chunks.
+
+    Attributes:
+        refresh_on_drift: the drift at which the memory is made anew.
     """
 
     def __init__(self, moment: Moment, fps: float, rhythm: Rhythm) -> None:
         self.lock = RLock()
         self.queue: list[QueueItem] = []
         self.past: list[tuple[int, Moment]] = [(0, moment)]
+        self.refresh_on_drift: float | None = None
         self._fps, self._rhythm = fps, rhythm
+        self._refreshed_at = 0.0
         self._next: _Next | None = None
         self._since: dict[str, float] = {}  # when the queue's items were submitted
         self._hold: float | None = None
@@ -117,6 +123,13 @@ class Course:
         with self.lock:
             if self._next is None and chunk >= self._blends_until:
                 self._next = _Next(respelled(self.moment.prompt), Transition(), None, (), refresh=True)
+
+    def drifted(self, drift: float, chunk: int, now: float) -> None:
+        """The film shows so much drift before `chunk`: `refresh` where that is too much and none was lately."""
+        limit = self.refresh_on_drift
+        if limit is not None and drift >= limit and now - self._refreshed_at >= _REFRESH_SECONDS:
+            self._refreshed_at = now
+            self.refresh(chunk)
 
     def line_up(self, items: list[QueueItem], now: float) -> None:
         """The queue as it shall be."""

@@ -67,6 +67,7 @@ class Recorder:
         self._recording: Recording | None = None
         self._last: NDArray[np.uint8] | None = None
         self._auditions = 0
+        self._closed = False
         self._stamps: dict[str, tuple[str, int]] = {}
 
     @property
@@ -124,7 +125,7 @@ class Recorder:
             worker = self._saves.recorder(film)
         except Crowded as error:
             return _refusal(error)
-        self._recording = Recording(
+        recording = Recording(
             self._new_file("recording", "mp4"),
             self._fps,
             lambda growing: _tags(self._folder / LOG, growing),
@@ -133,11 +134,18 @@ class Recorder:
             ended=self._ended,
             done=lambda done: self._recorded(worker, done),
         )
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._recording = recording
+        if closed:  # the film was over meanwhile, and nobody would end it
+            self._saves.recorded(film, worker)
         return None
 
     def stop(self, ended: RecordingEnd = "asked", why: str = "") -> None:
         """End the recording and have its file finished; nothing to do without one."""
-        recording, self._recording = self._recording, None
+        with self._lock:
+            recording, self._recording = self._recording, None
         if recording is not None:
             recording.end(ended, why)
 
@@ -169,6 +177,8 @@ class Recorder:
 
     def close(self) -> None:
         """Let go of everything; what was asked for is finished all the same. Never blocks."""
+        with self._lock:
+            self._closed = True
         self.stop("over")
         with self._lock:
             self._ring.clear()

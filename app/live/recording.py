@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -76,6 +77,7 @@ class Recording:
         self._waiting = self._frames = 0
         self._over = self._finished = False
         self._film: FilmWriter | None = None
+        self._trouble: Exception | None = None
 
     @property
     def over(self) -> bool:
@@ -113,16 +115,20 @@ class Recording:
         try:
             if self._finished:  # it ended by itself, and this is behind its end
                 return
+            if self._film is None or self._film.frames % _CHECK_FRAMES == 0:
+                self._room(_CHECK_FRAMES * pixels.nbytes // 8)  # H.264 takes less
             if self._film is None:
                 self._film = growing_film(self._growing, pixels, self._fps)
-            if self._film.frames % _CHECK_FRAMES == 0:
-                self._room(_CHECK_FRAMES * pixels.nbytes // 8)  # H.264 takes less
             self._film.write(pixels[None])
         except (OSError, ValueError, NoRoom) as error:
             from app.live.autosave import why
 
+            with self._lock:  # what waits behind this frame is not written either
+                self._frames = 0 if self._film is None else self._film.frames
             if self._close("size" if isinstance(error, NoRoom) else "disk", why(error)):
                 self._finish()
+            else:  # nobody was told of it
+                self._trouble = error
         finally:
             with self._lock:
                 self._waiting -= pixels.nbytes
@@ -131,12 +137,16 @@ class Recording:
         from app.media.join import join
 
         film, self._film, self._finished = self._film, None, True
-        if film is None:
-            self._done(None)
+        if film is None or film.frames == 0:  # a file without frames plays nowhere
+            if film is not None:
+                film.abandon()
+            with suppress(OSError):
+                self._growing.unlink(missing_ok=True)
+            self._done(self._trouble)
             return
         try:
             film.close()
-            join([self._growing], self._path, metadata=self._tags(self._growing))
+            join([self._growing], self._path, metadata=self._carried())
             self._growing.unlink()
         except Exception as error:  # the part that was written plays, so it stays
             _log.warning("a recording could not be finished", exc_info=error)
@@ -144,6 +154,13 @@ class Recording:
             self._done(error)
         else:
             self._done(self._path)
+
+    def _carried(self) -> dict[str, str]:
+        try:
+            return self._tags(self._growing)
+        except Exception as error:  # a recording is worth more than what it carries
+            _log.warning("a recording was saved without its settings", exc_info=error)
+            return {}
 
 
 def growing_film(path: Path, pixels: NDArray[np.uint8], fps: Fraction) -> FilmWriter:

@@ -10,7 +10,6 @@ import logging
 import time
 from pathlib import Path
 
-from app.errors import explain, out_of_memory
 from app.live.audience import Audience
 from app.live.autosave import Autosave
 from app.live.checkpoint import Parked, mark_parked
@@ -42,7 +41,8 @@ from app.live.preview import Auditions
 from app.live.prompts import Course
 from app.live.recorder import Recorder
 from app.live.recording import Ended
-from app.live.status import ended_of, hello_of, metrics_of, place_of, slow_of
+from app.live.status import NO_WAY_BACK, ended_of, failed_of, hello_of, metrics_of, place_of, refused_of, slow_of
+from app.live.turns import Debt
 from app.loading.live import Copy
 from app.record.log_writer import TakeWriter
 from app.record.session_log import Moment
@@ -52,7 +52,6 @@ GRACE = 5.0
 UNWATCHED_RECORDING = 120.0
 """Seconds without anybody who takes a frame after which a recording ends."""
 _REPORT_SECONDS = 0.5
-_REFRESH_SECONDS = 10.0
 _LATE = 0.001
 
 _log = logging.getLogger(__name__)
@@ -73,8 +72,8 @@ class Session:
         folder: as given.
         screen: what is shown.
         audience: who watches.
+        debt: what it owes other films.
         epoch: how often the picture began anew.
-        refresh_on_drift: the drift at which the memory is made anew.
     """
 
     def __init__(
@@ -100,15 +99,16 @@ class Session:
         self.film = LiveFilm(studio, take, self.course)
         self.pace = Pace(model.chunk_frames / model.fps)
         self.auditions = Auditions(self.course, self.film, self.pace, recorder, self.audience.tell)
-        self.refresh_on_drift: float | None = None
         self._autosave = Autosave(folder, clock, studio.disk, studio.quota, take, self._saving)
         take.gap = lambda why: self.audience.tell(Problem(message=why, action="Reset begins a new log.", code="disk"))
         self._detours = Detours()
         self._owed: tuple[Receipt, ...] = ()  # of a prompt that is in force and was not seen yet
         self.epoch = 0
         self._new_picture = False  # the next chunk takes the screen at once
+        self._arriving = False  # after a rewind, until its first chunk is made
+        self.debt = Debt(clock())
         self._rested = True
-        self._report_at = self._refreshed_at = 0.0
+        self._report_at = 0.0
         self._jumped_at = float("-inf")
         if parked is not None:
             self._take_up(*parked)
@@ -171,10 +171,10 @@ class Session:
 
     def due(self, now: float) -> float | None:
         """When the next chunk has to be begun; None: nobody waits for one."""
-        # What takes the screen at once does so once a chunk's length, however often it is asked for: a driver must
-        # not take the time of other films.
         jump = max(now, self._jumped_at + self.pace.length)
-        if self._detours:
+        if self._arriving:
+            return now
+        if self._detours:  # once a chunk's length, however often it is asked for
             return jump
         if self.state != "playing" or not self._watched(now):
             self._rested = True
@@ -187,6 +187,8 @@ class Session:
 
     def spare(self, now: float) -> float:
         """For how many seconds the engine may do something else."""
+        if self._arriving:
+            return 0.0
         return float("inf") if self.state != "playing" or self._rested else self._latest(now) - now
 
     def forsaken(self, now: float) -> bool:
@@ -197,22 +199,21 @@ class Session:
 
     def step(self) -> int:
         """Do what waits, and make the next chunk; returns how many were made."""
-        now, asked, made = self.studio.clock(), self._detours.take(), self.film.made
+        now, made, epoch = self.studio.clock(), self.film.made, self.epoch
+        # A rewind arrives before the next one begins, or a film whose driver rewinds all the time never would.
+        asked = [] if self._arriving or now < self._jumped_at + self.pace.length else self._detours.take()
+        jumped = bool(asked) or self._arriving
         try:
             for detour in asked:
                 self._carry_out(detour)
                 self._jumped_at = now
-            if not self.over and self._autosave.due(now):
-                self._autosave.save(self.film.copy(), place_of(self, running=True))
-            if not self.over and self.state == "playing" and (asked or self._watched(now)):
-                self._make()
+            if not self.over:
+                self._go_on(now, at_once=jumped)
         except Exception as error:
             _log.exception("session %s has failed", self.id)
-            code = "memory" if out_of_memory(error) else "engine"
-            self.audience.tell(
-                Problem(message=explain(error)[0], action="Reload the page to begin another film.", code=code)
-            )
+            self.audience.tell(failed_of(error))
             self.end("error")
+        self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch)
         return self.film.made - made
 
     def park(self) -> None:
@@ -269,7 +270,7 @@ class Session:
         if message.jpeg_quality is not None:
             self.screen.quality = message.jpeg_quality
         if message.refresh_on_drift is not None:
-            self.refresh_on_drift = message.refresh_on_drift or None
+            self.course.refresh_on_drift = message.refresh_on_drift or None
         if self.course.adjust(message, self.studio.model.check_knobs):  # another memory: it begins empty
             self._detours.ask(Do(action="reset"))
 
@@ -295,13 +296,22 @@ class Session:
 
     # ------------------------------------------------------------------ the film
 
+    def _go_on(self, now: float, *, at_once: bool) -> None:
+        """One chunk: of what a rewind makes again, so that other films' chunks come in between, else the next."""
+        self._arriving = self.film.behind
+        if self._arriving:
+            self.film.make_again()
+            return
+        if self._autosave.due(now):
+            self._autosave.save(self.film.copy(), place_of(self, running=True))
+        if self.state == "playing" and (at_once or self._watched(now)):
+            self._make()
+
     def _make(self) -> None:
         try:
             piece = self.film.make()
         except Refused as error:
-            names = [receipt.id for receipt in error.receipts]
-            told = Problem(message=explain(error)[0], action="The film goes on as it was.", code="refused")
-            self.audience.tell(told.model_copy(update={"id": names[-1] if names else ""}))
+            self.audience.tell(refused_of(error))
             return
         now, chunk = self.studio.clock(), piece.chunk
         if self._rested:
@@ -323,7 +333,8 @@ class Session:
         if piece.switched:
             self._tell_track()
             self._tell_queue()
-        self._refresh_drift(chunk.drift, now)
+        if chunk.drift is not None:
+            self.course.drifted(chunk.drift, self.film.chunk, now)
 
     def _carry_out(self, detour: Detour) -> None:
         if isinstance(detour, Stop):
@@ -341,8 +352,7 @@ class Session:
         elif detour.action == "reset":
             self.film.begin(detour.seed, None)
         elif not self.film.rewind(max(0, self.screen.frame - round((detour.seconds or 5.0) * self.fps))):
-            message = "There is no way back: nothing was shown yet, or a copy of the film takes too much memory."
-            self.audience.tell(Problem(message=message, action="Choose a smaller model or size.", code="undo"))
+            self.audience.tell(NO_WAY_BACK)
             return
         if self.course.moment.prompt != before:
             self.audience.tell_overtaken(self._owed, "")
@@ -360,14 +370,6 @@ class Session:
     def _saving(self, trouble: str | None) -> None:
         """Nothing is saved any more, or all is again; on the disk's thread."""
         self.audience.tell(SavingState(on=trouble is None, message=trouble or "The film is being saved again."))
-
-    def _refresh_drift(self, drift: float | None, now: float) -> None:
-        """Make the memory anew, under the same prompt, when the film has drifted too far."""
-        limit = self.refresh_on_drift
-        if limit is None or drift is None or drift < limit or now - self._refreshed_at < _REFRESH_SECONDS:
-            return
-        self._refreshed_at = now
-        self.course.refresh(self.film.chunk)
 
     def _take_up(self, parked: Parked, copy: Copy) -> None:
         self.course.read(parked.course, parked.chunk, self.studio.clock())

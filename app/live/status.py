@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from app.errors import explain, out_of_memory
 from app.live.checkpoint import Parked
+from app.live.film import Refused
 from app.live.messages import Hello, Metrics, Problem, Settings
 from app.live.prompts import respelled
 from app.live.recording import Ended
@@ -30,12 +32,18 @@ class Session(Protocol):
     height: int
     state: State
     epoch: int
-    refresh_on_drift: float | None
     screen: Screen
     course: Course
     film: LiveFilm
     pace: Pace
     audience: Audience
+
+
+NO_WAY_BACK = Problem(
+    message="There is no way back: nothing was shown yet, or a copy of the film takes too much memory.",
+    action="Choose a smaller model or size.",
+    code="undo",
+)
 
 
 def hello_of(session: Session, viewer: Viewer) -> Hello:
@@ -95,7 +103,20 @@ def ended_of(ended: Ended, unwatched: float) -> Problem:
     reasons = {"unwatched": f"Nobody watched for {unwatched / 60:g} minutes."}
     why = ended.why or reasons.get(ended.ended, "")
     message = f"The recording {ended.name} ended with {ended.frames} frames. {why}".strip()
-    return Problem(message=message, action="What was recorded is saved.", code="recording")
+    action = "What was recorded is saved." if ended.frames else "There is no file of it."
+    return Problem(message=message, action=action, code="recording")
+
+
+def refused_of(error: Refused) -> Problem:
+    """That the model could not do what was asked."""
+    name = error.receipts[-1].id if error.receipts else ""
+    return Problem(message=explain(error)[0], action="The film goes on as it was.", code="refused", id=name)
+
+
+def failed_of(error: Exception) -> Problem:
+    """That the film has come to its end."""
+    code = "memory" if out_of_memory(error) else "engine"
+    return Problem(message=explain(error)[0], action="Reload the page to begin another film.", code=code)
 
 
 def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]:
@@ -135,6 +156,6 @@ def _settings_of(session: Session) -> Settings:
         guidance_scale=knobs.get("guidance_scale") if guidance is None else guidance,
         window=knobs.get("local_attn_size"),
         sink=knobs.get("sink_size"),
-        refresh_on_drift=session.refresh_on_drift,
+        refresh_on_drift=session.course.refresh_on_drift,
         jpeg_quality=session.screen.quality,
     )

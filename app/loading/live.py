@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipelines.state import Snapshot
     from pipelines.streaming import Stream
 
+MOST_FILMS = 4
+"""Films at a time, where nobody says how many, on a machine that could play more."""
 Knobs = tuple[tuple[str, float], ...]
 """Settings of the preset that a live film changed: names of pipelines.presets.knobs.KNOBS and values."""
 
@@ -107,6 +109,11 @@ def live_threads() -> int:
     A thread of the model that is kept waiting by those makes the others wait, and they wait spinning.
     """
     return max(1, usable_cores() - 1)
+
+
+def films_at_once(device: str) -> int:
+    """How many live films this machine can play at a time, where nobody says it."""
+    return min(MOST_FILMS, usable_cores()) if device == "cpu" else MOST_FILMS
 
 
 def usable_cores() -> int:
