@@ -114,7 +114,7 @@ class PaintedEngine:
     """app.live.engine.LiveEngine with painted films; a session that nobody watches gives its place up."""
 
     def __init__(self, *args: Any, folder: Path, max_sessions: int = 4, **kwargs: Any) -> None:
-        self.folder, self.max_sessions = folder, max_sessions
+        self.folder, self.max_sessions = folder, max_sessions or 4
         self.sessions: dict[str, PaintedSession] = {}
         self.ready = True
         self.opened = 0

@@ -25,14 +25,14 @@ from app.live.turns import FACTOR, LONGEST_DEBT
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
 from app.record.log_writer import LARGEST
+from app.server import connection as visit
+from app.server import routes as server
 from app.server.access import MAX_BODY
 from app.server.jobs_api import LARGEST_BODY, shown
 from app.server.openapi import Restored, ShownJob
 from app.server.restore import LARGEST_UPLOAD
 from app.server.rooms import MAX_VIEWERS, MAX_WAITING
-from app.server.routes import connection as visit
 from app.server.routes import make_app
-from app.server.routes import routes as server
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.app_doubles import save_tiny_model

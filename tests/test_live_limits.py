@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import recording as recording_module
 from app.live import recorder, session
+from app.live import recording as recording_module
 from app.live.admission import Busy
 from app.live.checkpoint import NotKept, read_parked
 from app.live.detours import Detours

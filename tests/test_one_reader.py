@@ -287,7 +287,7 @@ def test_a_script_is_filmed_in_python_as_its_shots_are_placed() -> None:
 
 def test_a_script_is_no_prompt_in_python_either() -> None:
     for name in ("night shots.yaml", "travel.txt", "subs.SRT", Path("film.csv")):
-        with pytest.raises(ValueError, match=r"names a script: give it to film_script of app\.filming"):
+        with pytest.raises(ValueError, match=r"names a script: give it to film_script of app\.render\.filming"):
             film(name)  # type: ignore[arg-type]
 
 
