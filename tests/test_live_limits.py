@@ -87,7 +87,7 @@ def test_sixty_saves_and_leaving_delay_no_film_and_most_are_refused_with_a_numbe
     assert film.state == "parked"
     assert not read_parked(film.folder, 3600).running
     assert stage.engine._sweep_at > stage.clock.now + 8
-    assert len([*film.folder.glob(".last-*.part")]) == 1
+    assert len([*film.folder.glob(".last-*.part.mp4")]) == 1
     assert len(quiet.frames) - before > 0.95 * 8 * FPS
     again, seen = stage.open(film.id), Watcher(stage.clock)
     again.attach(seen)
@@ -219,6 +219,7 @@ def test_what_a_kill_left_half_written_is_cleared_and_what_plays_is_not(tmp_path
     folder.mkdir()
     for name in (
         ".last-1.mp4.part",
+        ".last-1.part.mp4",
         ".last-1.mp4.tmp",
         ".state-3.safetensors.tmp",
         "recording-1.part.mp4",

@@ -353,6 +353,7 @@ def test_save_last_and_a_still_are_files_with_what_was_shown(stage: Stage) -> No
 
     with av.open(str(saved["last"])) as film:
         assert sum(1 for _ in film.decode(video=0)) == FPS
+        assert "rivulet" in film.metadata, "it brings its prompt and seed back"
     with Image.open(saved["snapshot"]) as still, Image.open(io.BytesIO(session.latest_jpeg() or b"")) as shown:
         assert still.size == shown.size == (48, 32)
 

@@ -17,7 +17,7 @@ from app.live.checkpoint import forget_parked, is_session_id
 
 SHARES = 4
 """What one film saves may be a quarter; the copy from which it goes on may be more."""
-HALVES = (".*.tmp", ".*.part")
+HALVES = (".*.tmp", ".*.part", ".*.part.mp4")
 """Names under which files grow until they are whole."""
 _SCAN_SECONDS = 60.0
 

@@ -190,7 +190,7 @@ class Recorder:
     def _film_of(self, frames: Iterable[NDArray[np.uint8]], path: Path, log: Path | None = None) -> Path:
         from app.media.join import join
 
-        half = path.with_name(f".{path.name}.part")
+        half = path.with_name(f".{path.stem}.part.mp4")  # what a film is goes by its ending
         film: FilmWriter | None = None
         try:
             for pixels in frames:
