@@ -1,7 +1,7 @@
 """What a chunk costs, counted in integers from a preset's own plan and policies: frames, keys, multiplications.
 
 No tensor and no clock: the numbers hold for any machine, are exact to the last matrix product
-(tests/test_cost.py asks torch's own counter), and a preset that claims to be cheaper has to show it here.
+(tests/benchmarks/test_cost.py asks torch's own counter), and a preset that claims to be cheaper has to show it here.
 """
 
 from __future__ import annotations

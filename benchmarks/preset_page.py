@@ -1,7 +1,7 @@
 """docs/presets.md from the presets themselves: `python -m benchmarks.preset_page`.
 
 Facts, costs, trace results and figures of the page are read where they are made, so that the page cannot go stale:
-tests/test_preset_page.py makes it again and compares.
+tests/benchmarks/test_preset_page.py makes it again and compares.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """docs/quality.md, its plots and the figures in the model's card: `python -m benchmarks.quality_page`.
 
 Made from benchmarks/results/quality.json, ablation.json and the card alone, so that no figure is typed by hand:
-tests/test_quality_page.py makes the page again and compares, and asks every plot which data it was drawn from.
+tests/benchmarks/test_quality_page.py makes the page again and compares, and asks every plot which data it is of.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is remembered: policies that decide in integers, and the store of keys and values they steer.
 
 Add a policy: one file with a frozen dataclass that satisfies a Protocol of cache/types.py, one line in the registry
-below; the contract tests (tests/test_cache.py) are parametrised over the registries and cover it unasked. This
+below; the contract tests (tests/cache/test_cache.py) are parametrised over the registries and cover it unasked. This
 `__init__` stays torch-free: tensors are in `cache.kv` and `cache.rope`.
 """
 

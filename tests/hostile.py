@@ -1,7 +1,7 @@
 """Model folders that somebody spoilt: one small sound folder, and a hundred ways to damage a copy of it.
 
-Each entry of SPOILS takes the folder and leaves one fault in it; tests/test_hostile_models.py asks the command line
-what it says to each.
+Each entry of SPOILS takes the folder and leaves one fault in it; tests/weights/test_hostile_models.py asks what the
+command line says to each.
 """
 
 from __future__ import annotations
