@@ -31,7 +31,7 @@ from app.record.pictures import picture_record
 from app.record.provenance import record_of_take
 from app.record.session_log import parse_take
 from app.render.replay import replay
-from app.render.retake import retake
+from app.render.replay_log import retake
 from app.script.timeline import Timeline
 from benchmarks.fuzz import Target, mutate
 from benchmarks.fuzz_live import a_log

@@ -26,7 +26,7 @@ from app.live.quota import Quota, clear_halves
 from app.live.saves import Saves
 from app.live.session import Session
 from app.live.spelling import Spelling
-from app.live.turns import next_turn
+from app.live.scheduling import next_turn
 from app.live.worker import Worker
 from app.loading.live import LiveModel, LiveOpener, films_at_once, open_live
 from app.record.log_writer import TakeWriter

@@ -1,6 +1,6 @@
 """One live film: what viewers ask of it on any thread, and what the engine does with it on its own.
 
-A message changes plans (app/live/prompts.py) or waits for the engine (app/live/detours.py); only `step`, `park` and
+A message changes plans (app/live/prompts.py) or waits for the engine (app/live/commands.py); only `step`, `park` and
 `end`, which the engine thread calls, touch the stream. No thread waits here for a disk: what is written is given away.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from app.live.audience import Audience
 from app.live.autosave import Autosave
 from app.live.checkpoint import Parked, mark_parked
-from app.live.detours import Detour, Detours
+from app.live.commands import Detour, Detours
 from app.live.film import LiveFilm, Refused, Studio, latent_of
 from app.live.messages import (
     Accepted,
@@ -42,7 +42,7 @@ from app.live.prompts import Course
 from app.live.recorder import Recorder
 from app.live.recording import Ended
 from app.live.status import NO_WAY_BACK, ended_of, failed_of, hello_of, metrics_of, place_of, refused_of, slow_of
-from app.live.turns import Debt
+from app.live.scheduling import Debt
 from app.loading.live import Copy
 from app.record.log_writer import TakeWriter
 from app.record.session_log import Moment

@@ -171,7 +171,7 @@ def _replay_take(
     if asked.changes:
         _refuse_check(check, asked)
         return _render_changed(origin_of_take(take, str(path)), asked, output, overwrite, console, opener)
-    from app.render.retake import retake
+    from app.render.replay_log import retake
 
     return retake(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
 

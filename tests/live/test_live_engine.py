@@ -23,7 +23,7 @@ from app.live.pacing import CALM, SLACK, Pace
 from app.live.player import LiveFrame
 from app.loading.model import EngineRequest
 from app.record.session_log import read_take
-from app.render.retake import retake
+from app.render.replay_log import retake
 from pipelines.presets import PRESETS
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
 

@@ -19,7 +19,7 @@ from app.live import recorder, session
 from app.live import recording as recording_module
 from app.live.admission import Busy
 from app.live.checkpoint import NotKept, read_parked
-from app.live.detours import Detours
+from app.live.commands import Detours
 from app.live.messages import Do, Done, Problem, Saved, SavingState, SessionStart, Set, Stop
 from app.live.quota import NoRoom, Quota, size_of
 from app.live.recording import WAITING_BYTES, Ended, Recording

@@ -33,7 +33,7 @@ from app.live.player import Receipt
 from app.live.prompts import respelled
 from app.live.session import Session
 from app.record.session_log import read_take
-from app.render.retake import retake
+from app.render.replay_log import retake
 from pipelines.types import Transition, in_words
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 

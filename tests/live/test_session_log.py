@@ -19,7 +19,7 @@ from app.loading.live import LiveOpener
 from app.media.join import read_metadata
 from app.record.log_writer import TakeWriter
 from app.record.session_log import read_take
-from app.render.retake import retake
+from app.render.replay_log import retake
 from pipelines.engine import Engine
 from pipelines.presets import Preset
 from pipelines.streaming import Stream

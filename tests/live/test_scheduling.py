@@ -12,7 +12,7 @@ import pytest
 from app.live.messages import Do, SessionStart
 from app.live.pacing import Pace
 from app.live.session import Session
-from app.live.turns import FACTOR, LONGEST_DEBT, PATIENCE, Debt, next_turn
+from app.live.scheduling import FACTOR, LONGEST_DEBT, PATIENCE, Debt, next_turn
 from tests.live_tiny import CHUNK_SECONDS, FPS, Stage, Watcher, say
 
 
