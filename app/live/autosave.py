@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.errors import disk_full, explain
-from app.live.checkpoint import Parked, forget_parked, write_parked
+from app.live.checkpoint import Checkpoint, forget_checkpoint, write_checkpoint
 from app.live.quota import NoRoom, Quota
 from app.live.worker import Worker
 from app.loading.live import Copy
-from app.record.log_writer import TakeWriter
+from app.record.log_writer import LogWriter
 
 EVERY = 5.0
 """Seconds between two copies of a film that only goes on."""
@@ -39,7 +39,7 @@ class Autosave:
         clock: seconds that only go forward.
         disk: writes.
         quota: of the disk.
-        take: the film's log; a copy that is ahead of it is worth nothing, so the log is written first.
+        session_log: the film's log; a copy that is ahead of it is worth nothing, so the log is written first.
         tell: called, on the disk's thread, with why nothing is saved any more, and with None when it is again.
     """
 
@@ -49,11 +49,11 @@ class Autosave:
         clock: Callable[[], float],
         disk: Worker,
         quota: Quota,
-        take: TakeWriter,
+        session_log: LogWriter,
         tell: Callable[[str | None], None],
     ) -> None:
         self._folder, self._clock, self._disk, self._quota = folder, clock, disk, quota
-        self._take, self._tell = take, tell
+        self._session_log, self._tell = session_log, tell
         self._writing = False
         self._saved_at = clock()
         self._took = 0.0
@@ -81,32 +81,32 @@ class Autosave:
         """Whether a film that makes no chunks should be copied all the same."""
         return (self._changed or self._trouble is not None) and self.due(self._clock())
 
-    def save(self, copy: Copy, place: Callable[[str, str], Parked]) -> None:
-        """Write a copy of the state, and then `place` of the file's name and its sha256; on the engine thread."""
+    def save(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
+        """Write a copy of the state, and then `describe` of the file's name and its sha256; on the engine thread."""
         self._changed, self._saved_at, self._writing = False, self._clock(), True
 
         def write() -> None:
             try:
-                self._write(copy, place)
+                self._write(copy, describe)
             finally:
                 self._writing = False
 
         self._disk.give(write)
 
-    def park(self, copy: Copy, place: Callable[[str, str], Parked]) -> None:
+    def park(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
         """Write the last copy; nothing comes after it."""
-        self._disk.give(lambda: self._write(copy, place))
+        self._disk.give(lambda: self._write(copy, describe))
 
     def forget(self) -> None:
         """The film is over: there is no way back in."""
-        self._disk.give(lambda: forget_parked(self._folder))
+        self._disk.give(lambda: forget_checkpoint(self._folder))
 
-    def _write(self, copy: Copy, place: Callable[[str, str], Parked]) -> None:
+    def _write(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
         begun = time.monotonic()
         try:
-            self._take.flush()
+            self._session_log.flush()
             self._quota.room(self._folder.name, copy.size + copy.size // 16 + _BESIDE, copy=True)
-            write_parked(self._folder, copy.save, place)
+            write_checkpoint(self._folder, copy.save, describe)
         except Exception as error:  # the film goes on, and the copy before this one is still there
             self._took = 0.0
             if self._trouble is None:

@@ -27,7 +27,7 @@ class NotKept(Exception):
     """A film cannot be taken up again; the text, for people, says why."""
 
 
-class CourseRecord(BaseModel):
+class ScheduleRecord(BaseModel):
     """Plans: the prompts so far, those that wait, and since which frame the last is held for how many seconds.
 
     `next` is a prompt that begins with the next chunk.
@@ -42,7 +42,7 @@ class CourseRecord(BaseModel):
     next: QueueItem | None = None
 
 
-class Parked(BaseModel):
+class Checkpoint(BaseModel):
     """Where a film stopped; `at` is unix time, `snapshot` the sha256 of the stream's state, which lies in `state`.
 
     `running`: the film went on from here, and what came of it is lost if nothing newer lies here. `missed` is what
@@ -64,7 +64,7 @@ class Parked(BaseModel):
     epoch: int
     seq: int
     frame: int
-    course: CourseRecord
+    course: ScheduleRecord
     missed: list[Problem] = []
 
     @property
@@ -78,8 +78,8 @@ def is_session_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def write_parked(folder: Path, save: Callable[[Path], str], place: Callable[[str, str], Parked]) -> None:
-    """Write the state with `save`, which returns its sha256, and then `place` of its name and that, both whole.
+def write_checkpoint(folder: Path, save: Callable[[Path], str], describe: Callable[[str, str], Checkpoint]) -> None:
+    """Write the state with `save`, which returns its sha256, and then `describe` of its name and that, both whole.
 
     Raises:
         OSError: it cannot be written; what lay there before still does.
@@ -89,7 +89,7 @@ def write_parked(folder: Path, save: Callable[[Path], str], place: Callable[[str
     last = max((int(number) for path in before if (number := path.stem.partition("-")[2]).isdigit()), default=0)
     state = folder / f"state-{last + 1}.safetensors"
     try:
-        mark_parked(folder, place(state.name, save(state)))
+        mark_checkpoint(folder, describe(state.name, save(state)))
     except BaseException:
         state.unlink(missing_ok=True)
         raise
@@ -97,13 +97,13 @@ def write_parked(folder: Path, save: Callable[[Path], str], place: Callable[[str
         path.unlink(missing_ok=True)
 
 
-def mark_parked(folder: Path, parked: Parked) -> None:
+def mark_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write where the film stands, whole or not at all, beside a state that is there already."""
-    write_text(folder / _FILE, parked.model_dump_json() + "\n")
+    write_text(folder / _FILE, checkpoint.model_dump_json() + "\n")
 
 
-def read_parked(folder: Path, keep_seconds: float) -> Parked:
-    """What is parked there.
+def read_checkpoint(folder: Path, keep_seconds: float) -> Checkpoint:
+    """What checkpoint is there.
 
     Raises:
         NotKept: nothing is, or was for too long, or it is damaged; the text says which.
@@ -119,23 +119,23 @@ def read_parked(folder: Path, keep_seconds: float) -> Parked:
     except OSError as error:
         raise NotKept(f"The copy of this film cannot be read ({error.strerror or error}).") from error
     try:
-        parked = Parked.model_validate_json(text)
+        checkpoint = Checkpoint.model_validate_json(text)
     except ValidationError:
         raise NotKept("The copy of this film is damaged, or another version of Rivulet wrote it.") from None
-    gone = time.time() - parked.at
+    gone = time.time() - checkpoint.at
     if gone > keep_seconds:
         raise NotKept(f"This film was left {gone / 60:.0f} minutes ago, and films are kept for {keep_seconds / 60:g}.")
-    return parked
+    return checkpoint
 
 
-def forget_parked(folder: Path) -> None:
+def forget_checkpoint(folder: Path) -> None:
     """The film is over, or not kept any longer; its log and what was saved stay."""
     for path in (folder / _FILE, *folder.glob(_STATES)):  # without the first the others count for nothing
         path.unlink(missing_ok=True)
 
 
 def sweep(root: Path, keep_seconds: float, running: Container[str]) -> None:
-    """Forget what has been parked for longer than that, but for those of the sessions that run."""
+    """Forget what was left for longer than that, but for those of the sessions that run."""
     for file in root.glob(f"*/{_FILE}"):
         if file.parent.name not in running and time.time() - file.stat().st_mtime > keep_seconds:
-            forget_parked(file.parent)
+            forget_checkpoint(file.parent)

@@ -1,6 +1,6 @@
 """Copies of a stream's past, as dense as the memory allows, so that a live film can be taken back and branched.
 
-A moment between two copies is reached by going forward from the one before: the film is a function of its seed and
+A chunk between two copies is reached by going forward from the one before: the film is a function of its seed and
 its controls, so it comes out the same.
 """
 
@@ -18,7 +18,7 @@ class Mark:
     copy: Copy
 
 
-class Undo:
+class History:
     """The last `reach` chunks of a film.
 
     Args:

@@ -319,7 +319,7 @@ class Saved(FromServer):
 
 
 class Span(FromServer):
-    """A piece of the track: pixel frames from `begin` to before `end` (None: open).
+    """A span of the track: pixel frames from `begin` to before `end` (None: open).
 
     `refresh` is a chunk before which the memory was made anew under the same prompt, because the film had drifted.
     """

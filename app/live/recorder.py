@@ -169,7 +169,7 @@ class Recorder:
         return self._add("snapshot", lambda: self._still(pixels, path), held=pixels.nbytes, picture=True)
 
     def save_audition(self, pixels: NDArray[np.uint8], name: str) -> Problem | None:
-        """Save a piece of film that was not shown, in the place of the last one, or say why not.
+        """Save a clip of film that was not shown, in the place of the last one, or say why not.
 
         `name` goes with the message.
         """

@@ -15,7 +15,7 @@ from app.live.heap import give_back
 from app.live.worker import Worker
 
 OF_ONE_FILM, OF_ALL_FILMS = 4, 16
-"""Files that may be under way at a time: saves, stills, auditions, and the recording that runs."""
+"""Files that may be under way at a time: saves, stills, previews, and the recording that runs."""
 _NICE = 10
 
 

@@ -56,7 +56,7 @@ class Film(Protocol):
 Some = TypeVar("Some", bound=Film)
 
 
-def next_turn(films: Sequence[Some], now: float) -> tuple[float, Some] | None:
+def next_film(films: Sequence[Some], now: float) -> tuple[float, Some] | None:
     """Which film is next, and when; None: no film needs a turn.
 
     The one that is due first; of several, the one that owes least. A film in debt waits while a turn of it would make

@@ -27,8 +27,8 @@ from app.loading.system import plain_system, system_of
 from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
-from app.record.provenance import Origin, origin_of_take, record_of_take
-from app.record.session_log import parse_take
+from app.record.provenance import Provenance, provenance_of_log, record_of_log
+from app.record.session_log import parse_log
 from app.record.sidecar import carried
 from app.record.take_tags import film_tags
 from app.render.replay import changed_request, replay
@@ -48,12 +48,12 @@ MODELS = ("embedded", "wan-1.3b")
 EMBEDDED = Rhythm(3, 3)
 
 
-def origin_of(log: bytes) -> Origin:
-    return origin_of_take(parse_take(log, "a take"), "a take")
+def provenance_of(log: bytes) -> Provenance:
+    return provenance_of_log(parse_log(log, "a take"), "a take")
 
 
 def test_a_take_is_a_script_of_what_was_on_screen_and_when() -> None:
-    origin = origin_of(log_lines.a_log())
+    origin = provenance_of(log_lines.a_log())
     shots = origin.script_for(EMBEDDED, 16).shots
     # On screen: 9 + 12 frames of the ball, 12 + 2 of the star, 24 of the cube, 24 of the mix; chunks begin at 9, 21 ...
     assert [(str(shot.at), shot.prompt) for shot in shots] == [
@@ -75,13 +75,13 @@ def test_prompts_shorter_than_a_chunk_give_way_and_blends_shrink() -> None:
     lines += [log_lines.steered(1, "b", "soft", 9), log_lines.made(1), log_lines.shown(1, 2)]
     lines += [log_lines.steered(2, "c", "cut"), log_lines.made(2), log_lines.made(3)]
     lines += [log_lines.steered(4, "d", "soft", 9), log_lines.made(4)]
-    origin = origin_of(log_lines.as_bytes(lines))
+    origin = provenance_of(log_lines.as_bytes(lines))
     script = origin.script_for(EMBEDDED, 16)
     assert [shot.prompt for shot in script.shots] == ["a", "c", "d"]
     assert script.shots[2].transition is not None
     assert script.shots[2].transition.chunks == 1
     place(
-        VideoRequest(script=request_again(origin_of(log_lines.as_bytes(lines)), EMPTY, models=MODELS).script),
+        VideoRequest(script=request_again(provenance_of(log_lines.as_bytes(lines)), EMPTY, models=MODELS).script),
         models=MODELS,
     )
 
@@ -92,7 +92,7 @@ EMPTY = VideoRequest.model_validate({})
 @pytest.mark.parametrize("rhythm", [Rhythm(3, 3), Rhythm(1, 1), Rhythm(8, 8), Rhythm(1, 5), Rhythm(40, 40)])
 @pytest.mark.parametrize("fps", [8.0, 16.0, 23.976])
 def test_a_take_fits_chunks_of_any_length(rhythm: Rhythm, fps: float) -> None:
-    origin = origin_of(log_lines.a_log())
+    origin = provenance_of(log_lines.a_log())
     script = origin.script_for(rhythm, fps)
     timeline = resolve(script, length=None, fps=fps, rhythm=rhythm)  # refuses two shots in a chunk, or long blends
     assert timeline.frames / fps == pytest.approx(83 / 16, abs=0.1)
@@ -105,13 +105,13 @@ def test_a_take_fits_chunks_of_any_length(rhythm: Rhythm, fps: float) -> None:
         assert -0.1 < shot.actual.second - asked.amount < 4 * rhythm.chunk / fps
 
 
-def asked_of(origin: Origin, *words: str, **flags: Any) -> Any:
+def asked_of(origin: Provenance, *words: str, **flags: Any) -> Any:
     changes = [layer for layer in (given_by_flags(flags), given_by_overrides(words)) if layer]
     return changed_request(origin, changes, Path("again.mp4"), overwrite=False)
 
 
 def test_what_is_not_changed_stays_and_a_preset_brings_its_own_settings() -> None:
-    origin = origin_of(log_lines.a_log(untrained=True))
+    origin = provenance_of(log_lines.a_log(untrained=True))
     bigger = asked_of(origin, size="192x96")
     assert (bigger.engine.height, bigger.engine.width, bigger.engine.preset.name) == (96, 192, "embedded")
     assert len(bigger.engine.preset.schedule.denoising_step_list) == 3, "the steps that were set live"
@@ -339,7 +339,7 @@ def test_a_hostile_file_is_refused_in_a_sentence_and_soon(name: str) -> None:
 
 def record_with(**changes: Any) -> str:
     """What a film carries, with something of its config changed."""
-    record = json.loads(carried(record_of_take(parse_take(log_lines.a_log(), "x"), "x")))
+    record = json.loads(carried(record_of_log(parse_log(log_lines.a_log(), "x"), "x")))
     record["config"] |= changes
     return json.dumps(record)
 

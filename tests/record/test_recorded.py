@@ -23,10 +23,10 @@ from app.live.messages import Set
 from app.loading.model import EngineRequest
 from app.record import sidecar
 from app.record.request import model_of_record
-from app.record.session_log import parse_take
+from app.record.session_log import parse_log
 from app.render.film_record import find_record
 from app.render.replay import read_record, replay
-from app.render.replay_log import retake
+from app.render.replay_log import replay_log
 from app.server.restore import read_dropped
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
@@ -239,7 +239,7 @@ def test_a_log_names_no_model_either(tmp_path: Path) -> None:
     for name in ("/etc", "wan-1.3b"):
         log = log_lines.save(tmp_path, log_lines.a_log(model={"name": name, "sha256": ""}))
         with pytest.raises(UsageMistake, match=f"was made with the model {name}"):
-            retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
+            replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
         with pytest.raises(UsageMistake, match=f"was made with the model {name}"):
             replay(
                 log,
@@ -311,15 +311,15 @@ def test_a_log_of_what_cannot_be_is_refused_before_a_model_loads(tmp_path: Path,
     LINES[name](lines)
     log = log_lines.save(tmp_path, log_lines.as_bytes(lines))
     with pytest.raises(UsageMistake) as refused:
-        retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=_never)
+        replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=_never)
     assert is_told_well(str(refused.value)), refused.value
 
 
 def test_a_log_that_is_in_order_is_not_refused(tmp_path: Path) -> None:
     log = log_lines.save(tmp_path, log_lines.a_log())
     with pytest.raises(Opened):
-        retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
-    assert len(parse_take(log.read_bytes(), "x").chunks) == 8
+        replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
+    assert len(parse_log(log.read_bytes(), "x").chunks) == 8
 
 
 # ------------------------------------------------------------------ mutated

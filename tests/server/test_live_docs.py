@@ -20,8 +20,8 @@ from app.live import messages as wire
 from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
-from app.live.session import UNWATCHED_RECORDING
 from app.live.scheduling import FACTOR, LONGEST_DEBT
+from app.live.session import UNWATCHED_RECORDING
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
 from app.record.log_writer import LARGEST
