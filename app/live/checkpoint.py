@@ -1,9 +1,15 @@
-"""A live film on disk: what is needed to take it up again, by the same process or another.
+"""Checkpoint of a live film on the disk: from it another process, or this one, goes on.
 
 The stream's state lies beside it, under a name that is new every time: a kill at any moment leaves the pair before or
-the pair after, and without a whole pair there is no way back in.
+the pair after, and without a whole pair there is no way back in. While the film plays the engine thread gives a copy
+of the state between two chunks, which costs it milliseconds; the disk's own thread writes it, never two of a film at a
+time, and less often where it takes long. A copy that cannot be written leaves the one before it where it is, and the
+film's viewers know; it is tried again until it works.
 """
 
+from __future__ import annotations
+
+import logging
 import re
 import time
 from collections.abc import Callable, Container
@@ -14,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.atomic import write_text
 from app.live.messages import Problem, QueueItem
+from app.live.saves import why_unsaved
+from app.live.worker import Worker
+from app.loading.live import Copy
+from app.record.log_writer import LogWriter
 from app.record.session_log import Steered
 
 FORMAT: Literal[1] = 1
@@ -21,6 +31,16 @@ _FILE = "parked.json"
 _STATES = "state-*.safetensors"
 _UNSEEN = 2**16
 _ID = re.compile(r"[0-9a-f]{16}")
+EVERY = 5.0
+"""Seconds between two copies of a film that only goes on."""
+SOON = 1.0
+"""Seconds between two copies of a film whose plans change."""
+_BESIDE = 64 * 1024
+"""Bytes of what is written beside the state."""
+_SHARE = 20
+"""A copy that takes long is waited for: at least so many times as long."""
+
+_log = logging.getLogger(__name__)
 
 
 class NotKept(Exception):
@@ -139,3 +159,94 @@ def sweep(root: Path, keep_seconds: float, running: Container[str]) -> None:
     for file in root.glob(f"*/{_FILE}"):
         if file.parent.name not in running and time.time() - file.stat().st_mtime > keep_seconds:
             forget_checkpoint(file.parent)
+
+
+class Autosave:
+    """Of one session.
+
+    Args:
+        folder: where it goes; there is room for two copies there, and never more than that.
+        clock: seconds that only go forward.
+        disk: writes.
+        room: sees to it that so many bytes can be written, as Quota.room does.
+        session_log: the film's log; a copy that is ahead of it is worth nothing, so the log is written first.
+        tell: called, on the disk's thread, with why nothing is saved any more, and with None when it is again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float],
+        disk: Worker,
+        room: Callable[[int], None],
+        session_log: LogWriter,
+        tell: Callable[[str | None], None],
+    ) -> None:
+        self._folder, self._clock, self._disk, self._room = folder, clock, disk, room
+        self._session_log, self._tell = session_log, tell
+        self._writing = False
+        self._saved_at = clock()
+        self._took = 0.0
+        self._changed = False
+        self._trouble: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is saved at present; None: all is well."""
+        return self._trouble
+
+    def soon(self) -> None:
+        """Something has changed that should not be lost; on any thread."""
+        self._changed = True
+
+    def due(self, now: float) -> bool:
+        """Whether the film should be copied before its next chunk."""
+        if self._writing:
+            return False
+        pause = EVERY if self._trouble is not None or not self._changed else SOON
+        return now - self._saved_at >= max(pause, _SHARE * self._took)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a film that makes no chunks should be copied all the same."""
+        return (self._changed or self._trouble is not None) and self.due(self._clock())
+
+    def save(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
+        """Write a copy of the state, and then `describe` of the file's name and its sha256; on the engine thread."""
+        self._changed, self._saved_at, self._writing = False, self._clock(), True
+
+        def write() -> None:
+            try:
+                self._write(copy, describe)
+            finally:
+                self._writing = False
+
+        self._disk.give(write)
+
+    def park(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
+        """Write the last copy; nothing comes after it."""
+        self._disk.give(lambda: self._write(copy, describe))
+
+    def forget(self) -> None:
+        """The film is over: there is no way back in."""
+        self._disk.give(lambda: forget_checkpoint(self._folder))
+
+    def _write(self, copy: Copy, describe: Callable[[str, str], Checkpoint]) -> None:
+        begun = time.monotonic()
+        try:
+            self._session_log.flush()
+            self._room(copy.size + copy.size // 16 + _BESIDE)
+            write_checkpoint(self._folder, copy.save, describe)
+        except Exception as error:  # the film goes on, and the copy before this one is still there
+            self._took = 0.0
+            if self._trouble is None:
+                _log.warning("a copy of the film could not be written", exc_info=True)
+            self._say(why_unsaved(error))
+        else:
+            self._took = time.monotonic() - begun
+            self._say(None)
+
+    def _say(self, trouble: str | None) -> None:
+        before, self._trouble = self._trouble, trouble
+        if (before is None) != (trouble is None):
+            self._tell(trouble)

@@ -351,8 +351,7 @@ class LiveEngine:
     def _share_memory(self) -> None:
         sessions = [session for session in self._all() if not session.over]
         for session in sessions:
-            session.film.limit_history(self._undo_memory // len(sessions))
-            session.player.recorder.limit_memory(self._live_memory // 2 // len(sessions))
+            session.limit_memory(self._undo_memory // len(sessions), self._live_memory // 2 // len(sessions))
 
     def _all(self) -> list[Session]:
         with self._lock:

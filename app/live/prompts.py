@@ -80,7 +80,7 @@ class PromptSchedule:
     """
 
     def __init__(self, controls: ChunkControls, fps: float, rhythm: Rhythm) -> None:
-        self.lock = RLock()
+        self._lock = RLock()
         self.queue: list[QueueItem] = []
         self.past: list[tuple[int, ChunkControls]] = [(0, controls)]
         self.refresh_on_drift: float | None = None
@@ -109,18 +109,20 @@ class PromptSchedule:
         upcoming = self._next
         return upcoming is not None and upcoming.transition.kind == "cut"
 
-    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt) -> tuple[Receipt, ...]:
-        """A prompt for the next chunk. One that has not begun gives way; returns its receipt."""
-        with self.lock:
+    def say(
+        self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt
+    ) -> tuple[int, tuple[Receipt, ...]]:
+        """A prompt for the next chunk; returns which that is. One that has not begun gives way: its receipt as well."""
+        with self._lock:
             overtaken = self._next.receipts if self._next is not None else ()
             if self._next is not None and self._next.transition.kind == "cut":
                 transition = self._next.transition  # what was to be cut off is still to be
             self._next = _Next(prompt, transition, hold, (receipt,))
-        return overtaken
+            return self._upcoming, overtaken
 
     def refresh(self, chunk: int) -> None:
         """Before the next chunk the memory is made anew under the prompt in force, unless that still blends in."""
-        with self.lock:
+        with self._lock:
             if self._next is None and chunk >= self._blends_until:
                 self._next = _Next(respelled(self.controls.prompt), Transition(), None, (), refresh=True)
 
@@ -133,13 +135,21 @@ class PromptSchedule:
 
     def line_up(self, items: list[QueueItem], now: float) -> None:
         """The queue as it shall be."""
-        with self.lock:
+        with self._lock:
             self.queue = items
             self._since = {item.id: self._since.get(item.id, now) for item in items}
 
+    def line_up_last(self, item: QueueItem, now: float) -> tuple[int, int]:
+        """One more behind the queue, in which no other has its id; returns the chunk and the frame it begins with."""
+        with self._lock:
+            others = [other for other in self.queue if other.id != item.id]
+            self.line_up([*others, item], now)
+            frame = self.queued_start(len(others))
+            return max(self._upcoming, self._rhythm.chunk_of(latent_of(frame))), frame
+
     def change(self, **settings: object) -> None:
         """Other settings from the next chunk on."""
-        with self.lock:
+        with self._lock:
             self._set(self._upcoming, replace(self.controls, **settings))  # type: ignore[arg-type]  # of its fields
 
     def adjust(self, message: Set, check: Callable[[Knobs], object]) -> bool:
@@ -161,7 +171,7 @@ class PromptSchedule:
 
     def queued_start(self, position: int) -> int:
         """The frame at which an item of the queue begins, if nothing changes."""
-        with self.lock:
+        with self._lock:
             frame = self._switch_frame(self._hold)
             for item in self.queue[:position]:
                 frame += round((item.hold or USUAL_HOLD) * self._fps)
@@ -171,7 +181,7 @@ class PromptSchedule:
 
     def plan(self, chunk: int) -> ChunkPlan:
         """What chunk `chunk` is made with; it begins now."""
-        with self.lock:
+        with self._lock:
             frame = self._rhythm.start_frame(chunk)
             upcoming, self._next = self._next, None
             spoken = upcoming is not None and not upcoming.refresh
@@ -197,31 +207,26 @@ class PromptSchedule:
 
     def go_back(self, chunk: int) -> None:
         """The film goes on from before `chunk`, with what was in force then."""
-        with self.lock:
+        with self._lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or [(0, self.past[0][1])]
             self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
             self._go_on_from(chunk)
 
     def take_back(self, chunk: int) -> None:
         """Chunk `chunk` could not be made with what it was to begin with."""
-        with self.lock:
+        with self._lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or self.past[:1]
             self._go_on_from(chunk)
 
     def begin(self, controls: ChunkControls) -> None:
         """A new film."""
-        with self.lock:
+        with self._lock:
             self.past, self._hold, self._held_from = [(0, controls)], None, 0
             self._go_on_from(0)
 
-    @property
-    def upcoming(self) -> int:
-        """The first chunk that has not begun."""
-        return self._upcoming
-
     def written(self) -> ScheduleRecord:
         """All of it."""
-        with self.lock:
+        with self._lock:
             past = [Steered.of(controls, 0, chunk) for chunk, controls in self.past]
             upcoming = None if self._next is None or self._next.refresh else self._next.written()
             return ScheduleRecord(
@@ -230,7 +235,7 @@ class PromptSchedule:
 
     def read(self, record: ScheduleRecord, chunk: int, now: float) -> None:
         """Go on with what was written down, from `chunk` on."""
-        with self.lock:
+        with self._lock:
             self.past = [(each.chunk, each.controls) for each in record.past]
             self._hold, self._held_from = record.hold, record.held_from
             self._go_on_from(chunk)
@@ -240,7 +245,7 @@ class PromptSchedule:
 
     def spans(self) -> list[Span]:
         """The track: what was, is, and is to come."""
-        with self.lock:
+        with self._lock:
             starts, refreshed = self._starts()
             ends = [*(start.begin for start in starts[1:]), None]
             spans = [span for start, end in zip(starts, ends, strict=True) for span in start.spans(end)][-_SPANS:]
@@ -287,3 +292,8 @@ def respelled(prompt: Prompt) -> Prompt:
         return prompt[0][0]
     factor = 2.0 if sum(weight for _, weight in prompt) <= 1 else 0.5  # exact, and neither grows nor vanishes
     return tuple((text, weight * factor) for text, weight in prompt)
+
+
+def latent_of(frame: int) -> int:
+    """The latent frame that a pixel frame comes from."""
+    return -(-frame // 4)

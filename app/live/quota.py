@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from app.errors import UsageMistake
 from app.live.checkpoint import forget_checkpoint, is_session_id
 
 SHARES = 4
@@ -22,7 +23,7 @@ HALVES = (".*.tmp", ".*.part", ".*.part.mp4")
 _SCAN_SECONDS = 60.0
 
 
-class NoRoom(Exception):
+class NoRoom(UsageMistake):
     """The quota is used up; the text, for people, says by what."""
 
 

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
+from app.live import status
 from app.live.audience import Audience
-from app.live.autosave import Autosave
-from app.live.checkpoint import Checkpoint, mark_checkpoint
+from app.live.checkpoint import Autosave, Checkpoint, mark_checkpoint
 from app.live.commands import Command, Commands
-from app.live.film import LiveFilm, Refused, Studio, latent_of
+from app.live.film import LiveFilm, Refused, Studio
 from app.live.messages import (
-    Accepted,
     Ack,
     ClientMessage,
     Do,
     Done,
     Hello,
-    Problem,
     PromptUpdate,
     QueueEdit,
     QueueItem,
-    QueueState,
-    SavingState,
     SessionStart,
     Set,
     State,
     Stop,
-    Track,
 )
 from app.live.pacing import Pace
 from app.live.player import LiveFrame as LiveFrame
@@ -42,17 +38,6 @@ from app.live.prompts import PromptSchedule
 from app.live.recorder import Recorder
 from app.live.recording import Ended
 from app.live.scheduling import Debt
-from app.live.status import (
-    NO_WAY_BACK,
-    checkpoint_of,
-    ended_of,
-    failed_of,
-    gap_of,
-    hello_of,
-    metrics_of,
-    refused_of,
-    slow_of,
-)
 from app.loading.live import Copy
 from app.record.log_writer import LogWriter
 from app.record.session_log import ChunkControls
@@ -109,8 +94,9 @@ class Session:
         self.film = LiveFilm(studio, session_log, self.schedule)
         self.pace = Pace(model.chunk_frames / model.fps)
         self.previews = Previews(self.schedule, self.film, self.pace, recorder, self.audience.tell)
-        self._autosave = Autosave(folder, clock, studio.disk, studio.quota, session_log, self._saving)
-        session_log.gap = lambda why: self.audience.tell(gap_of(why))
+        room = partial(studio.quota.room, session_id, copy=True)
+        self._autosave = Autosave(folder, clock, studio.disk, room, session_log, self._saving)
+        session_log.gap = lambda why: self.audience.tell(status.gap(why))
         self._commands = Commands()
         self._owed: tuple[Receipt, ...] = ()  # of a prompt that is in force and was not seen yet
         self.epoch = 0
@@ -128,9 +114,9 @@ class Session:
     def attach(self, viewer: Viewer) -> None:
         """Somebody watches."""
         self.audience.enter(viewer)
-        viewer.tell(Track(branch=self.film.branch, spans=self.schedule.spans()))
+        viewer.tell(status.track(self))
         if (trouble := self._autosave.trouble) is not None:
-            viewer.tell(SavingState(on=False, message=trouble))
+            viewer.tell(status.saving(trouble))
         self.studio.wake()
 
     def detach(self, viewer: Viewer) -> None:
@@ -140,7 +126,7 @@ class Session:
 
     def hello(self, viewer: Viewer) -> Hello:
         """What a viewer has to know first; the server adds the tokens."""
-        return hello_of(self, viewer)
+        return status.hello(self, viewer)
 
     def submit(self, message: ClientMessage, viewer: Viewer | None = None) -> None:
         """Take a message of whoever drives.
@@ -172,7 +158,7 @@ class Session:
         if now < self._report_at:
             return self._report_at
         self._report_at = now + _REPORT_SECONDS
-        metrics = metrics_of(self, now)
+        metrics = status.metrics(self, now)
         for viewer in self.player.viewers:
             viewer.tell(metrics.model_copy(update={"dropped": getattr(viewer, "dropped", 0)}))
         return self._report_at
@@ -221,16 +207,21 @@ class Session:
                 self._go_on(now, at_once=jumped)
         except Exception as error:
             _log.exception("session %s has failed", self.id)
-            self.audience.tell(failed_of(error))
+            self.audience.tell(status.failed(error))
             self.end("error")
         self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch)
         return self.film.made - made
+
+    def limit_memory(self, history: int, recent: int) -> None:
+        """Let its history, and the last minute that can be saved, take so many bytes from now on."""
+        self.film.limit_history(history)
+        self.player.recorder.limit_memory(recent)
 
     def park(self) -> None:
         """Have everything written to the folder; the session is over in this process."""
         self.film.lost(self.player.clear().frames)
         self.player.recorder.stop("over")
-        self._autosave.park(self.film.copy(), checkpoint_of(self, running=False))
+        self._autosave.park(self.film.copy(), status.checkpoint(self, running=False))
         self._close("parked")
         self.audience.tell(Done(reason="parked"))
 
@@ -247,34 +238,27 @@ class Session:
     # ------------------------------------------------------------------ messages
 
     def _say(self, message: PromptUpdate, viewer: Viewer | None) -> None:
-        now = self.studio.clock()
+        now, prompt = self.studio.clock(), message.of_engine()
         overtaken: tuple[Receipt, ...] = ()
-        with self.schedule.lock:
-            if message.queue:
-                item = QueueItem(id=message.id, prompt=message.prompt, hold=message.hold, transition=message.transition)
-                others = [other for other in self.schedule.queue if other.id != message.id]
-                self.schedule.line_up([*others, item], now)
-                frame = self.schedule.queued_start(len(others))
-                chunk = max(self.schedule.upcoming, self.studio.model.rhythm.chunk_of(latent_of(frame)))
-                at = now + max(0.0, (frame - self.player.frame) / self.fps)
-            else:
-                receipt = Receipt(message.id, now)
-                transition = message.transition.of_engine()
-                overtaken = self.schedule.say(message.of_engine(), transition, message.hold, receipt)
-                chunk = self.schedule.upcoming
-                at = max(now + self.pace.lead(switching=True) - self.pace.margin, self.player.deadline(now))
+        if message.queue:
+            item = QueueItem(id=message.id, prompt=message.prompt, hold=message.hold, transition=message.transition)
+            chunk, frame = self.schedule.line_up_last(item, now)
+            wait = max(0.0, (frame - self.player.frame) / self.fps)
+        else:
+            receipt, transition = Receipt(message.id, now), message.transition.of_engine()
+            chunk, overtaken = self.schedule.say(prompt, transition, message.hold, receipt)
+            wait = max(self.pace.lead(switching=True) - self.pace.margin, self.player.deadline(now) - now)
         if viewer is not None:
-            unknown = self.studio.spelling.unknown(message.of_engine())
-            viewer.tell(Accepted(id=message.id, chunk=chunk, at=time.time() + at - now, unknown=unknown))
+            viewer.tell(status.accepted(message, chunk, wait, self.studio.spelling.unknown(prompt)))
         self.audience.tell_overtaken(overtaken, message.id)
         if message.queue:
-            self._tell_queue()
+            self.audience.tell(status.queue(self))
         elif self.state == "stopped":
             self._play()
 
     def _line_up(self, items: list[QueueItem]) -> None:
         self.schedule.line_up(items, self.studio.clock())
-        self._tell_queue()
+        self.audience.tell(status.queue(self))
 
     def _set(self, message: Set) -> None:
         if message.jpeg_quality is not None:
@@ -296,7 +280,7 @@ class Session:
             try:
                 self.previews.ask(message.id, self.studio.clock(), playing=self.state == "playing")
             except ValueError as error:
-                (viewer or self.audience).tell(Problem(message=str(error), code="audition"))
+                (viewer or self.audience).tell(status.no_preview(error))
         elif (refused := self.player.recorder.do(message)) is not None:
             (viewer or self.audience).tell(refused)
 
@@ -313,7 +297,7 @@ class Session:
             self.film.make_again()
             return
         if self._autosave.due(now):
-            self._autosave.save(self.film.copy(), checkpoint_of(self, running=True))
+            self._autosave.save(self.film.copy(), status.checkpoint(self, running=True))
         if self.state == "playing" and (at_once or self._watched(now)):
             self._make()
 
@@ -321,7 +305,7 @@ class Session:
         try:
             made = self.film.make()
         except Refused as error:
-            self.audience.tell(refused_of(error))
+            self.audience.tell(status.refused(error))
             return
         now, chunk = self.studio.clock(), made.chunk
         if self._rested:
@@ -339,10 +323,10 @@ class Session:
         fast, recache = not self.pace.slow, chunk.seconds.get("conditioning", 0.0)
         self.pace.took(made.seconds, recache if made.switched else 0.0, late if late > _LATE else 0.0, now)
         if fast and self.pace.slow:
-            self.audience.tell(slow_of(self))
+            self.audience.tell(status.slow(self))
         if made.switched:
-            self._tell_track()
-            self._tell_queue()
+            self.audience.tell(status.track(self))
+            self.audience.tell(status.queue(self))
         if chunk.drift is not None:
             self.schedule.drifted(chunk.drift, self.film.chunk, now)
 
@@ -362,24 +346,24 @@ class Session:
         elif command.action == "reset":
             self.film.begin(command.seed, None)
         elif not self.film.rewind(max(0, self.player.frame - round((command.seconds or 5.0) * self.fps))):
-            self.audience.tell(NO_WAY_BACK)
+            self.audience.tell(status.NO_WAY_BACK)
             return
         if self.schedule.controls.prompt != before:
             self.audience.tell_overtaken(self._owed, "")
             self._owed = ()
         self._new_picture = True
         self._play()
-        self._tell_track()
+        self.audience.tell(status.track(self))
 
     def _recorded(self, ended: Ended) -> None:
         """A recording takes no more frames; on any thread."""
         self.film.recorded(ended)
         if ended.ended != "asked" and ended.ended != "over":
-            self.audience.tell(ended_of(ended, UNWATCHED_RECORDING))
+            self.audience.tell(status.ended(ended, UNWATCHED_RECORDING))
 
     def _saving(self, trouble: str | None) -> None:
         """Nothing is saved any more, or all is again; on the disk's thread."""
-        self.audience.tell(SavingState(on=trouble is None, message=trouble or "The film is being saved again."))
+        self.audience.tell(status.saving(trouble))
 
     def _take_up(self, checkpoint: Checkpoint, copy: Copy) -> None:
         self.schedule.read(checkpoint.course, checkpoint.chunk, self.studio.clock())
@@ -402,9 +386,3 @@ class Session:
         self.state, self.over = state, True
         self.player.recorder.close()
         self.film.close()
-
-    def _tell_track(self) -> None:
-        self.audience.tell(Track(branch=self.film.branch, spans=self.schedule.spans()))
-
-    def _tell_queue(self) -> None:
-        self.audience.tell(QueueState(items=list(self.schedule.queue)))

@@ -1,4 +1,4 @@
-"""What a live film tells of itself: all of it to who comes, and how it goes to who watches."""
+"""Status of a session: the messages it sends about itself, and the checkpoint that says where it stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from app.errors import explain, out_of_memory
 from app.live.checkpoint import Checkpoint
 from app.live.film import Refused
-from app.live.messages import Hello, Metrics, Problem, Settings
+from app.live.messages import (
+    Accepted,
+    Hello,
+    Metrics,
+    Problem,
+    PromptUpdate,
+    QueueState,
+    SavingState,
+    Settings,
+    Track,
+)
 from app.live.prompts import respelled
 from app.live.recording import Ended
 
@@ -46,7 +56,7 @@ NO_WAY_BACK = Problem(
 )
 
 
-def hello_of(session: Session, viewer: Viewer) -> Hello:
+def hello(session: Session, viewer: Viewer) -> Hello:
     """What a viewer has to know first; the server adds the tokens."""
     model, controls = session.studio.model, session.schedule.controls
     single = isinstance(controls.prompt, tuple) and len(controls.prompt) == 1
@@ -68,7 +78,7 @@ def hello_of(session: Session, viewer: Viewer) -> Hello:
     )
 
 
-def metrics_of(session: Session, now: float) -> Metrics:
+def metrics(session: Session, now: float) -> Metrics:
     """How it goes; who is told adds how many frames it missed."""
     player, pace = session.player, session.pace
     chunk_seconds, rate = pace.chunk_seconds, pace.rate
@@ -87,7 +97,32 @@ def metrics_of(session: Session, now: float) -> Metrics:
     )
 
 
-def slow_of(session: Session) -> Problem:
+def accepted(message: PromptUpdate, chunk: int, wait: float, unknown: dict[str, list[str]]) -> Accepted:
+    """That a prompt begins with `chunk`, in about `wait` seconds, and which of its words the model does not know."""
+    return Accepted(id=message.id, chunk=chunk, at=time.time() + wait, unknown=unknown)
+
+
+def queue(session: Session) -> QueueState:
+    """The prompts that wait."""
+    return QueueState(items=list(session.schedule.queue))
+
+
+def track(session: Session) -> Track:
+    """What was shown under which prompt, is and will be."""
+    return Track(branch=session.film.branch, spans=session.schedule.spans())
+
+
+def saving(trouble: str | None) -> SavingState:
+    """Whether the film is being saved; `trouble` is why it is not."""
+    return SavingState(on=trouble is None, message=trouble or "The film is being saved again.")
+
+
+def no_preview(error: ValueError) -> Problem:
+    """That a prompt cannot be previewed."""
+    return Problem(message=str(error), code="audition")
+
+
+def slow(session: Session) -> Problem:
     """That the film is made more slowly than it plays, and what helps."""
     frames = max(1, round(session.fps * (session.pace.rate or 0.0)))
     several = "num_inference_steps" in session.studio.model.knobs
@@ -98,7 +133,7 @@ def slow_of(session: Session) -> Problem:
     )
 
 
-def ended_of(ended: Ended, unwatched: float) -> Problem:
+def ended(ended: Ended, unwatched: float) -> Problem:
     """That a recording ended without having been asked to; nobody took a frame for `unwatched` seconds."""
     reasons = {"unwatched": f"Nobody watched for {unwatched / 60:g} minutes."}
     why = ended.why or reasons.get(ended.ended, "")
@@ -107,24 +142,24 @@ def ended_of(ended: Ended, unwatched: float) -> Problem:
     return Problem(message=message, action=action, code="recording")
 
 
-def gap_of(why: str) -> Problem:
+def gap(why: str) -> Problem:
     """That the session log has a gap from here on."""
     return Problem(message=why, action="Reset begins a new log.", code="disk")
 
 
-def refused_of(error: Refused) -> Problem:
+def refused(error: Refused) -> Problem:
     """That the model could not do what was asked."""
     name = error.receipts[-1].id if error.receipts else ""
     return Problem(message=explain(error)[0], action="The film goes on as it was.", code="refused", id=name)
 
 
-def failed_of(error: Exception) -> Problem:
+def failed(error: Exception) -> Problem:
     """That the film has come to its end."""
     code = "memory" if out_of_memory(error) else "engine"
     return Problem(message=explain(error)[0], action="Reload the page to begin another film.", code=code)
 
 
-def checkpoint_of(session: Session, *, running: bool) -> Callable[[str, str], Checkpoint]:
+def checkpoint(session: Session, *, running: bool) -> Callable[[str, str], Checkpoint]:
     """Where the film stands now, for the name of the state's file and its sha256."""
     model, film, player = session.studio.model, session.film, session.player
     chunk, branch, schedule = film.chunk, film.branch, session.schedule.written()

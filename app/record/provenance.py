@@ -1,4 +1,4 @@
-"""What a film was made with, so that it can be asked for again: as it was, or at another quality.
+"""Provenance of a film: what it was made with, so that it can be asked for again as it was, or at another quality.
 
 A render remembers its script; a live film becomes one here: its prompts where they were on screen.
 Chunks of another preset begin elsewhere, so a script is fitted to them before it is rendered again.
@@ -7,10 +7,12 @@ Chunks of another preset begin elsewhere, so a script is fitted to them before i
 from __future__ import annotations
 
 import hashlib
+import logging
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length, Rhythm
@@ -21,18 +23,21 @@ from app.loading.model import rhythm_of
 from app.loading.system import as_data, plain_system, system_of
 from app.media.mp4 import viewing_scale
 from app.record.request import SEGMENT_CHUNKS
-from app.record.session_log import ChunkControls, SessionLog, shots_of
-from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, shot_records
+from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
+from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, PictureRecord, carried, shot_records
 from app.script.script import Script, ScriptShot, check_script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline, resolve
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
+from pipelines.types import in_words
 
 LIVE = "live"
 """The status of a film that is, or comes from, a live film."""
 _STEPS = {"num_inference_steps", "denoising_step_list"}
 _USUAL = {"scale": 0, "crf": 18, "untrained": False}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,37 @@ def record_of_log(log: SessionLog, source: str) -> Carried:
         ),
         shots=shot_records(timeline),
     )
+
+
+def tags_of(log: SessionLog, source: str, pictures: PictureRecord | None = None) -> dict[str, str]:
+    """Metadata of a film of this session, whose pictures are these.
+
+    Raises:
+        UsageMistake: the log is damaged.
+    """
+    record = record_of_log(log, source).model_copy(update={"pictures": pictures})
+    return {
+        "title": in_words(log.chunks[-1].controls.prompt),
+        "comment": f"Rivulet live, preset {record.config.preset}, seed {record.seed}",
+        "rivulet": carried(record),
+    }
+
+
+def film_tags(log: Path, film: Path | None = None) -> dict[str, str]:
+    """Metadata of a film that is saved while it plays: of all that its log holds so far, and the hash of its pictures.
+
+    They are hashed as they are coded: to decode an hour of them would take the film that plays its time.
+
+    A recording is worth more than what it carries, so one whose log cannot be read carries nothing.
+    """
+    from app.record.pictures import picture_record
+
+    try:
+        pictures = None if film is None else picture_record(film, [], decode=False)
+        return tags_of(read_log(log), str(log), pictures)
+    except (UsageMistake, ValueError, OSError) as error:
+        _log.warning("a film was saved without its settings: %s", error)
+        return {}
 
 
 def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:

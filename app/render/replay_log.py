@@ -15,9 +15,9 @@ from app.media.join import join
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.subtitles import Chapter, chapters_of
 from app.record.pictures import picture_record
+from app.record.provenance import tags_of
 from app.record.request import model_of_record, preset_of
 from app.record.session_log import Header, LoggedChunk, SessionLog, header_of, read_log, shots_of
-from app.record.take_tags import tags_of
 from pipelines.presets.knobs import KnobError, apply_knobs
 from pipelines.types import Chunk, in_words
 

@@ -27,10 +27,9 @@ from app.loading.system import plain_system, system_of
 from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
-from app.record.provenance import Provenance, provenance_of_log, record_of_log
+from app.record.provenance import Provenance, film_tags, provenance_of_log, record_of_log
 from app.record.session_log import parse_log
 from app.record.sidecar import carried
-from app.record.take_tags import film_tags
 from app.render.replay import changed_request, replay
 from app.script.shot_list import parse_native
 from app.script.timeline import resolve

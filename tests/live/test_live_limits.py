@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.live import recorder, session
+from app.live import recorder, session, status
 from app.live import recording as recording_module
 from app.live.admission import Busy
 from app.live.checkpoint import NotKept, read_checkpoint
@@ -26,7 +26,6 @@ from app.live.recording import WAITING_BYTES, Ended, Recording
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
 from app.live.session import Session
 from app.live.spelling import AT_ONCE, Spelling
-from app.live.status import ended_of
 from app.live.worker import Worker
 from app.loading.live import HostCopy
 from app.record.log_writer import LogWriter
@@ -536,7 +535,7 @@ def test_a_recording_that_never_had_room_leaves_no_file_and_says_so(tmp_path: Pa
         assert isinstance(told[1], NoRoom)
         return
     assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
-    assert ended_of(told[0], 120.0).action == "There is no file of it."
+    assert status.ended(told[0], 120.0).action == "There is no file of it."
 
 
 @pytest.mark.parametrize("at", ["begin", "first frame"])

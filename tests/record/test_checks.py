@@ -22,7 +22,7 @@ from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
 from app.record.pictures import Undecodable, distance, picture_record, tolerance
-from app.record.take_tags import film_tags
+from app.record.provenance import film_tags
 from app.render.checks import contradiction
 from app.render.film_record import find_record
 from app.render.replay import replay
