@@ -1,4 +1,4 @@
-"""Admission: somebody asks for a live film, a new one or one that was left, and is answered."""
+"""Admission to a session: somebody asks for a new one or for one that was left, and is answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audience of a live film: who watches it, since when nobody does, and what they missed meanwhile."""
+"""Audience of a live film: who watches it, since when nobody does, and what they missed meanwhile."""
 
 from __future__ import annotations
 

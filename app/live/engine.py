@@ -1,4 +1,4 @@
-"""The engine thread: the only one that touches streams, one chunk at a time, for whichever session is due first.
+"""Engine thread: the only one that touches streams, one chunk at a time, for whichever session is due first.
 
 A chunk is begun as late as is safe, so that a prompt never waits behind a finished one, and not at all while nobody
 watches or records. The thread waits for no disk and for no other thread: what is read and written is read and written

@@ -1,4 +1,4 @@
-"""A live film on the engine's side: its stream, its session log, and the history that it can be taken back to.
+"""Live film on the engine's side: its stream, its session log, and the history that it can be taken back to.
 
 Everything here is called on the engine thread alone.
 """

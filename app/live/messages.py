@@ -1,4 +1,4 @@
-"""What browser and server say to each other in JSON, checked on the way in; frames are in app/live/frame_header.py.
+"""Messages between browser and server in JSON, checked on the way in; frames are in app/live/frame_header.py.
 
 The socket is open to programs as well as to the page, so every text and number has a bound here and everything
 else is refused in one sentence; docs/live-api.md is the table for people.

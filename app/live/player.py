@@ -1,4 +1,4 @@
-"""The encode thread: every frame is compressed once, when its time has come, and handed to all who watch.
+"""Player of a live film: every frame is compressed once, when its time has come, and handed to all who watch.
 
 Frames are paced by content time. After a stall the clock is set anew, so nothing is ever played faster to catch up;
 a frame of an old epoch is dropped wherever it waits.

@@ -1,4 +1,4 @@
-"""A look at a prompt that waits: the chunk it would begin with, made beside the film and kept out of it.
+"""Preview of a queued prompt: one chunk from a fork of the stream, made beside the film and kept out of it.
 
 It takes as long as a chunk, so it is made while the film needs no time: paused, or in the pause after a chunk that was
 begun early for its sake. Two chunks of film are then there for three chunks' work, hence the largest share.

@@ -1,4 +1,4 @@
-"""What a live film is to show: the prompt in force, the one that comes next, and those that queue.
+"""Prompt schedule of a live film: the prompt in force, the one that comes next, and those that queue.
 
 Everything counts from a chunk on. Messages arrive on any thread; the engine asks once a chunk, and has what came
 before it asked.

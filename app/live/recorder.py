@@ -1,4 +1,4 @@
-"""What stays of a live film without the page's help: the last minute always, a recording when asked, a still.
+"""Recorder of a live film, without the page's help: the last minute always, a recording when asked, a still.
 
 Files are made by workers, so that neither the film nor the one who saves waits; a file has its name when it is whole.
 """

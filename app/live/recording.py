@@ -1,4 +1,4 @@
-"""A recording of a live film: the frames that are shown, into an MP4 that grows on a thread of its own.
+"""Recording of a live film: the frames that are shown, into an MP4 that grows on a thread of its own.
 
 It plays up to its last frame whatever happens; when it ends, it becomes an ordinary MP4. It ends by itself when its
 disk is full or too slow for the film, or its share of the disk is used up: whoever shows frames never waits for it.

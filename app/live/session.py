@@ -1,4 +1,4 @@
-"""One live film: what viewers ask of it on any thread, and what the engine does with it on its own.
+"""Session: one live film, what viewers ask of it on any thread, and what the engine does with it on its own.
 
 A message changes plans (app/live/prompts.py) or waits for the engine (app/live/commands.py); only `step`, `park` and
 `end`, which the engine thread calls, touch the stream. No thread waits here for a disk: what is written is given away.

@@ -1,4 +1,4 @@
-"""A loaded model that several live films share, and what a live film asks of its stream.
+"""Live model: loaded once, shared by several live films, and what a live film asks of its stream.
 
 Loading is done once a process; a stream is a few megabytes of memory beside it. Everything here is called on one
 thread, the engine's.

@@ -1,4 +1,4 @@
-"""What a render writes down while it works, so that it can be killed at any moment and go on.
+"""Journal of a render, written while it works, so that it can be killed at any moment and go on.
 
 Beside the film that grows (out.part.mp4) lies a folder (out.part) with a journal, one line an event, and the last two
 snapshots of the stream, each taken where a segment of the film begins. Resuming makes the segment again that was being

@@ -99,8 +99,8 @@ def provenance_of(record: Carried, source: str) -> Provenance:
     if len(script.shots) != len(record.shots) or not 0 < config.frames <= LONGEST_SECONDS * FASTEST_FPS:
         raise UsageMistake(f"{source}: its shots or its length are damaged. Give another copy of it.")
     shots = tuple(
-        replace(shot, at=Length(place.requested.second, "s"))
-        for shot, place in zip(script.shots, record.shots, strict=True)
+        replace(shot, at=Length(recorded.requested.second, "s"))
+        for shot, recorded in zip(script.shots, record.shots, strict=True)
     )
     timed = replace(script, shots=shots, end=Length(round(float(config.frames / fps), 6), "s"))
     check_script(timed)

@@ -1,4 +1,4 @@
-"""What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
+"""Request for a render, and how it is written down so that it can be made again: to resume, and to replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

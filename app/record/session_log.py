@@ -1,4 +1,4 @@
-"""What a live film leaves behind: session.jsonl, a line an event, from which it can be made again bit for bit.
+"""Session log of a live film: session.jsonl, a line an event, from which it can be made again bit for bit.
 
 Controls count from a chunk on, never from a moment of wall time, so they are written down like that. A rewind begins
 a branch; what was on screen last is the newest branch behind what it grew from.

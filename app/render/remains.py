@@ -1,4 +1,4 @@
-"""What an interrupted render left, held against its journal: only what is proven to be this film is gone on with.
+"""Remains of an interrupted render, held against its journal: only what is proven to be this film is gone on with.
 
 The journal notes every segment with the hash of its bytes and every snapshot with that of its file. What does not match
 is made again; what belongs to another film altogether is refused, because the journal alone could not tell which of the

@@ -193,7 +193,7 @@ def _shoot(
     ]
     first = 0.0
     while not film.whole and not interrupt.asked:
-        index, place = film.next, timeline.place(film.frames)
+        index, timecode = film.next, timeline.timecode(film.frames)
         film.begin_chunk(opened)
         chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
         if expected.get(index, chunk.sha256) != chunk.sha256:
@@ -203,7 +203,7 @@ def _shoot(
             )
         record = film.add(chunk, opened.memory())
         first = first or time.perf_counter()
-        progress.chunk(place, record)
+        progress.chunk(timecode, record)
     return first
 
 

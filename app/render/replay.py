@@ -1,4 +1,4 @@
-"""Render a film again from what it carries: its metadata, the .json beside it, or the log of a live film.
+"""Replay of a film: rendered again from what it carries, its metadata, the .json beside it, or the log of a live film.
 
 As it was, its chunks come out bit for bit; under another preset, model, size or setting the same script becomes another
 film, and nothing is compared.
@@ -28,24 +28,24 @@ from app.render.film_record import Known, find_record
 from app.render.render import StreamOpener, render
 from weights.catalog import MODELS
 
-_PLACES = ("models_dir", "offline")
+_LOCATIONS = ("models_dir", "offline")
 """Settings that say where weights are, and change no frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
-    loaded, and where weights are (`places`); licences that were accepted."""
+    loaded, and where weights are (`locations`); licences that were accepted."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
-    places: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    locations: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
 
     @property
     def models_dir(self) -> Path | None:
         """Where downloads lie; None: the Hugging Face cache."""
-        return None if "models_dir" not in self.places else Path(self.places["models_dir"])
+        return None if "models_dir" not in self.locations else Path(self.locations["models_dir"])
 
 
 def read_record(path: Path) -> sidecar.Carried:
@@ -96,7 +96,7 @@ def replay(
         return _render_changed(provenance_of(record, source), asked, output, overwrite, console, opener)
     model = model_of_record(record.model.name, source, asked.model, models_dir=asked.models_dir)
     request = _request(record, model, source, output)
-    engine = replace(request.engine, offline=asked.model is None or bool(asked.places.get("offline")))
+    engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
     request = replace(request, engine=engine, overwrite=overwrite)
     if check:
@@ -131,7 +131,7 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     if model is not None:
         model_of_record(model, provenance.source, asked.model, models_dir=asked.models_dir)
     resolved = resolve([*asked.changes, provenance.layer(names)])
-    settings = resolved.settings.model_copy(update={"output": str(output), **asked.places})
+    settings = resolved.settings.model_copy(update={"output": str(output), **asked.locations})
     if model is not None and asked.model is None:
         settings = settings.model_copy(update={"offline": True})
     fps = provenance.fps if settings.fps is None else float(Fraction(settings.fps))
@@ -142,10 +142,12 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
 
 
 def _asked(changes: Sequence[Layer], accepted: tuple[str, ...]) -> Asked:
-    """Part the settings of places from those that change frames."""
-    places = {name: given.value for layer in reversed(changes) for name, given in layer.items() if name in _PLACES}
-    others = [{name: given for name, given in layer.items() if name not in _PLACES} for layer in changes]
-    return Asked([layer for layer in others if layer], None, places, accepted)
+    """Part the settings of locations from those that change frames."""
+    locations = {
+        name: given.value for layer in reversed(changes) for name, given in layer.items() if name in _LOCATIONS
+    }
+    others = [{name: given for name, given in layer.items() if name not in _LOCATIONS} for layer in changes]
+    return Asked([layer for layer in others if layer], None, locations, accepted)
 
 
 def _same_model(asked: Asked, recorded: str) -> Asked:
@@ -287,13 +289,13 @@ def _request(record: sidecar.Carried, model: str, source: str, output: Path) -> 
     request = request_of(config, seed=record.seed, model=model, source=source, output=output)
     if record.film.frames == record.config.frames:
         return request
-    # Of a film that ended early the shots that are in it, each at its own place: shares would be of another length.
+    # Of a film that ended early the shots that are in it, each at its own frame: shares would be of another length.
     if len(request.script.shots) != len(record.shots):
         raise UsageMistake(f"{printable(shorten_path(source))}: its shots are damaged. Give another copy of it.")
     shots = [
-        replace(shot, at=Length(place.requested.frame, "f"))
-        for shot, place in zip(request.script.shots, record.shots, strict=True)
-        if place.actual.frame < record.film.frames
+        replace(shot, at=Length(recorded.requested.frame, "f"))
+        for shot, recorded in zip(request.script.shots, record.shots, strict=True)
+        if recorded.actual.frame < record.film.frames
     ]
     return replace(request, script=replace(request.script, shots=tuple(shots), end=None))
 

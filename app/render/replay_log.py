@@ -1,4 +1,4 @@
-"""Make a live film again from its session.jsonl: what was on screen last, chunk by chunk, as one film."""
+"""Replay of a session log: what was on screen last of a live film, made again chunk by chunk as one film."""
 
 from __future__ import annotations
 
