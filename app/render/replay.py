@@ -227,7 +227,7 @@ def _check(known: Known, request: RenderRequest, console: Console, opener: Strea
         if False in (whole.proven, pictures.proven):
             return _verdict(console, found, record)
         raise UsageMistake(
-            "Settings: a film of a live take has no hashes of its chunks. Give the session.jsonl of the live film."
+            "Settings: a film of a live session has no hashes of its chunks. Give the session.jsonl of the live film."
         )
     code = render(request, console=console, opener=opener)
     if code != EXIT_OK:
