@@ -717,9 +717,9 @@ def test_a_driver_that_floods_does_not_take_the_time_of_other_films(stage: Stage
     gaps = [after - before for before, after in pairwise(quiet.times) if after > since]
     assert max(gaps) < 2 * CHUNK_SECONDS
     assert stage.model.made - made < 1.2 * 2 * passed / 0.75  # both films as often as a film needs a chunk
-    assert len(film._detours) <= 3
+    assert len(film._commands) <= 3
     stage.play(2)
-    assert not film._detours
+    assert not film._commands
     assert not film.over
 
 

@@ -151,7 +151,7 @@ def rewound_half_way(stage: Stage) -> tuple[Watcher, Session, dict[int, bytes]]:
     before = {frame.frame: frame.payload for frame in watcher.frames}
     for seconds in (2.0, 2.75, 3.5, 4.25):
         film.submit(Do(action="rewind", seconds=seconds), watcher)
-        while film._detours:
+        while film._commands:
             stage.clock.sleep(0.005)
             stage.engine.step()
         if film.film.behind:
