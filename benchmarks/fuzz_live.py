@@ -71,14 +71,14 @@ def a_log() -> bytes:
 
 def a_film() -> bytes:
     """The boxes of an MP4 around what a film of that log carries, without a picture."""
-    from app.record.provenance import record_of_take
-    from app.record.session_log import parse_take
+    from app.record.provenance import record_of_log
+    from app.record.session_log import parse_log
     from app.record.sidecar import carried
 
     def box(kind: bytes, *parts: bytes) -> bytes:
         return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
 
-    told = carried(record_of_take(parse_take(a_log(), "a log"), "a log")).encode()
+    told = carried(record_of_log(parse_log(a_log(), "a log"), "a log")).encode()
     keys = box(b"keys", bytes(4), struct.pack(">I", 1), box(b"mdta", b"rivulet"))
     value = box(b"ilst", box(struct.pack(">I", 1), box(b"data", struct.pack(">II", 1, 0), told)))
     meta = box(b"meta", bytes(4), box(b"hdlr", bytes(4), b"mdta", bytes(17)), keys, value)

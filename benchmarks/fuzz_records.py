@@ -28,10 +28,10 @@ from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
 from app.record.pictures import picture_record
-from app.record.provenance import record_of_take
-from app.record.session_log import parse_take
+from app.record.provenance import record_of_log
+from app.record.session_log import parse_log
 from app.render.replay import replay
-from app.render.retake import retake
+from app.render.replay_log import replay_log
 from app.script.timeline import Timeline
 from benchmarks.fuzz import Target, mutate
 from benchmarks.fuzz_live import a_log
@@ -123,7 +123,7 @@ def open_nothing(request: EngineRequest, seed: int = 0) -> NoReturn:
 
 def a_sidecar(film: Path) -> bytes:
     """The .json of a film of the log of benchmarks/fuzz_live.py, whole and consistent; its picture goes to `film`."""
-    taken = record_of_take(parse_take(a_log(), "a log"), "a log")
+    taken = record_of_log(parse_log(a_log(), "a log"), "a log")
     config = taken.config.model_copy(update={"scale": 1})
     timeline = Timeline(16, _RHYTHM, config.frames)
     starts = [_RHYTHM.start_frame(chunk) for chunk in range(timeline.chunks + 1)]
@@ -174,7 +174,7 @@ def records() -> Iterator[dict[str, tuple[bytes, Target]]]:
             "sidecar beside its film": (beside, partial(_read, lambda data: _beside(film, data))),
             "sidecar, changed settings": (beside, partial(_read_changed, alone / "other.json")),
             "metadata": (told, partial(_read, lambda data: _carrying(film, alone / "tags.mp4", data))),
-            "session.jsonl": (a_log(), partial(_retake, alone / "session.jsonl")),
+            "session.jsonl": (a_log(), partial(_replay_log, alone / "session.jsonl")),
         }
 
 
@@ -209,11 +209,11 @@ def _read_changed(path: Path, data: bytes, name: str) -> None:
         replay(path, new, check=False, overwrite=True, console=_silent(), changes=layers, opener=open_nothing)
 
 
-def _retake(path: Path, data: bytes, name: str) -> None:
+def _replay_log(path: Path, data: bytes, name: str) -> None:
     """As `rivulet replay session.jsonl --check` does."""
     path.write_bytes(data)
     with suppress(Opened):
-        retake(path, path.with_name("new.mp4"), check=True, overwrite=True, console=_silent(), opener=open_nothing)
+        replay_log(path, path.with_name("new.mp4"), check=True, overwrite=True, console=_silent(), opener=open_nothing)
 
 
 def _silent() -> Console:

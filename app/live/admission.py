@@ -1,4 +1,4 @@
-"""Admission: somebody asks for a live film, a new one or one that was left, and is answered."""
+"""Admission to a session: somebody asks for a new one or for one that was left, and is answered."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from app.errors import explain
-from app.live.checkpoint import NotKept, Parked, is_session_id, read_parked
+from app.live.checkpoint import Checkpoint, NotKept, is_session_id, read_checkpoint
 from app.loading.live import Copy, LiveModel, read_copy
-from app.record.log_writer import TakeWriter
+from app.record.log_writer import LogWriter
 from app.record.session_log import LOG
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ class Request:
     Attributes:
         name: of the session.
         known: whether what there is of it on the disk has been read.
-        take: its log; None: it has none.
-        parked: where it stopped, and the state there; None: it begins.
+        session_log: its log; None: it has none.
+        checkpoint: where it stopped, and the state there; None: it begins.
     """
 
     def __init__(self, wanted: str | None) -> None:
         self.name = secrets.token_hex(8) if wanted is None else wanted
         self.known = wanted is None
-        self.take: TakeWriter | None = None
-        self.parked: tuple[Parked, Copy] | None = None
+        self.session_log: LogWriter | None = None
+        self.checkpoint: tuple[Checkpoint, Copy] | None = None
         self._lock, self._done = Lock(), Event()
         self._answer: Session | Exception = Closed()
 
@@ -79,13 +79,13 @@ class Request:
         """
         if not is_session_id(self.name):
             raise NotKept("This film is not on this server's disk.")
-        parked = read_parked(folder, keep_seconds)
-        if (parked.checksum, parked.preset) != (model.checksum, model.preset):
-            other = f"preset {model.preset}" if parked.preset != model.preset else "another model"
-            raise NotKept(f"This film was made with preset {parked.preset}, and this server plays {other}.")
+        checkpoint = read_checkpoint(folder, keep_seconds)
+        if (checkpoint.checksum, checkpoint.preset) != (model.checksum, model.preset):
+            other = f"preset {model.preset}" if checkpoint.preset != model.preset else "another model"
+            raise NotKept(f"This film was made with preset {checkpoint.preset}, and this server plays {other}.")
         try:
-            self.parked = parked, read_copy(folder / parked.state, parked.snapshot)
-            self.take = TakeWriter(folder / LOG, model, later)
+            self.checkpoint = checkpoint, read_copy(folder / checkpoint.state, checkpoint.snapshot)
+            self.session_log = LogWriter(folder / LOG, model, later)
         except (ValueError, OSError) as error:
             raise damaged(error) from error
         self.known = True

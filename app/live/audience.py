@@ -1,4 +1,4 @@
-"""The audience of a live film: who watches it, since when nobody does, and what they missed meanwhile."""
+"""Audience of a live film: who watches it, since when nobody does, and what they missed meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.live.messages import Overtaken, Problem
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from app.live.player import Receipt, Screen, Viewer
+    from app.live.player import Player, Receipt, Viewer
 
 CREDIT_SECONDS = 1.0
 """A viewer that had credit this lately is watching: on a slow link it has none at most moments."""
@@ -24,13 +24,13 @@ class Audience:
     """Of one session.
 
     Args:
-        screen: has the viewers.
+        player: has the viewers.
         clock: seconds that only go forward.
         missed: what the film has to tell from before.
     """
 
-    def __init__(self, screen: Screen, clock: Callable[[], float], missed: Iterable[Problem] = ()) -> None:
-        self._screen, self._clock = screen, clock
+    def __init__(self, player: Player, clock: Callable[[], float], missed: Iterable[Problem] = ()) -> None:
+        self._player, self._clock = player, clock
         self._lock = RLock()
         self._missed: deque[Problem] = deque(missed, maxlen=MISSED)
         self._left_at = self._credit_at = self._seen_at = clock()
@@ -38,7 +38,7 @@ class Audience:
     def enter(self, viewer: Viewer) -> None:
         """Somebody watches, and is told what the last ones missed."""
         with self._lock:
-            self._screen.viewers = (*self._screen.viewers, viewer)
+            self._player.viewers = (*self._player.viewers, viewer)
             missed = [*self._missed] if viewer.driver else []
             if missed:
                 self._missed.clear()
@@ -48,7 +48,7 @@ class Audience:
     def leave(self, viewer: Viewer) -> None:
         """And does no more."""
         with self._lock:
-            self._screen.viewers = tuple(other for other in self._screen.viewers if other is not viewer)
+            self._player.viewers = tuple(other for other in self._player.viewers if other is not viewer)
             self._left_at = self._clock()
 
     def expect(self) -> None:
@@ -64,7 +64,7 @@ class Audience:
     def tell(self, event: BaseModel) -> None:
         """Tell every viewer; a problem that nobody is there to hear is kept for the next driver."""
         with self._lock:
-            viewers = self._screen.viewers
+            viewers = self._player.viewers
             if not viewers and isinstance(event, Problem):
                 self._missed.append(event)
         for viewer in viewers:
@@ -72,7 +72,7 @@ class Audience:
 
     def tell_overtaken(self, receipts: Iterable[Receipt], by: str) -> None:
         """Tell those whose commands count that these prompts will not be seen; `by` took their place, or nothing."""
-        drivers = [viewer for viewer in self._screen.viewers if viewer.driver]
+        drivers = [viewer for viewer in self._player.viewers if viewer.driver]
         for receipt in receipts:
             for viewer in drivers:
                 viewer.tell(Overtaken(id=receipt.id, by=by))
@@ -81,7 +81,7 @@ class Audience:
         """Whether somebody takes frames."""
         if self._some_credit():
             self._credit_at = now
-        elif not self._screen.viewers:
+        elif not self._player.viewers:
             self._credit_at = now - CREDIT_SECONDS
         return now - self._credit_at < CREDIT_SECONDS
 
@@ -93,7 +93,7 @@ class Audience:
 
     def absent(self, now: float) -> float:
         """For how many seconds nobody has been connected; 0 while somebody is."""
-        return 0.0 if self._screen.viewers else now - self._left_at
+        return 0.0 if self._player.viewers else now - self._left_at
 
     def _some_credit(self) -> bool:
-        return any(viewer.credit > 0 for viewer in self._screen.viewers)
+        return any(viewer.credit > 0 for viewer in self._player.viewers)

@@ -1,4 +1,4 @@
-"""The engine thread: the only one that touches streams, one chunk at a time, for whichever session is due first.
+"""Engine thread: the only one that touches streams, one chunk at a time, for whichever session is due first.
 
 A chunk is begun as late as is safe, so that a prompt never waits behind a finished one, and not at all while nobody
 watches or records. The thread waits for no disk and for no other thread: what is read and written is read and written
@@ -24,13 +24,13 @@ from app.live.heap import give_back
 from app.live.player import EncodeThread
 from app.live.quota import Quota, clear_halves
 from app.live.saves import Saves
+from app.live.scheduling import next_film
 from app.live.session import Session
 from app.live.spelling import Spelling
-from app.live.turns import next_turn
 from app.live.worker import Worker
 from app.loading.live import LiveModel, LiveOpener, films_at_once, open_live
-from app.record.log_writer import TakeWriter
-from app.record.session_log import LOG, Moment
+from app.record.log_writer import LogWriter
+from app.record.session_log import LOG, ChunkControls
 from pipelines.types import Controls
 
 if TYPE_CHECKING:
@@ -185,13 +185,13 @@ class LiveEngine:
         times = [each for session in sessions if (each := session.pace.chunk_seconds) is not None]
         return {
             "sessions": len(sessions),
-            "viewers": sum(len(session.screen.viewers) for session in sessions),
+            "viewers": sum(len(session.player.viewers) for session in sessions),
             "chunks": self._chunks,
-            "frames_encoded": sum(session.screen.encoded for session in sessions),
+            "frames_encoded": sum(session.player.encoded for session in sessions),
             "underruns": sum(session.pace.underruns for session in sessions),
             "chunk_seconds": max(times, default=0.0),
             "saves_pending": self._saves.under_way,
-            "kept_bytes": self._saves.held + sum(session.screen.recorder.kept_bytes for session in sessions),
+            "kept_bytes": self._saves.held + sum(session.player.recorder.kept_bytes for session in sessions),
             "disk_bytes": self._quota.used,
             "disk_limit_bytes": self._quota.limit,
             "memory_bytes": 0 if self._studio is None else self._studio.model.memory(),
@@ -212,29 +212,29 @@ class LiveEngine:
             self._sweeping, self._sweep_at = True, now + _SWEEP_SECONDS
             self._disk.give(self._sweep)
         sessions = self._all()
-        turn = next_turn(sessions, now)
+        turn = next_film(sessions, now)
         if turn is not None:
             when, session = turn
             if when > now:
-                return 0.0 if self._audition(sessions, now) else min(when - now, _IDLE_POLL)
+                return 0.0 if self._preview(sessions, now) else min(when - now, _IDLE_POLL)
             self._chunks += session.step()
             if session.over:
                 self._remove(session)
             self._encode.wake()
             return 0.0
-        if self._audition(sessions, now):
+        if self._preview(sessions, now):
             return 0.0
-        if any(session.screen.viewers for session in sessions):
+        if any(session.player.viewers for session in sessions):
             return _CREDIT_POLL  # an acknowledgement does not wake
         return _IDLE_POLL if sessions else None
 
-    def _audition(self, sessions: list[Session], now: float) -> bool:
+    def _preview(self, sessions: list[Session], now: float) -> bool:
         """Make what somebody wants to see of a prompt that waits, if all films have the time; True if it took some."""
-        asking = next((session for session in sessions if session.auditions.wait), None)
+        asking = next((session for session in sessions if session.previews.wait), None)
         if asking is None:
             return False
         spare = min(session.spare(now) for session in sessions)
-        return asking.auditions.make(spare, now, playing=asking.state == "playing")
+        return asking.previews.make(spare, now, playing=asking.state == "playing")
 
     def load(self) -> None:
         """Load the model."""
@@ -281,17 +281,17 @@ class LiveEngine:
     def _admit(self) -> None:
         with self._lock:
             requests, self._requests = self._requests, []
-        for place, request in enumerate(requests, 1):
+        for position, request in enumerate(requests, 1):
             try:
-                session = self._session_for(request, place)
+                session = self._session_for(request, position)
             except Exception as error:
                 request.answer(error)
             else:
                 if session is not None:
                     request.answer(session)
 
-    def _session_for(self, request: Request, place: int) -> Session | None:
-        """The session that was asked for; None: the disk has to be asked first, and what has been parked before is
+    def _session_for(self, request: Request, position: int) -> Session | None:
+        """The session that was asked for; None: the disk has to be asked first, and what was parked before is
         written before that."""
         running = self._sessions.get(request.name)
         if running is not None and not running.over:
@@ -299,19 +299,19 @@ class LiveEngine:
         if self._closed:
             raise Closed()
         if len(self._sessions) >= self.max_sessions:
-            raise Busy(place)
+            raise Busy(position)
         if not request.known:
             self._disk.give(lambda: self._read(request))
             return None
         studio, folder = self._shared, self.folder / request.name
-        take = request.take or TakeWriter(folder / LOG, studio.model, self._disk.give, new=True)
-        if request.parked is None:
+        session_log = request.session_log or LogWriter(folder / LOG, studio.model, self._disk.give, new=True)
+        if request.checkpoint is None:
             seed = secrets.randbelow(2**31) if self.seed == -1 else self.seed
-            session = Session(request.name, studio, folder, Moment(self.prompt, seed), take)
+            session = Session(request.name, studio, folder, ChunkControls(self.prompt, seed), session_log)
         else:
-            moment = request.parked[0].course.past[-1].moment
+            controls = request.checkpoint[0].course.past[-1].controls
             try:
-                session = Session(request.name, studio, folder, moment, take, request.parked)
+                session = Session(request.name, studio, folder, controls, session_log, request.checkpoint)
             except ValueError as error:
                 raise damaged(error) from error
         with self._lock:
@@ -337,7 +337,7 @@ class LiveEngine:
         except Exception:
             _log.exception("session %s could not be parked", session.id)
             session.end("parked")  # where it was saved last
-        self._disk.give(self._parked)
+        self._disk.give(self._was_parked)
         self._share_memory()
         give_back()
 
@@ -351,8 +351,7 @@ class LiveEngine:
     def _share_memory(self) -> None:
         sessions = [session for session in self._all() if not session.over]
         for session in sessions:
-            session.film.limit_undo(self._undo_memory // len(sessions))
-            session.screen.recorder.limit_memory(self._live_memory // 2 // len(sessions))
+            session.limit_memory(self._undo_memory // len(sessions), self._live_memory // 2 // len(sessions))
 
     def _all(self) -> list[Session]:
         with self._lock:
@@ -374,7 +373,7 @@ class LiveEngine:
             self._requests.append(request)
         self.wake()
 
-    def _parked(self) -> None:
+    def _was_parked(self) -> None:
         with self._lock:
             self._parking -= 1
         give_back()  # the copy that was written

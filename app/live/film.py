@@ -1,4 +1,4 @@
-"""A live film's past and present on the engine's side: its stream, its log, and the ways back.
+"""Live film on the engine's side: its stream, its session log, and the history that it can be taken back to.
 
 Everything here is called on the engine thread alone.
 """
@@ -10,21 +10,20 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from app.live.checkpoint import Parked
-from app.live.history import Undo
+from app.live.checkpoint import Checkpoint
 from app.live.player import Receipt
-from app.live.prompts import Course, Turn
+from app.live.prompts import ChunkPlan, PromptSchedule, latent_of
 from app.live.quota import Quota
 from app.live.recording import Ended
 from app.live.saves import Saves
 from app.live.spelling import Spelling
 from app.live.worker import Worker
 from app.loading.live import Copy, LiveModel
-from app.record.log_writer import TakeWriter
-from app.record.session_log import Moment, Recorded
+from app.record.log_writer import LogWriter
+from app.record.session_log import ChunkControls, Recorded
 from pipelines.types import Chunk, Prompt, Transition
 
-UNDO_SECONDS = 60.0
+HISTORY_SECONDS = 60.0
 MOST_AGAIN = 4
 """Chunks that a rewind makes again at most: meanwhile its own film stands still."""
 
@@ -38,11 +37,11 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MadeChunk:
     """A chunk that was made in `seconds`, which began at `begun`; `switched` if its prompt is a new one."""
 
     chunk: Chunk
-    turn: Turn
+    plan: ChunkPlan
     switched: bool
     begun: float
     seconds: float
@@ -65,13 +64,77 @@ class Studio:
     spelling: Spelling
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The state before a chunk."""
+
+    chunk: int
+    copy: Copy
+
+
+class History:
+    """Copies of a stream's past, as dense as the memory allows: the way back over the last `reach` chunks.
+
+    A chunk between two copies is reached by going forward from the one before: the film is a function of its seed and
+    its controls, so it comes out the same.
+
+    Args:
+        memory: bytes that the copies may take.
+        reach: how many chunks back there shall be copies.
+    """
+
+    def __init__(self, memory: int, reach: int) -> None:
+        self._memory, self._reach = memory, max(1, reach)
+        self._every = 1  # chunks between two copies; 0: not even one fits
+        self._marks: deque[Mark] = deque()
+
+    def limit(self, memory: int) -> None:
+        """Let the copies take so many bytes from now on."""
+        self._memory, self._every = memory, self._every or 1  # the next copy tells whether it fits
+        if self._marks:
+            fit = memory // max(1, self._marks[-1].copy.size)
+            while len(self._marks) > fit:
+                self._marks.popleft()
+
+    def due(self, chunk: int) -> bool:
+        """Whether the state before this chunk should be copied."""
+        return self._every > 0 and (not self._marks or chunk - self._marks[-1].chunk >= self._every)
+
+    def add(self, chunk: int, copy: Copy) -> None:
+        """Keep a copy of the state before a chunk, and let go of what is out of reach."""
+        fit = self._memory // max(1, copy.size)
+        if fit < 2:
+            self._every = 0
+            return
+        self._every = -(-self._reach // fit)
+        self._marks.append(Mark(chunk, copy))
+        while len(self._marks) > fit or self._marks[0].chunk < chunk - self._reach - self._every:
+            self._marks.popleft()
+
+    def before(self, chunk: int) -> Mark | None:
+        """The newest copy from which a chunk can be reached, else the oldest there is."""
+        return next((mark for mark in reversed(self._marks) if mark.chunk <= chunk), self._first())
+
+    def at(self, chunk: int) -> Copy | None:
+        """The copy of the state before this chunk, if there is one."""
+        return self._marks[-1].copy if self._marks and self._marks[-1].chunk == chunk else None
+
+    def forget(self, after: int = -1) -> None:
+        """Drop the copies of states behind a chunk's beginning: they belong to another branch."""
+        while self._marks and self._marks[-1].chunk > after:
+            self._marks.pop()
+
+    def _first(self) -> Mark | None:
+        return self._marks[0] if self._marks else None
+
+
 class LiveFilm:
     """Of one session.
 
     Args:
         studio: what makes it.
-        take: its log.
-        course: what it is to show.
+        session_log: its log.
+        schedule: what it is to show.
 
     Attributes:
         chunk: the next chunk's number.
@@ -79,100 +142,100 @@ class LiveFilm:
         made: how many chunks were made to be shown, in all branches.
     """
 
-    def __init__(self, studio: Studio, take: TakeWriter, course: Course) -> None:
+    def __init__(self, studio: Studio, session_log: LogWriter, schedule: PromptSchedule) -> None:
         model = self.model = studio.model
-        self.course, self._take, self._clock = course, take, studio.clock
+        self.schedule, self._session_log, self._clock = schedule, session_log, studio.clock
         self.chunk = self.branch = self.made = 0
-        self._undo = Undo(0, round(UNDO_SECONDS * model.fps / model.chunk_frames))
+        self._history = History(0, round(HISTORY_SECONDS * model.fps / model.chunk_frames))
         self._again: deque[int] = deque()  # chunks that a rewind has still to make again before the next
-        self._logged: Moment | None = None
-        self._stream = model.new_stream(course.moment.seed, course.moment.knobs)
+        self._logged: ChunkControls | None = None
+        self._stream = model.new_stream(schedule.controls.seed, schedule.controls.knobs)
 
-    def make(self) -> Piece:
+    def make(self) -> MadeChunk:
         """Make the next chunk.
 
         Raises:
             Refused: the prompt or the settings that were to begin with it; the film goes on without them.
         """
         self._catch_up()
-        begun, before = self._clock(), self.course.moment
-        turn = self.course.turn(self.chunk)
-        if self._undo.due(self.chunk):
+        begun, before = self._clock(), self.schedule.controls
+        plan = self.schedule.plan(self.chunk)
+        if self._history.due(self.chunk):
             self.copy()
-        moment, switched = turn.moment, turn.moment.prompt != before.prompt
+        controls, switched = plan.controls, plan.controls.prompt != before.prompt
         try:
             if switched:
-                self.model.read_prompt(moment.prompt)
-            self._stream.turn(moment.knobs)
+                self.model.read_prompt(controls.prompt)
+            self._stream.set_knobs(controls.knobs)
         except ValueError as error:  # nothing has changed yet
-            self.course.take_back(self.chunk)
-            raise Refused(str(error), turn.receipts) from error
-        chunk = self._stream.next_chunk(moment.controls)
+            self.schedule.take_back(self.chunk)
+            raise Refused(str(error), plan.receipts) from error
+        chunk = self._stream.next_chunk(controls.for_stream)
         seconds = self._clock() - begun
-        if moment != self._logged:
-            self._take.controls(moment, self.branch, self.chunk)
-            self._logged = moment
-        self._take.chunk(chunk, self.branch, seconds)
+        if controls != self._logged:
+            self._session_log.controls(controls, self.branch, self.chunk)
+            self._logged = controls
+        self._session_log.chunk(chunk, self.branch, seconds)
         self.chunk, self.made = self.chunk + 1, self.made + 1
-        return Piece(chunk, turn, switched, begun, seconds)
+        return MadeChunk(chunk, plan, switched, begun, seconds)
 
     def preview(self, prompt: Prompt) -> Chunk:
         """The next chunk as it would be if another prompt began with it, at once; ValueError if it cannot be read."""
         self.model.read_prompt(prompt)
         self._catch_up()
-        return self._stream.preview(replace(self.course.moment, prompt=prompt, transition=Transition()).controls)
+        return self._stream.preview(replace(self.schedule.controls, prompt=prompt, transition=Transition()).for_stream)
 
     def copy(self) -> Copy:
         """The state before the next chunk."""
         self._catch_up()
-        copy = self._undo.at(self.chunk)
+        copy = self._history.at(self.chunk)
         if copy is None:
             copy = self._stream.copy()
-            if self._undo.due(self.chunk):
-                self._undo.add(self.chunk, copy)
+            if self._history.due(self.chunk):
+                self._history.add(self.chunk, copy)
         return copy
 
-    def limit_undo(self, memory: int) -> None:
+    def limit_history(self, memory: int) -> None:
         """Let the ways back take so many bytes from now on."""
-        self._undo.limit(memory)
+        self._history.limit(memory)
 
     def recorded(self, ended: Ended) -> None:
         """A recording of it has ended; on any thread."""
-        self._take.recorded(
+        self._session_log.recorded(
             Recorded(branch=self.branch, chunk=self.chunk, name=ended.name, frames=ended.frames, ended=ended.ended)
         )
 
     def lost(self, shown: Mapping[int, int]) -> None:
         """Of these chunks only so many frames were shown."""
         for chunk, frames in shown.items():
-            self._take.shown(self.branch, chunk, frames)
+            self._session_log.shown(self.branch, chunk, frames)
 
     def begin(self, seed: int | None, prompt: Prompt | None) -> None:
         """A new film; seed -1 draws one, and None keeps what is in force, of the prompt too."""
-        before = self.course.moment
+        before = self.schedule.controls
         seed = before.seed if seed is None else secrets.randbelow(2**31) if seed == -1 else seed
-        moment = replace(before, prompt=prompt or before.prompt, seed=seed, transition=Transition())
+        controls = replace(before, prompt=prompt or before.prompt, seed=seed, transition=Transition())
         self._again.clear()
-        self._stream.begin(seed, moment.knobs)
-        self.course.begin(moment)
-        self._undo.forget()
+        self._stream.begin(seed, controls.knobs)
+        self.schedule.begin(controls)
+        self._history.forget()
         self._branch_off(0)
 
     def rewind(self, frame: int) -> bool:
         """Back to before the chunk that shows `frame`, or as near as there is a way; from there it is another film.
 
-        The stream is then `behind` where there is no copy of just that moment. False: there is no way back.
+        The stream is then `behind` where there is no copy of just that chunk. False: there is no way back.
         """
         target = min(self.chunk, self.model.rhythm.chunk_of(latent_of(frame)))
-        mark = self._undo.before(target)
+        mark = self._history.before(target)
         if mark is None:
             return False
         target = min(max(target, mark.chunk), mark.chunk + MOST_AGAIN)
-        self._stream.begin(self.course.at(mark.chunk).seed, self.course.at(max(0, mark.chunk - 1)).knobs)
+        self._stream.begin(self.schedule.at(mark.chunk).seed, self.schedule.at(max(0, mark.chunk - 1)).knobs)
         self._stream.go_back(mark.copy)
         self._again = deque(range(mark.chunk, target))
-        self._undo.forget(after=target)
-        self.course.go_back(target)
+        self._history.forget(after=target)
+        self.schedule.go_back(target)
         self._branch_off(target)
         return True
 
@@ -183,26 +246,26 @@ class LiveFilm:
 
     def make_again(self) -> None:
         """Make one of them, which nobody sees."""
-        moment = self.course.at(self._again[0])
-        self._stream.turn(moment.knobs)
-        self._stream.next_chunk(moment.controls)
+        controls = self.schedule.at(self._again[0])
+        self._stream.set_knobs(controls.knobs)
+        self._stream.next_chunk(controls.for_stream)
         self._again.popleft()
 
-    def load(self, parked: Parked, copy: Copy) -> None:
-        """Go on from where the film was parked; ValueError if the copy does not fit.
+    def load(self, checkpoint: Checkpoint, copy: Copy) -> None:
+        """Go on from where the checkpoint has it; ValueError if the copy does not fit.
 
         What came after it, on a server that was killed, was another branch.
         """
         self._stream.go_back(copy)
-        self.chunk, self.branch = parked.chunk, parked.branch
-        self._logged = self.course.at(self.chunk - 1) if self.chunk else None
-        if parked.running:
-            self.branch = max(self.branch, self._take.newest_branch)
+        self.chunk, self.branch = checkpoint.chunk, checkpoint.branch
+        self._logged = self.schedule.at(self.chunk - 1) if self.chunk else None
+        if checkpoint.running:
+            self.branch = max(self.branch, self._session_log.newest_branch)
             self._branch_off(self.chunk)
 
     def close(self) -> None:
         """Let go of everything."""
-        self._undo.forget()
+        self._history.forget()
         del self._stream
 
     def _catch_up(self) -> None:
@@ -210,11 +273,6 @@ class LiveFilm:
             self.make_again()
 
     def _branch_off(self, chunk: int) -> None:
-        self._take.branch(self.branch + 1, self.branch, chunk)
+        self._session_log.branch(self.branch + 1, self.branch, chunk)
         self.branch, self.chunk = self.branch + 1, chunk
-        self._logged = self.course.at(chunk - 1) if chunk else None
-
-
-def latent_of(frame: int) -> int:
-    """The latent frame that a pixel frame comes from."""
-    return -(-frame // 4)
+        self._logged = self.schedule.at(chunk - 1) if chunk else None

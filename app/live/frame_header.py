@@ -1,4 +1,4 @@
-"""The 32 bytes before every frame on the socket.
+"""Frame header: the 32 bytes before every frame on the socket.
 
 A page reads them with one DataView, so their layout is fixed; docs/live-api.md is the table for people.
 """

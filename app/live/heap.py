@@ -1,4 +1,4 @@
-"""Freed memory given back to the system: the C library keeps what lies between blocks that are still in use.
+"""Heap of the process: freed memory is given back, for the C library keeps what lies between blocks in use.
 
 After a film with many copies of its past that is most of what it held.
 """

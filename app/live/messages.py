@@ -1,4 +1,4 @@
-"""What browser and server say to each other in JSON, checked on the way in; frames are in app/live/frame_header.py.
+"""Messages between browser and server in JSON, checked on the way in; frames are in app/live/frame_header.py.
 
 The socket is open to programs as well as to the page, so every text and number has a bound here and everything
 else is refused in one sentence; docs/live-api.md is the table for people.
@@ -319,7 +319,7 @@ class Saved(FromServer):
 
 
 class Span(FromServer):
-    """A piece of the track: pixel frames from `begin` to before `end` (None: open).
+    """A span of the track: pixel frames from `begin` to before `end` (None: open).
 
     `refresh` is a chunk before which the memory was made anew under the same prompt, because the film had drifted.
     """

@@ -1,4 +1,4 @@
-"""When the next chunk is begun: as late as is safe, so that a new prompt never waits behind a finished chunk."""
+"""Pacing of a live film: a chunk is begun as late as is safe, so that no new prompt waits behind a finished one."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""The encode thread: every frame is compressed once, when its time has come, and handed to all who watch.
+"""Player of a live film: every frame is compressed once, when its time has come, and handed to all who watch.
 
 Frames are paced by content time. After a stall the clock is set anew, so nothing is ever played faster to catch up;
 a frame of an old epoch is dropped wherever it waits.
@@ -114,13 +114,13 @@ class _Waiting:
     pixels: NDArray[np.uint8]
     frame: int
     chunk: int
-    place: int
+    index: int
     epoch: int
     made: float
     drift: float | None
 
 
-class Screen:
+class Player:
     """What one session shows, and when.
 
     Args:
@@ -169,8 +169,8 @@ class Screen:
             elif not self._waiting:
                 late = 0.0 if self._next is None else max(0.0, now - self._next)
                 self._next = now if self._next is None else max(self._next, now)
-            for place, (pixels, frame) in enumerate(zip(chunk.pixels, chunk.pixel, strict=True)):
-                self._waiting.append(_Waiting(pixels, frame, chunk.index, place, epoch, made, chunk.drift))
+            for index, (pixels, frame) in enumerate(zip(chunk.pixels, chunk.pixel, strict=True)):
+                self._waiting.append(_Waiting(pixels, frame, chunk.index, index, epoch, made, chunk.drift))
             self._receipts += [_Due(receipt, chunk.index, begun, now, chunk.seconds) for receipt in receipts]
         return late, lost
 
@@ -185,7 +185,7 @@ class Screen:
     def stocked(self) -> bool:
         """Whether a chunk waits of which no frame has been shown."""
         with self._lock:
-            return any(waiting.place == 0 for waiting in self._waiting)
+            return any(waiting.index == 0 for waiting in self._waiting)
 
     def idle(self) -> None:
         """Nobody watched: what comes next is not late."""
@@ -199,7 +199,7 @@ class Screen:
         return lost
 
     def _drop(self) -> Dropped:
-        lost = {waiting.chunk: waiting.place for waiting in reversed(self._waiting)}
+        lost = {waiting.chunk: waiting.index for waiting in reversed(self._waiting)}
         dropped = Dropped(lost, tuple(due.receipt for due in self._receipts))
         self._waiting.clear()
         self._receipts.clear()
@@ -240,7 +240,7 @@ class Screen:
         self._shown_at.append(now)
         if reached:
             self._applied(waiting, t, now, drivers)
-        return waiting.place == 0
+        return waiting.index == 0
 
     def fps_shown(self, now: float) -> float:
         """Frames shown a second, over the last two."""
@@ -267,11 +267,11 @@ class Screen:
                 viewer.tell(applied)
 
 
-class Shower(Protocol):
+class PlayedSession(Protocol):
     """A session, as the encode thread sees it."""
 
     @property
-    def screen(self) -> Screen: ...
+    def player(self) -> Player: ...
 
     def report(self, now: float) -> float:
         """Tell viewers how it goes if it is time, and return when it will be."""
@@ -288,7 +288,7 @@ class EncodeThread:
     """
 
     def __init__(
-        self, sessions: Callable[[], Iterable[Shower]], clock: Callable[[], float], begun: Callable[[], None]
+        self, sessions: Callable[[], Iterable[PlayedSession]], clock: Callable[[], float], begun: Callable[[], None]
     ) -> None:
         self._sessions, self._clock, self._begun = sessions, clock, begun
         self._wake = Condition()
@@ -319,9 +319,9 @@ class EncodeThread:
         again: list[float] = []
         for session in self._sessions():
             try:
-                if session.screen.show(now):
+                if session.player.show(now):
                     self._begun()
-                due = session.screen.due()
+                due = session.player.due()
                 again += [session.report(now), *([] if due is None else [due])]
             except Exception:  # one session's broken viewer or file must not stop the others' films
                 _log.exception("a frame could not be shown")

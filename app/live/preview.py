@@ -1,4 +1,4 @@
-"""A look at a prompt that waits: the chunk it would begin with, made beside the film and kept out of it.
+"""Preview of a queued prompt: one chunk from a fork of the stream, made beside the film and kept out of it.
 
 It takes as long as a chunk, so it is made while the film needs no time: paused, or in the pause after a chunk that was
 begun early for its sake. Two chunks of film are then there for three chunks' work, hence the largest share.
@@ -16,7 +16,7 @@ from app.errors import explain
 from app.live.film import LiveFilm
 from app.live.messages import Problem, QueueItem
 from app.live.pacing import Pace
-from app.live.prompts import Course
+from app.live.prompts import PromptSchedule
 from app.live.recorder import Recorder
 
 LARGEST_SHARE = 0.6
@@ -31,11 +31,11 @@ class _Asked:
     since: float
 
 
-class Auditions:
+class Previews:
     """Of one session; at most one waits.
 
     Args:
-        course: holds the queue.
+        schedule: holds the queue.
         film: makes the chunk.
         pace: knows what a chunk costs.
         recorder: makes a file of it.
@@ -43,9 +43,14 @@ class Auditions:
     """
 
     def __init__(
-        self, course: Course, film: LiveFilm, pace: Pace, recorder: Recorder, tell: Callable[[BaseModel], None]
+        self,
+        schedule: PromptSchedule,
+        film: LiveFilm,
+        pace: Pace,
+        recorder: Recorder,
+        tell: Callable[[BaseModel], None],
     ) -> None:
-        self._course, self._film, self._pace, self._recorder, self._tell = course, film, pace, recorder, tell
+        self._schedule, self._film, self._pace, self._recorder, self._tell = schedule, film, pace, recorder, tell
         self._lock = Lock()
         self._asked: _Asked | None = None
 
@@ -60,7 +65,7 @@ class Auditions:
         Raises:
             ValueError: there is no such item, or the machine has no time for it.
         """
-        item = next((item for item in self._course.queue if name in (None, item.id)), None)
+        item = next((item for item in self._schedule.queue if name in (None, item.id)), None)
         if item is None:
             raise ValueError("This prompt does not wait in the queue. Queue it, then audition it.")
         if playing and self._pace.share > LARGEST_SHARE:
@@ -75,7 +80,7 @@ class Auditions:
             asked = self._asked
             if asked is None:
                 return False
-            wanted = asked.item in self._course.queue  # an item that was edited is another one
+            wanted = asked.item in self._schedule.queue  # an item that was edited is another one
             fits = spare >= self._pace.cost(switching=True)
             if wanted and not fits and now - asked.since < PATIENCE:
                 return False

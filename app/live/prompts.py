@@ -1,4 +1,4 @@
-"""What a live film is to show: the prompt in force, the one that comes next, and those that queue.
+"""Prompt schedule of a live film: the prompt in force, the one that comes next, and those that queue.
 
 Everything counts from a chunk on. Messages arrive on any thread; the engine asks once a chunk, and has what came
 before it asked.
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from threading import RLock
 
 from app.config.lengths import Rhythm
-from app.live.checkpoint import CourseRecord
+from app.live.checkpoint import ScheduleRecord
 from app.live.messages import QueueItem, Set, Span, WireTransition
 from app.live.player import Receipt
 from app.loading.live import Knobs
-from app.record.session_log import Moment, Steered
+from app.record.session_log import ChunkControls, Steered
 from pipelines.types import Prompt, Transition, in_words
 
 USUAL_HOLD = 8.0
@@ -27,10 +27,10 @@ _PAST = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ChunkPlan:
     """What the next chunk is made with; `receipts` if a prompt begins with it, `sudden` if it takes the screen."""
 
-    moment: Moment
+    controls: ChunkControls
     receipts: tuple[Receipt, ...] = ()
     sudden: bool = False
 
@@ -67,11 +67,11 @@ class _Start:
             yield Span(kind="now" if end is None else "past", prompt=self.words, begin=whole, end=end)
 
 
-class Course:
+class PromptSchedule:
     """Of one session.
 
     Args:
-        moment: what the film begins with.
+        controls: what the film begins with.
         fps: of the film.
         rhythm: of its chunks.
 
@@ -79,10 +79,10 @@ class Course:
         refresh_on_drift: the drift at which the memory is made anew.
     """
 
-    def __init__(self, moment: Moment, fps: float, rhythm: Rhythm) -> None:
-        self.lock = RLock()
+    def __init__(self, controls: ChunkControls, fps: float, rhythm: Rhythm) -> None:
+        self._lock = RLock()
         self.queue: list[QueueItem] = []
-        self.past: list[tuple[int, Moment]] = [(0, moment)]
+        self.past: list[tuple[int, ChunkControls]] = [(0, controls)]
         self.refresh_on_drift: float | None = None
         self._fps, self._rhythm = fps, rhythm
         self._refreshed_at = 0.0
@@ -94,7 +94,7 @@ class Course:
         self._blends_until = 0  # the first chunk that shows the prompt in force whole
 
     @property
-    def moment(self) -> Moment:
+    def controls(self) -> ChunkControls:
         """What is in force."""
         return self.past[-1][1]
 
@@ -109,20 +109,22 @@ class Course:
         upcoming = self._next
         return upcoming is not None and upcoming.transition.kind == "cut"
 
-    def say(self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt) -> tuple[Receipt, ...]:
-        """A prompt for the next chunk. One that has not begun gives way; returns its receipt."""
-        with self.lock:
+    def say(
+        self, prompt: Prompt, transition: Transition, hold: float | None, receipt: Receipt
+    ) -> tuple[int, tuple[Receipt, ...]]:
+        """A prompt for the next chunk; returns which that is. One that has not begun gives way: its receipt as well."""
+        with self._lock:
             overtaken = self._next.receipts if self._next is not None else ()
             if self._next is not None and self._next.transition.kind == "cut":
                 transition = self._next.transition  # what was to be cut off is still to be
             self._next = _Next(prompt, transition, hold, (receipt,))
-        return overtaken
+            return self._upcoming, overtaken
 
     def refresh(self, chunk: int) -> None:
         """Before the next chunk the memory is made anew under the prompt in force, unless that still blends in."""
-        with self.lock:
+        with self._lock:
             if self._next is None and chunk >= self._blends_until:
-                self._next = _Next(respelled(self.moment.prompt), Transition(), None, (), refresh=True)
+                self._next = _Next(respelled(self.controls.prompt), Transition(), None, (), refresh=True)
 
     def drifted(self, drift: float, chunk: int, now: float) -> None:
         """The film shows so much drift before `chunk`: `refresh` where that is too much and none was lately."""
@@ -133,14 +135,22 @@ class Course:
 
     def line_up(self, items: list[QueueItem], now: float) -> None:
         """The queue as it shall be."""
-        with self.lock:
+        with self._lock:
             self.queue = items
             self._since = {item.id: self._since.get(item.id, now) for item in items}
 
+    def line_up_last(self, item: QueueItem, now: float) -> tuple[int, int]:
+        """One more behind the queue, in which no other has its id; returns the chunk and the frame it begins with."""
+        with self._lock:
+            others = [other for other in self.queue if other.id != item.id]
+            self.line_up([*others, item], now)
+            frame = self.queued_start(len(others))
+            return max(self._upcoming, self._rhythm.chunk_of(latent_of(frame))), frame
+
     def change(self, **settings: object) -> None:
         """Other settings from the next chunk on."""
-        with self.lock:
-            self._set(self._upcoming, replace(self.moment, **settings))  # type: ignore[arg-type]  # of Moment's fields
+        with self._lock:
+            self._set(self._upcoming, replace(self.controls, **settings))  # type: ignore[arg-type]  # of its fields
 
     def adjust(self, message: Set, check: Callable[[Knobs], object]) -> bool:
         """Other settings from the next chunk on; True if they are of the memory, which has to begin anew.
@@ -151,85 +161,82 @@ class Course:
         if message.guidance_scale is not None:
             self.change(guidance_scale=message.guidance_scale)
         asked = {"num_inference_steps": message.steps, "local_attn_size": message.window, "sink_size": message.sink}
-        known = dict(self.moment.knobs)
+        known = dict(self.controls.knobs)
         knobs = tuple((known | {name: value for name, value in asked.items() if value is not None}).items())
-        if knobs == self.moment.knobs:
+        if knobs == self.controls.knobs:
             return False
         check(knobs)
         self.change(knobs=knobs)
         return message.window is not None or message.sink is not None
 
-    def queued_start(self, place: int) -> int:
+    def queued_start(self, position: int) -> int:
         """The frame at which an item of the queue begins, if nothing changes."""
-        with self.lock:
-            frame = self._turn_frame(self._hold)
-            for item in self.queue[:place]:
+        with self._lock:
+            frame = self._switch_frame(self._hold)
+            for item in self.queue[:position]:
                 frame += round((item.hold or USUAL_HOLD) * self._fps)
             return frame
 
     # ------------------------------------------------------------------ the engine's side
 
-    def turn(self, chunk: int) -> Turn:
+    def plan(self, chunk: int) -> ChunkPlan:
         """What chunk `chunk` is made with; it begins now."""
-        with self.lock:
+        with self._lock:
             frame = self._rhythm.start_frame(chunk)
             upcoming, self._next = self._next, None
             spoken = upcoming is not None and not upcoming.refresh
-            if not spoken and self.queue and frame >= self._turn_frame(self._hold):
+            if not spoken and self.queue and frame >= self._switch_frame(self._hold):
                 item = self.queue.pop(0)
                 receipt = Receipt(item.id, self._since.pop(item.id))
                 upcoming = _Next(item.of_engine(), item.transition.of_engine(), item.hold, (receipt,))
             self._upcoming = chunk + 1
             if upcoming is None:
-                return Turn(self.moment)
+                return ChunkPlan(self.controls)
             prompt, transition = upcoming.prompt, upcoming.transition
-            if transition.kind == "cut" and prompt == self.moment.prompt:
+            if transition.kind == "cut" and prompt == self.controls.prompt:
                 prompt = respelled(prompt)
-            self._set(chunk, replace(self.moment, prompt=prompt, transition=transition))
+            self._set(chunk, replace(self.controls, prompt=prompt, transition=transition))
             if not upcoming.refresh:
                 self._hold, self._held_from = upcoming.hold, frame
             self._blends_until = chunk + transition.chunks
-            return Turn(self.moment, upcoming.receipts, transition.kind == "cut")
+            return ChunkPlan(self.controls, upcoming.receipts, transition.kind == "cut")
 
-    def at(self, chunk: int) -> Moment:
+    def at(self, chunk: int) -> ChunkControls:
         """What a past chunk was made with."""
-        return next(moment for start, moment in reversed(self.past) if start <= chunk)
+        return next(controls for start, controls in reversed(self.past) if start <= chunk)
 
     def go_back(self, chunk: int) -> None:
         """The film goes on from before `chunk`, with what was in force then."""
-        with self.lock:
+        with self._lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or [(0, self.past[0][1])]
             self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
             self._go_on_from(chunk)
 
     def take_back(self, chunk: int) -> None:
         """Chunk `chunk` could not be made with what it was to begin with."""
-        with self.lock:
+        with self._lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or self.past[:1]
             self._go_on_from(chunk)
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, controls: ChunkControls) -> None:
         """A new film."""
-        with self.lock:
-            self.past, self._hold, self._held_from = [(0, moment)], None, 0
+        with self._lock:
+            self.past, self._hold, self._held_from = [(0, controls)], None, 0
             self._go_on_from(0)
 
-    @property
-    def upcoming(self) -> int:
-        """The first chunk that has not begun."""
-        return self._upcoming
-
-    def written(self) -> CourseRecord:
+    def written(self) -> ScheduleRecord:
         """All of it."""
-        with self.lock:
-            past = [Steered.of(moment, 0, chunk) for chunk, moment in self.past]
+        with self._lock:
+            past = [Steered.of(controls, 0, chunk) for chunk, controls in self.past]
             upcoming = None if self._next is None or self._next.refresh else self._next.written()
-            return CourseRecord(past=past, queue=self.queue, hold=self._hold, held_from=self._held_from, next=upcoming)
+            return ScheduleRecord(
+                past=past, queue=self.queue, hold=self._hold, held_from=self._held_from, next=upcoming
+            )
 
-    def read(self, record: CourseRecord, chunk: int, now: float) -> None:
+    def read(self, record: ScheduleRecord, chunk: int, now: float) -> None:
         """Go on with what was written down, from `chunk` on."""
-        with self.lock:
-            self.past = [(each.chunk, each.moment) for each in record.past]
+        with self._lock:
+            self.past = [(each.chunk, each.controls) for each in record.past]
             self._hold, self._held_from = record.hold, record.held_from
             self._go_on_from(chunk)
             self.line_up(list(record.queue), now)
@@ -238,42 +245,42 @@ class Course:
 
     def spans(self) -> list[Span]:
         """The track: what was, is, and is to come."""
-        with self.lock:
+        with self._lock:
             starts, refreshed = self._starts()
             ends = [*(start.begin for start in starts[1:]), None]
             spans = [span for start, end in zip(starts, ends, strict=True) for span in start.spans(end)][-_SPANS:]
             spans += [span for span in refreshed if span.begin >= spans[0].begin]
-            for place, item in enumerate(self.queue):
-                spans.append(Span(kind="queued", prompt=in_words(item.of_engine()), begin=self.queued_start(place)))
+            for position, item in enumerate(self.queue):
+                spans.append(Span(kind="queued", prompt=in_words(item.of_engine()), begin=self.queued_start(position)))
             return spans
 
     def _starts(self) -> tuple[list[_Start], list[Span]]:
         """Where a prompt began, and where one was refreshed."""
         starts: list[_Start] = []
         refreshed: list[Span] = []
-        before: Moment | None = None
-        for chunk, moment in self.past:
-            begin, words = self._rhythm.start_frame(chunk), in_words(moment.prompt)
-            anew = before is None or moment.prompt != before.prompt
-            if anew and starts and starts[-1].words == words and moment.transition.kind == "recache":
+        before: ChunkControls | None = None
+        for chunk, controls in self.past:
+            begin, words = self._rhythm.start_frame(chunk), in_words(controls.prompt)
+            anew = before is None or controls.prompt != before.prompt
+            if anew and starts and starts[-1].words == words and controls.transition.kind == "recache":
                 end = self._rhythm.start_frame(chunk + 1)
                 refreshed.append(Span(kind="refresh", prompt=words, begin=begin, end=end))
             elif anew:
-                starts.append(_Start(begin, words, self._rhythm.start_frame(chunk + moment.transition.chunks)))
-            before = moment
+                starts.append(_Start(begin, words, self._rhythm.start_frame(chunk + controls.transition.chunks)))
+            before = controls
         return starts, refreshed
 
-    def _set(self, chunk: int, moment: Moment) -> None:
+    def _set(self, chunk: int, controls: ChunkControls) -> None:
         if self.past[-1][0] == chunk:
             self.past.pop()
-        self.past.append((chunk, moment))
+        self.past.append((chunk, controls))
         del self.past[:-_PAST]
 
     def _go_on_from(self, chunk: int) -> None:
-        begun, moment = self.past[-1]
-        self._upcoming, self._blends_until = chunk, begun + moment.transition.chunks
+        begun, controls = self.past[-1]
+        self._upcoming, self._blends_until = chunk, begun + controls.transition.chunks
 
-    def _turn_frame(self, hold: float | None) -> int:
+    def _switch_frame(self, hold: float | None) -> int:
         return self._held_from + round((hold or USUAL_HOLD) * self._fps)
 
 
@@ -285,3 +292,8 @@ def respelled(prompt: Prompt) -> Prompt:
         return prompt[0][0]
     factor = 2.0 if sum(weight for _, weight in prompt) <= 1 else 0.5  # exact, and neither grows nor vanishes
     return tuple((text, weight * factor) for text, weight in prompt)
+
+
+def latent_of(frame: int) -> int:
+    """The latent frame that a pixel frame comes from."""
+    return -(-frame // 4)

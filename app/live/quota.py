@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from app.live.checkpoint import forget_parked, is_session_id
+from app.errors import UsageMistake
+from app.live.checkpoint import forget_checkpoint, is_session_id
 
 SHARES = 4
 """What one film saves may be a quarter; the copy from which it goes on may be more."""
@@ -22,7 +23,7 @@ HALVES = (".*.tmp", ".*.part", ".*.part.mp4")
 _SCAN_SECONDS = 60.0
 
 
-class NoRoom(Exception):
+class NoRoom(UsageMistake):
     """The quota is used up; the text, for people, says by what."""
 
 
@@ -74,7 +75,7 @@ class Quota:
 
     def _make_room(self, size: int, open_films: Set[str]) -> None:
         left = sorted((name for name in self._sizes if name not in open_films), key=self._left_at)
-        for give_up in (forget_parked, shutil.rmtree):
+        for give_up in (forget_checkpoint, shutil.rmtree):
             for name in left:
                 if self.used + size <= self.limit:
                     return

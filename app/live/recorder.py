@@ -1,4 +1,4 @@
-"""What stays of a live film without the page's help: the last minute always, a recording when asked, a still.
+"""Recorder of a live film, without the page's help: the last minute always, a recording when asked, a still.
 
 Files are made by workers, so that neither the film nor the one who saves waits; a file has its name when it is whole.
 """
@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from app.live.autosave import why
 from app.live.messages import Do, Problem, Saved
 from app.live.quota import Quota
 from app.live.recording import Ended, Recording, growing_film
-from app.live.saves import Crowded, Saves, Stopped
+from app.live.saves import Crowded, Saves, Stopped, why_unsaved
 from app.live.worker import Worker
 from app.record.session_log import LOG, RecordingEnd
 
@@ -169,7 +168,7 @@ class Recorder:
         return self._add("snapshot", lambda: self._still(pixels, path), held=pixels.nbytes, picture=True)
 
     def save_audition(self, pixels: NDArray[np.uint8], name: str) -> Problem | None:
-        """Save a piece of film that was not shown, in the place of the last one, or say why not.
+        """Save a clip of film that was not shown, in the place of the last one, or say why not.
 
         `name` goes with the message.
         """
@@ -269,7 +268,7 @@ class Recorder:
 
     def _failed(self, error: Exception) -> None:
         _log.warning("a file could not be saved", exc_info=error)
-        self._tell(Problem(message=why(error), action="The film goes on.", code="save"))
+        self._tell(Problem(message=why_unsaved(error), action="The film goes on.", code="save"))
 
 
 def _refusal(error: Crowded, code: str = "save") -> Problem:
@@ -277,7 +276,7 @@ def _refusal(error: Crowded, code: str = "save") -> Problem:
 
 
 def _tags(log: Path, film: Path) -> dict[str, str]:
-    from app.record.take_tags import film_tags
+    from app.record.provenance import film_tags
 
     return film_tags(log, film)
 

@@ -1,4 +1,4 @@
-"""A recording of a live film: the frames that are shown, into an MP4 that grows on a thread of its own.
+"""Recording of a live film: the frames that are shown, into an MP4 that grows on a thread of its own.
 
 It plays up to its last frame whatever happens; when it ends, it becomes an ordinary MP4. It ends by itself when its
 disk is full or too slow for the film, or its share of the disk is used up: whoever shows frames never waits for it.
@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from app.live.quota import NoRoom
+from app.live.saves import why_unsaved
 from app.live.worker import Worker
 from app.record.session_log import RecordingEnd
 
@@ -121,11 +122,9 @@ class Recording:
                 self._film = growing_film(self._growing, pixels, self._fps)
             self._film.write(pixels[None])
         except (OSError, ValueError, NoRoom) as error:
-            from app.live.autosave import why
-
             with self._lock:  # what waits behind this frame is not written either
                 self._frames = 0 if self._film is None else self._film.frames
-            if self._close("size" if isinstance(error, NoRoom) else "disk", why(error)):
+            if self._close("size" if isinstance(error, NoRoom) else "disk", why_unsaved(error)):
                 self._finish()
             else:  # nobody was told of it
                 self._trouble = error

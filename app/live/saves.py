@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from threading import Event, Lock
 
+from app.errors import disk_full, explain
 from app.live.heap import give_back
 from app.live.worker import Worker
 
 OF_ONE_FILM, OF_ALL_FILMS = 4, 16
-"""Files that may be under way at a time: saves, stills, auditions, and the recording that runs."""
+"""Files that may be under way at a time: saves, stills, previews, and the recording that runs."""
 _NICE = 10
 
 
@@ -144,3 +145,8 @@ class Saves:
     def _workers(self) -> list[Worker]:
         with self._lock:
             return [self._films, self._pictures, *self._recordings]
+
+
+def why_unsaved(error: Exception) -> str:
+    """Why a live film's file cannot be written, in a sentence."""
+    return "The disk is full." if disk_full(error) else explain(error)[0]

@@ -1,4 +1,4 @@
-"""What a live film tells of itself: all of it to who comes, and how it goes to who watches."""
+"""Status of a session: the messages it sends about itself, and the checkpoint that says where it stands."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.errors import explain, out_of_memory
-from app.live.checkpoint import Parked
+from app.live.checkpoint import Checkpoint
 from app.live.film import Refused
-from app.live.messages import Hello, Metrics, Problem, Settings
+from app.live.messages import (
+    Accepted,
+    Hello,
+    Metrics,
+    Problem,
+    PromptUpdate,
+    QueueState,
+    SavingState,
+    Settings,
+    Track,
+)
 from app.live.prompts import respelled
 from app.live.recording import Ended
 
@@ -18,8 +28,8 @@ if TYPE_CHECKING:
     from app.live.film import LiveFilm, Studio
     from app.live.messages import State
     from app.live.pacing import Pace
-    from app.live.player import Screen, Viewer
-    from app.live.prompts import Course
+    from app.live.player import Player, Viewer
+    from app.live.prompts import PromptSchedule
 
 
 class Session(Protocol):
@@ -32,8 +42,8 @@ class Session(Protocol):
     height: int
     state: State
     epoch: int
-    screen: Screen
-    course: Course
+    player: Player
+    schedule: PromptSchedule
     film: LiveFilm
     pace: Pace
     audience: Audience
@@ -46,11 +56,11 @@ NO_WAY_BACK = Problem(
 )
 
 
-def hello_of(session: Session, viewer: Viewer) -> Hello:
+def hello(session: Session, viewer: Viewer) -> Hello:
     """What a viewer has to know first; the server adds the tokens."""
-    model, moment = session.studio.model, session.course.moment
-    single = isinstance(moment.prompt, tuple) and len(moment.prompt) == 1
-    prompt = respelled(moment.prompt) if single else moment.prompt
+    model, controls = session.studio.model, session.schedule.controls
+    single = isinstance(controls.prompt, tuple) and len(controls.prompt) == 1
+    prompt = respelled(controls.prompt) if single else controls.prompt
     return Hello(
         session=session.id,
         role="driver" if viewer.driver else "viewer",
@@ -58,36 +68,61 @@ def hello_of(session: Session, viewer: Viewer) -> Hello:
         width=session.width,
         height=session.height,
         prompt=prompt if isinstance(prompt, str) else list(prompt),
-        seed=moment.seed,
+        seed=controls.seed,
         preset=model.preset,
         model=model.name,
         chunk_frames=model.chunk_frames,
         paused=session.state == "paused",
-        queue=list(session.course.queue),
+        queue=list(session.schedule.queue),
         settings=_settings_of(session),
     )
 
 
-def metrics_of(session: Session, now: float) -> Metrics:
+def metrics(session: Session, now: float) -> Metrics:
     """How it goes; who is told adds how many frames it missed."""
-    screen, pace = session.screen, session.pace
+    player, pace = session.player, session.pace
     chunk_seconds, rate = pace.chunk_seconds, pace.rate
     return Metrics(
-        fps=screen.fps_shown(now),
-        prompt_ms=screen.prompt_ms,
+        fps=player.fps_shown(now),
+        prompt_ms=player.prompt_ms,
         chunk_ms=None if chunk_seconds is None else round(chunk_seconds * 1000, 1),
         rate=None if rate is None else round(rate, 3),
-        drift=screen.drift,
-        memory=session.studio.model.memory() if screen.viewers else 0,
-        frame=max(0, screen.frame),
-        t=max(0, screen.frame) / session.fps,
-        viewers=len(screen.viewers),
+        drift=player.drift,
+        memory=session.studio.model.memory() if player.viewers else 0,
+        frame=max(0, player.frame),
+        t=max(0, player.frame) / session.fps,
+        viewers=len(player.viewers),
         state=session.state,
-        recording=screen.recorder.recording,
+        recording=player.recorder.recording,
     )
 
 
-def slow_of(session: Session) -> Problem:
+def accepted(message: PromptUpdate, chunk: int, wait: float, unknown: dict[str, list[str]]) -> Accepted:
+    """That a prompt begins with `chunk`, in about `wait` seconds, and which of its words the model does not know."""
+    return Accepted(id=message.id, chunk=chunk, at=time.time() + wait, unknown=unknown)
+
+
+def queue(session: Session) -> QueueState:
+    """The prompts that wait."""
+    return QueueState(items=list(session.schedule.queue))
+
+
+def track(session: Session) -> Track:
+    """What was shown under which prompt, is and will be."""
+    return Track(branch=session.film.branch, spans=session.schedule.spans())
+
+
+def saving(trouble: str | None) -> SavingState:
+    """Whether the film is being saved; `trouble` is why it is not."""
+    return SavingState(on=trouble is None, message=trouble or "The film is being saved again.")
+
+
+def no_preview(error: ValueError) -> Problem:
+    """That a prompt cannot be previewed."""
+    return Problem(message=str(error), code="audition")
+
+
+def slow(session: Session) -> Problem:
     """That the film is made more slowly than it plays, and what helps."""
     frames = max(1, round(session.fps * (session.pace.rate or 0.0)))
     several = "num_inference_steps" in session.studio.model.knobs
@@ -98,7 +133,7 @@ def slow_of(session: Session) -> Problem:
     )
 
 
-def ended_of(ended: Ended, unwatched: float) -> Problem:
+def ended(ended: Ended, unwatched: float) -> Problem:
     """That a recording ended without having been asked to; nobody took a frame for `unwatched` seconds."""
     reasons = {"unwatched": f"Nobody watched for {unwatched / 60:g} minutes."}
     why = ended.why or reasons.get(ended.ended, "")
@@ -107,27 +142,32 @@ def ended_of(ended: Ended, unwatched: float) -> Problem:
     return Problem(message=message, action=action, code="recording")
 
 
-def refused_of(error: Refused) -> Problem:
+def gap(why: str) -> Problem:
+    """That the session log has a gap from here on."""
+    return Problem(message=why, action="Reset begins a new log.", code="disk")
+
+
+def refused(error: Refused) -> Problem:
     """That the model could not do what was asked."""
     name = error.receipts[-1].id if error.receipts else ""
     return Problem(message=explain(error)[0], action="The film goes on as it was.", code="refused", id=name)
 
 
-def failed_of(error: Exception) -> Problem:
+def failed(error: Exception) -> Problem:
     """That the film has come to its end."""
     code = "memory" if out_of_memory(error) else "engine"
     return Problem(message=explain(error)[0], action="Reload the page to begin another film.", code=code)
 
 
-def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]:
+def checkpoint(session: Session, *, running: bool) -> Callable[[str, str], Checkpoint]:
     """Where the film stands now, for the name of the state's file and its sha256."""
-    model, film, screen = session.studio.model, session.film, session.screen
-    chunk, branch, course = film.chunk, film.branch, session.course.written()
+    model, film, player = session.studio.model, session.film, session.player
+    chunk, branch, schedule = film.chunk, film.branch, session.schedule.written()
     missed = session.audience.missed
-    at, paused, epoch, seq, frame = time.time(), session.state == "paused", session.epoch, screen.seq, screen.frame
+    at, paused, epoch, seq, frame = time.time(), session.state == "paused", session.epoch, player.seq, player.frame
 
-    def place(state: str, sha256: str) -> Parked:
-        return Parked(
+    def described(state: str, sha256: str) -> Checkpoint:
+        return Checkpoint(
             at=at,
             checksum=model.checksum,
             preset=model.preset,
@@ -140,22 +180,22 @@ def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]
             epoch=epoch,
             seq=seq,
             frame=max(0, frame),
-            course=course,
+            course=schedule,
             missed=missed,
         )
 
-    return place
+    return described
 
 
 def _settings_of(session: Session) -> Settings:
-    moment = session.course.moment
-    knobs: dict[str, Any] = {**session.studio.model.knobs, **dict(moment.knobs)}
-    guidance = moment.guidance_scale
+    controls = session.schedule.controls
+    knobs: dict[str, Any] = {**session.studio.model.knobs, **dict(controls.knobs)}
+    guidance = controls.guidance_scale
     return Settings(
         steps=knobs.get("num_inference_steps"),
         guidance_scale=knobs.get("guidance_scale") if guidance is None else guidance,
         window=knobs.get("local_attn_size"),
         sink=knobs.get("sink_size"),
-        refresh_on_drift=session.course.refresh_on_drift,
-        jpeg_quality=session.screen.quality,
+        refresh_on_drift=session.schedule.refresh_on_drift,
+        jpeg_quality=session.player.quality,
     )

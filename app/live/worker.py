@@ -1,4 +1,4 @@
-"""A worker: one thread that does what others may not wait for, in the order in which it was given.
+"""Worker: one thread that does what others may not wait for, in the order in which it was given.
 
 The threads of a live film (engine, encoding, event loop) give their disk work away and go on. A worker's thread is
 there while there is work, and nobody ever has to wait for it: it is a daemon, so the process may end without it.

@@ -1,4 +1,4 @@
-"""A loaded model that several live films share, and what a live film asks of its stream.
+"""Live model: loaded once, shared by several live films, and what a live film asks of its stream.
 
 Loading is done once a process; a stream is a few megabytes of memory beside it. Everything here is called on one
 thread, the engine's.
@@ -53,7 +53,7 @@ class LiveStream(Protocol):
         """Start a new film; ValueError for knobs that cannot be."""
         ...
 
-    def turn(self, knobs: Knobs) -> None:
+    def set_knobs(self, knobs: Knobs) -> None:
         """Go on under other knobs; ValueError for knobs that cannot be, or that change the shape of the memory."""
         ...
 
@@ -199,7 +199,7 @@ class EngineStream:
     def begin(self, seed: int, knobs: Knobs) -> None:
         self._stream, self._knobs = self._build(apply_knobs(self._preset, dict(knobs)), seed), knobs
 
-    def turn(self, knobs: Knobs) -> None:
+    def set_knobs(self, knobs: Knobs) -> None:
         if knobs == self._knobs:
             return
         changed = self._build(apply_knobs(self._preset, dict(knobs)), self._stream.state.seed)

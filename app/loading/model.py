@@ -1,7 +1,7 @@
-"""From names on the command line to a stream that is ready to play; the only place of the edge that knows the
-engine.
+"""Loading a model, from names on the command line to a stream that is ready to play.
 
-torch and the models are imported inside, so that help, lists and refusals come at once.
+No other module of the edge knows the engine. torch and the models are imported inside, so that help, lists and
+refusals come at once.
 """
 
 import hashlib

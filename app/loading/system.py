@@ -1,4 +1,4 @@
-"""A preset spelled out as plain data: what a film's record says of the system it was made with."""
+"""System of a preset, spelled out as plain data: what a film's record says of the system it was made with."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass

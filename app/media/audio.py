@@ -1,4 +1,4 @@
-"""Sound for a film: any file PyAV reads, as AAC of exactly the film's length.
+"""Sound of a film: any file PyAV reads, as AAC of exactly the film's length.
 
 The film ends when its last frame does, not when the song does, so sound is cut or padded with silence; it is
 made as the film is muxed, a second at a time, so an hour of it takes no memory.

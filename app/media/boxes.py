@@ -1,4 +1,4 @@
-"""The texts that an MP4 carries, read from bytes that anybody may have sent.
+"""Boxes of an MP4: the texts that it carries, read from bytes that anybody may have sent.
 
 Forty lines over the few boxes that hold them, and no decoder: what is dropped on the page is looked at in memory
 alone, and FFmpeg's readers of a hundred formats never see it.

@@ -1,4 +1,4 @@
-"""Join the segments of a film into one ordinary MP4, without encoding anything again.
+"""Join of a film's segments into one ordinary MP4, without encoding anything again.
 
 Each segment has an encoder of its own, so one that a crash cost is made again and nothing after it changes; here
 they become one film: index first, times counted in whole frames (a sum of rounded times drifts over thousands of

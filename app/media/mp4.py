@@ -1,4 +1,4 @@
-"""Write uint8 RGB frames as an H.264 MP4 that plays whatever happens to the process.
+"""MP4 writer: uint8 RGB frames as H.264 in a file that plays whatever happens to the process.
 
 The file grows as fragments (a fragment a frame), so what a killed render leaves still plays; app/media/join.py
 copies a finished film into an ordinary MP4. One encoder thread and no B-frames make the bytes a function of the

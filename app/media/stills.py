@@ -1,4 +1,4 @@
-"""Films as pictures: a PNG a frame, or one animated GIF or WebP.
+"""Still pictures of a film: a PNG a frame, or one animated GIF or WebP.
 
 Pillow draws the pictures and we put the animations together, frame by frame, because Pillow's own writers hold a
 whole film in memory before the first byte is on the disk. The sinks take frames as `FilmWriter` does.

@@ -1,4 +1,4 @@
-"""Write the prompts of a film as WebVTT subtitles: what was asked for, shown while the film plays.
+"""Subtitles of a film, its prompts as WebVTT: what was asked for, shown while the film plays.
 
 A file of its own beside the film, because burnt-in text spoils pictures and few players show text tracks of an
 MP4; VLC and mpv load out.vtt with out.mp4 unasked, and a web page takes it as a <track>.

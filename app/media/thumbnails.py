@@ -1,4 +1,4 @@
-"""Take single pictures out of a film, as JPEGs small enough to sit in a page.
+"""Thumbnails: single pictures of a film, as JPEGs small enough to sit in a page.
 
 A picture is reached from the key frame before it (two seconds at most), so a dozen of them out of an hour cost
 what a dozen out of a minute do.

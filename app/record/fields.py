@@ -1,4 +1,4 @@
-"""What a record may say: the values of a sidecar, of a film's tags and of a session log, read as flags are.
+"""Fields of records: the values of a sidecar, of a film's tags and of a session log, read as flags are.
 
 Whoever made a file may be anybody, so nothing in it is believed: every value passes the reader of the flag of the same
 name (app/config/readers.py), and what has no flag has its bounds here.

@@ -1,4 +1,4 @@
-"""What a render writes down while it works, so that it can be killed at any moment and go on.
+"""Journal of a render, written while it works, so that it can be killed at any moment and go on.
 
 Beside the film that grows (out.part.mp4) lies a folder (out.part) with a journal, one line an event, and the last two
 snapshots of the stream, each taken where a segment of the film begins. Resuming makes the segment again that was being
@@ -76,7 +76,7 @@ class Segment(_Line):
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class RenderHistory:
     """What a journal tells of a render that did not finish.
 
     `expected` are all chunks that were ever made, those among them that a resume has to make again: a film goes on
@@ -138,7 +138,7 @@ class Journal:
             snapshot.unlink()
         return named
 
-    def read(self) -> Past | None:
+    def read(self) -> RenderHistory | None:
         """What was done before, None if there is no journal with a whole line in it.
 
         Raises:
@@ -174,23 +174,23 @@ class Journal:
         before = [event for kind, event in rest if kind == "expected" and isinstance(event, ChunkRecord)]
         expected = {event.index: event for event in (*before, *chunks)}
         segments = tuple(event for _, event in rest if isinstance(event, Segment))
-        return Past(first, segments, chunks, tuple(expected.values()), damage)
+        return RenderHistory(first, segments, chunks, tuple(expected.values()), damage)
 
-    def go_on(self, past: Past, segments: Sequence[Segment], header: Header) -> Header:
+    def go_on(self, history: RenderHistory, segments: Sequence[Segment], header: Header) -> Header:
         """Forget everything from the last of these segments on, in one rename, and write behind it.
 
         Without segments the film begins again, and has to become what it was. Returns the header with the film's name.
         """
         begin = segments[-1].chunk if segments else 0
-        header = header.model_copy(update={"film": past.header.film or secrets.token_hex(16)})
+        header = header.model_copy(update={"film": history.header.film or secrets.token_hex(16)})
         at = {segment.chunk: segment for segment in segments}
         kept: list[tuple[str, BaseModel]] = [("begun", header)]
         for index in range(begin + 1):
             if index in at:
                 kept.append(("segment", at[index]))
             if index < begin:
-                kept.append(("chunk", past.chunks[index]))
-        kept += [("expected", chunk) for chunk in past.expected if chunk.index >= begin]
+                kept.append(("chunk", history.chunks[index]))
+        kept += [("expected", chunk) for chunk in history.expected if chunk.index >= begin]
         self._restart(kept)
         self._kept = [segment.snapshot for segment in segments if segment.snapshot is not None]
         return header
@@ -224,8 +224,8 @@ class Journal:
         """Every chunk of the film so far, read back: an hour of them is not kept in memory."""
         assert self._file is not None
         self._file.flush()
-        past = self.read()
-        return [] if past is None else list(past.chunks)
+        history = self.read()
+        return [] if history is None else list(history.chunks)
 
     def remove(self) -> None:
         """The film is whole: nothing of this is needed any more."""

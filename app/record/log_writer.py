@@ -14,14 +14,14 @@ from pathlib import Path
 from threading import Lock
 
 from app.loading.live import LiveModel
-from app.record.session_log import Branched, Line, Made, Moment, Recorded, Shown, Steered, header_of
+from app.record.session_log import Branched, ChunkControls, Line, Made, Recorded, Shown, Steered, header_of
 from pipelines.types import Chunk
 
 HELD, LARGEST = 4 * 2**20, 64 * 2**20
 """Bytes of lines that wait for a disk, hours of film; and of a whole log, days of it."""
 
 
-class TakeWriter:
+class LogWriter:
     """Appends to a log without ever waiting for a disk: lines are kept until `flush` has written them.
 
     A disk that is full costs no line as long as no more than HELD bytes wait. What comes after that, or after a log
@@ -68,9 +68,9 @@ class TakeWriter:
             self._left_out = None
         self._write(Branched(branch=branch, parent=parent, chunk=chunk), chunk)
 
-    def controls(self, moment: Moment, branch: int, chunk: int) -> None:
+    def controls(self, controls: ChunkControls, branch: int, chunk: int) -> None:
         """From this chunk on this holds."""
-        self._write(Steered.of(moment, branch, chunk), chunk)
+        self._write(Steered.of(controls, branch, chunk), chunk)
 
     def chunk(self, chunk: Chunk, branch: int, seconds: float) -> None:
         """A chunk was made in so many seconds."""

@@ -1,4 +1,4 @@
-"""The pictures of a finished film as a decoder shows them: hashed for its record, and held against another film's."""
+"""Hashes of a finished film's pictures as a decoder shows them, for its record, and to hold against another film."""
 
 # pyright: reportUnknownMemberType=false
 # (PyAV's stubs leave the parameter of Packet open, in every call that takes or gives one.)

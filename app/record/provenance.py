@@ -1,16 +1,18 @@
-"""What a film was made with, so that it can be asked for again: as it was, or at another quality.
+"""Provenance of a film: what it was made with, so that it can be asked for again as it was, or at another quality.
 
-A render remembers its script; a live take becomes one here: its prompts at the moments at which they were on screen.
+A render remembers its script; a live film becomes one here: its prompts where they were on screen.
 Chunks of another preset begin elsewhere, so a script is fitted to them before it is rendered again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length, Rhythm
@@ -21,22 +23,25 @@ from app.loading.model import rhythm_of
 from app.loading.system import as_data, plain_system, system_of
 from app.media.mp4 import viewing_scale
 from app.record.request import SEGMENT_CHUNKS
-from app.record.session_log import Moment, Take, shots_of
-from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, shot_records
+from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
+from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, PictureRecord, carried, shot_records
 from app.script.script import Script, ScriptShot, check_script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline, resolve
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
+from pipelines.types import in_words
 
 LIVE = "live"
-"""The status of a film that is, or comes from, a live take."""
+"""The status of a film that is, or comes from, a live film."""
 _STEPS = {"num_inference_steps", "denoising_step_list"}
 _USUAL = {"scale": 0, "crf": 18, "untrained": False}
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Provenance:
     """What a film was made with.
 
     Attributes:
@@ -82,7 +87,7 @@ class Origin:
         return self.script if (rhythm, fps) == (self.rhythm, self.fps) else fitted(self.timed, rhythm, fps)
 
 
-def origin_of(record: Carried, source: str) -> Origin:
+def provenance_of(record: Carried, source: str) -> Provenance:
     """What a film was made with.
 
     Raises:
@@ -94,8 +99,8 @@ def origin_of(record: Carried, source: str) -> Origin:
     if len(script.shots) != len(record.shots) or not 0 < config.frames <= LONGEST_SECONDS * FASTEST_FPS:
         raise UsageMistake(f"{source}: its shots or its length are damaged. Give another copy of it.")
     shots = tuple(
-        replace(shot, at=Length(place.requested.second, "s"))
-        for shot, place in zip(script.shots, record.shots, strict=True)
+        replace(shot, at=Length(recorded.requested.second, "s"))
+        for shot, recorded in zip(script.shots, record.shots, strict=True)
     )
     timed = replace(script, shots=shots, end=Length(round(float(config.frames / fps), 6), "s"))
     check_script(timed)
@@ -103,7 +108,7 @@ def origin_of(record: Carried, source: str) -> Origin:
     if config.height is not None and config.width is not None:
         settings["size"] = f"{config.width}x{config.height}"
     settings |= {name: value for name in _USUAL if (value := getattr(config, name)) != _USUAL[name]}
-    return Origin(
+    return Provenance(
         kind="take" if record.status == LIVE else "film",
         source=source,
         script=replace(script, end=Length(config.frames, "f")),
@@ -117,32 +122,32 @@ def origin_of(record: Carried, source: str) -> Origin:
     )
 
 
-def origin_of_take(take: Take, source: str) -> Origin:
+def provenance_of_log(log: SessionLog, source: str) -> Provenance:
     """What was on screen of a live film.
 
     Raises:
-        UsageMistake: the take is damaged.
+        UsageMistake: the log is damaged.
     """
-    origin = origin_of(record_of_take(take, source), source)
-    if len({chunk.moment.knobs for chunk in take.chunks}) == 1:
-        return origin
+    provenance = provenance_of(record_of_log(log, source), source)
+    if len({chunk.controls.knobs for chunk in log.chunks}) == 1:
+        return provenance
     note = "Settings changed while it played; it is filmed under those of its end from the beginning."
-    return replace(origin, notes=(*origin.notes, note))
+    return replace(provenance, notes=(*provenance.notes, note))
 
 
-def record_of_take(take: Take, source: str) -> Carried:
-    """What a film of a live take carries: its script, and all that a render remembers.
+def record_of_log(log: SessionLog, source: str) -> Carried:
+    """What a film of a live session carries: its script, and all that a render remembers.
 
     Raises:
-        UsageMistake: the take is damaged.
+        UsageMistake: the log is damaged.
     """
-    header, last = take.header, take.chunks[-1].moment
+    header, last = log.header, log.chunks[-1].controls
     fps = Fraction(header.fps).limit_denominator(1001) if 1 <= header.fps <= FASTEST_FPS else Fraction(0)
     if not fps:
         raise UsageMistake(f"{source}: its frame rate is damaged. Give another copy of it.")
-    frames = sum(chunk.shown for chunk in take.chunks)
-    rhythm = _rhythm(take)
-    timed = Script(_shots(take), end=Length(round(float(frames / fps), 6), "s"), place=source)
+    frames = sum(chunk.shown for chunk in log.chunks)
+    rhythm = _rhythm(log)
+    timed = Script(_shots(log), end=Length(round(float(frames / fps), 6), "s"), place=source)
     check_script(timed)
     script = fitted(timed, rhythm, float(fps))
     timeline = resolve(script, length=Length(frames, "f"), fps=float(fps), rhythm=rhythm)
@@ -155,12 +160,12 @@ def record_of_take(take: Take, source: str) -> Carried:
             raise UsageMistake(f"{source}: its settings cannot be used ({told}). Film it anew.") from None
         knobs, system = {name: as_data(value) for name, value in knob_values(preset).items()}, system_of(preset)
     digest = hashlib.sha256()
-    for chunk in take.chunks:
+    for chunk in log.chunks:
         digest.update(f"{chunk.sha256} {chunk.shown}\n".encode())
     return Carried(
         format=FORMAT,
         status=LIVE,
-        seed=take.chunks[0].moment.seed,
+        seed=log.chunks[0].controls.seed,
         config=Config(
             script=export_native(script),
             frames=frames,
@@ -194,6 +199,37 @@ def record_of_take(take: Take, source: str) -> Carried:
     )
 
 
+def tags_of(log: SessionLog, source: str, pictures: PictureRecord | None = None) -> dict[str, str]:
+    """Metadata of a film of this session, whose pictures are these.
+
+    Raises:
+        UsageMistake: the log is damaged.
+    """
+    record = record_of_log(log, source).model_copy(update={"pictures": pictures})
+    return {
+        "title": in_words(log.chunks[-1].controls.prompt),
+        "comment": f"Rivulet live, preset {record.config.preset}, seed {record.seed}",
+        "rivulet": carried(record),
+    }
+
+
+def film_tags(log: Path, film: Path | None = None) -> dict[str, str]:
+    """Metadata of a film that is saved while it plays: of all that its log holds so far, and the hash of its pictures.
+
+    They are hashed as they are coded: to decode an hour of them would take the film that plays its time.
+
+    A recording is worth more than what it carries, so one whose log cannot be read carries nothing.
+    """
+    from app.record.pictures import picture_record
+
+    try:
+        pictures = None if film is None else picture_record(film, [], decode=False)
+        return tags_of(read_log(log), str(log), pictures)
+    except (UsageMistake, ValueError, OSError) as error:
+        _log.warning("a film was saved without its settings: %s", error)
+        return {}
+
+
 def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:
     """A script whose shots and end are at seconds, moved to where chunks begin; its notes say what is left out.
 
@@ -223,32 +259,32 @@ def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:
     return replace(script, shots=tuple(kept), notes=note)
 
 
-def _shots(take: Take) -> tuple[ScriptShot, ...]:
-    """The prompts of a take where they were on screen; a guidance that was set is written to each."""
-    moments = list(shots_of(take))
-    steered = any(moment.guidance_scale is not None for _, moment in moments)
-    usual = take.header.knobs.get("guidance_scale", 1.0)
+def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
+    """The prompts of a session where they were on screen; a guidance that was set is written to each."""
+    steps = list(shots_of(log))
+    steered = any(controls.guidance_scale is not None for _, controls in steps)
+    usual = log.header.knobs.get("guidance_scale", 1.0)
     shots: list[ScriptShot] = []
-    before: Moment | None = None
-    for frame, moment in moments:
-        guidance = moment.guidance_scale if moment.guidance_scale is not None else usual
-        changed = before is not None and moment.prompt != before.prompt
+    before: ChunkControls | None = None
+    for frame, controls in steps:
+        guidance = controls.guidance_scale if controls.guidance_scale is not None else usual
+        changed = before is not None and controls.prompt != before.prompt
         shots.append(
             ScriptShot(
-                at=Length(round(frame / take.header.fps, 6), "s"),
-                prompt=moment.prompt,
-                transition=moment.transition if changed else None,
+                at=Length(round(frame / log.header.fps, 6), "s"),
+                prompt=controls.prompt,
+                transition=controls.transition if changed else None,
                 parameters=(("guidance_scale", float(str(guidance))),) if steered else (),
             )
         )
-        before = moment
+        before = controls
     return tuple(shots)
 
 
-def _rhythm(take: Take) -> Rhythm:
+def _rhythm(log: SessionLog) -> Rhythm:
     """How its chunks are divided, read off their frames: 4 a latent frame, and 1 for the first of all."""
-    first = max(1, (take.chunks[0].count + 3) // 4)
-    return Rhythm(first, max(1, take.chunks[1].count // 4) if len(take.chunks) > 1 else first)
+    first = max(1, (log.chunks[0].count + 3) // 4)
+    return Rhythm(first, max(1, log.chunks[1].count // 4) if len(log.chunks) > 1 else first)
 
 
 def _of_preset(config: Config) -> tuple[dict[str, Any], list[str], Rhythm | None]:

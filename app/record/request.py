@@ -1,4 +1,4 @@
-"""What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
+"""Request for a render, and how it is written down so that it can be made again: to resume, and to replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -138,7 +138,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
 
 
 def preset_of(name: str, knobs: Mapping[str, object], system: Mapping[str, object], source: str) -> Preset:
-    """The preset that a film or a live take was made under.
+    """The preset that a film or a live session was made under.
 
     Args:
         name: of the preset.

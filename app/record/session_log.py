@@ -1,6 +1,6 @@
-"""What a live film leaves behind: session.jsonl, a line an event, from which it can be made again bit for bit.
+"""Session log of a live film: session.jsonl, a line an event, from which it can be made again bit for bit.
 
-Controls count from a chunk on, never from a moment of wall time, so that is how they are written down. A rewind begins
+Controls count from a chunk on, never from a moment of wall time, so they are written down like that. A rewind begins
 a branch; what was on screen last is the newest branch behind what it grew from.
 """
 
@@ -31,8 +31,8 @@ RecordingEnd = Literal["asked", "unwatched", "size", "disk", "slow", "over"]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """All that decides the next chunk beside the stream's state; `seed` counts from the film's beginning."""
+class ChunkControls:
+    """All that decides a chunk beside the stream's state; `seed` counts from the film's beginning."""
 
     prompt: Prompt
     seed: int
@@ -41,8 +41,8 @@ class Moment:
     knobs: Knobs = ()
 
     @property
-    def controls(self) -> Controls:
-        """As the stream reads it."""
+    def for_stream(self) -> Controls:
+        """As the stream reads them."""
         return Controls(self.prompt, self.transition, self.guidance_scale)
 
 
@@ -91,22 +91,22 @@ class Steered(_Line):
     seed: recorded.Seed
 
     @classmethod
-    def of(cls, moment: Moment, branch: int, chunk: int) -> Self:
-        """Write a moment down."""
+    def of(cls, controls: ChunkControls, branch: int, chunk: int) -> Self:
+        """Write controls down."""
         return cls(
             branch=branch,
             chunk=chunk,
-            prompt=moment.prompt if isinstance(moment.prompt, str) else list(moment.prompt),
-            transition=(moment.transition.kind, moment.transition.chunks),
-            guidance_scale=moment.guidance_scale,
-            knobs=list(moment.knobs),
-            seed=moment.seed,
+            prompt=controls.prompt if isinstance(controls.prompt, str) else list(controls.prompt),
+            transition=(controls.transition.kind, controls.transition.chunks),
+            guidance_scale=controls.guidance_scale,
+            knobs=list(controls.knobs),
+            seed=controls.seed,
         )
 
     @property
-    def moment(self) -> Moment:
-        """The moment that was written down."""
-        return Moment(
+    def controls(self) -> ChunkControls:
+        """The controls that were written down."""
+        return ChunkControls(
             prompt=self.prompt if isinstance(self.prompt, str) else tuple(self.prompt),
             seed=self.seed,
             transition=Transition(*self.transition),
@@ -170,12 +170,12 @@ def header_of(model: LiveModel) -> Header:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeChunk:
+class LoggedChunk:
     """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
     `first` is the first, were shown."""
 
     index: int
-    moment: Moment
+    controls: ChunkControls
     sha256: str
     first: int
     count: int
@@ -183,25 +183,25 @@ class TakeChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class SessionLog:
     """What was on screen last."""
 
     header: Header
-    chunks: tuple[TakeChunk, ...]
+    chunks: tuple[LoggedChunk, ...]
 
 
-def read_take(path: Path) -> Take:
-    """Read a log: of every moment of the film the branch that was on screen last.
+def read_log(path: Path) -> SessionLog:
+    """Read a log: of every chunk of the film the branch that was on screen last.
 
     Raises:
         UsageMistake: it is no such log, is damaged, or nothing was ever shown.
         OSError: it cannot be read.
     """
-    return parse_take(recorded.record_bytes(path), str(path))
+    return parse_log(recorded.record_bytes(path), str(path))
 
 
-def parse_take(data: bytes, source: str) -> Take:
-    """What read_take does with the bytes of a log; `source` is its name, for errors."""
+def parse_log(data: bytes, source: str) -> SessionLog:
+    """What read_log does with the bytes of a log; `source` is its name, for errors."""
     header, *events = _events(data, source)
     if not isinstance(header, Header):
         raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
@@ -220,43 +220,43 @@ def parse_take(data: bytes, source: str) -> Take:
             steered.append(event)
         elif isinstance(event, Shown):
             shown[event.branch, event.chunk] = event.frames
-    chunks: list[TakeChunk] = []
-    moment: Moment | None = None
+    chunks: list[LoggedChunk] = []
+    controls: ChunkControls | None = None
     for index, each in enumerate(made):
         while steered and steered[0].chunk <= each.chunk:
-            moment = _moment(steered.popleft(), source)
+            controls = _controls(steered.popleft(), source)
         first, end = each.frames
         visible = shown.get((each.branch, each.chunk), end - first)
         begun = made[index - 1].frames[1] if index else 0
         if (
             each.chunk != index
-            or moment is None
+            or controls is None
             or first != begun
             or not 0 < end - first <= MOST
             or visible > end - first
         ):
             raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
-        chunks.append(TakeChunk(index, moment, each.sha256, first, end - first, visible))
+        chunks.append(LoggedChunk(index, controls, each.sha256, first, end - first, visible))
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
-    return Take(header, tuple(chunks))
+    return SessionLog(header, tuple(chunks))
 
 
-def shots_of(take: Take) -> Iterator[tuple[int, Moment]]:
-    """Where on screen, in frames of the film as it was shown, another moment begins."""
+def shots_of(log: SessionLog) -> Iterator[tuple[int, ChunkControls]]:
+    """Where on screen, in frames of the film as it was shown, other controls begin."""
     frames, before = 0, None
-    for chunk in take.chunks:
-        if chunk.shown and chunk.moment != before:
-            yield frames, chunk.moment
-            before = chunk.moment
+    for chunk in log.chunks:
+        if chunk.shown and chunk.controls != before:
+            yield frames, chunk.controls
+            before = chunk.controls
         frames += chunk.shown
 
 
-def _moment(steered: Steered, source: str) -> Moment:
+def _controls(steered: Steered, source: str) -> ChunkControls:
     try:
-        moment = steered.moment
-        _ = moment.controls  # which refuses an empty prompt
-        return moment
+        controls = steered.controls
+        _ = controls.for_stream  # which refuses an empty prompt
+        return controls
     except ValueError as error:
         raise UsageMistake(f"{source}: its chunk {steered.chunk} is damaged ({error}). Give another copy.") from None
 

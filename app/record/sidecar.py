@@ -1,4 +1,4 @@
-"""The JSON file beside a film: everything needed to make the same film again and to prove that it is the
+"""Sidecar, the JSON file beside a film: everything needed to make the same film again and to prove that it is the
 same.
 
 A strict schema rather than a loose dict, because programs will read it back: unknown or missing entries of a
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
-from app.script.timeline import Place, Timeline
+from app.script.timeline import Timecode, Timeline
 from pipelines.types import prompt_text
 
 Format = Literal[3, 4]
@@ -40,7 +40,7 @@ class _Record(BaseModel):
     model_config = recorded.STRICT
 
 
-class PlaceRecord(_Record):
+class TimecodeRecord(_Record):
     """One moment in seconds, pixel frame, latent frame and chunk."""
 
     second: recorded.Seconds
@@ -53,8 +53,8 @@ class ShotRecord(_Record):
     """One prompt, where it was asked to begin and where it began."""
 
     prompt: str
-    requested: PlaceRecord
-    actual: PlaceRecord
+    requested: TimecodeRecord
+    actual: TimecodeRecord
 
 
 class ChunkRecord(_Record):
@@ -203,7 +203,7 @@ def film_hash(chunks: Iterable[ChunkRecord]) -> str:
 def shot_records(timeline: Timeline) -> list[ShotRecord]:
     """Turn the timeline's shots into records."""
     return [
-        ShotRecord(prompt=prompt_text(shot.prompt), requested=_place(shot.requested), actual=_place(shot.actual))
+        ShotRecord(prompt=prompt_text(shot.prompt), requested=_timecode(shot.requested), actual=_timecode(shot.actual))
         for shot in timeline.shots
     ]
 
@@ -284,8 +284,8 @@ def _parse(kind: type[Kind], data: str | bytes, source: str) -> Kind:
         ) from None
 
 
-def _place(place: Place) -> PlaceRecord:
-    return PlaceRecord(second=place.second, frame=place.frame, latent=place.latent, chunk=place.chunk)
+def _timecode(timecode: Timecode) -> TimecodeRecord:
+    return TimecodeRecord(second=timecode.second, frame=timecode.frame, latent=timecode.latent, chunk=timecode.chunk)
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""From settings to films: the scripts are read, a request is made for each, and a batch goes on after a failure.
+"""Batch of films from settings: the scripts are read, a request is made for each, and a batch goes on after a failure.
 
 A batch runs for a night without anybody there, so what is wrong with every film stops it before the first, and what
 is wrong with one is told at the end, after the others.

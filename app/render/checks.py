@@ -1,4 +1,4 @@
-"""What `rivulet replay --check` proves of a film without rendering it: its record, and the pictures in its file."""
+"""Checks of `rivulet replay --check` that need no rendering: the film's record, and the pictures in its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a film goes: what it may be called, and what must not lie there already; all told before a model loads."""
+"""Destination of a film: what it may be called, what must not lie there already; told before a model loads."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

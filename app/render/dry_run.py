@@ -1,4 +1,4 @@
-"""What a script would become, before any model is loaded: every shot and every blend with its place, and the cost.
+"""Dry run: what a script would become, every shot and every blend with its timecode, and the cost, without a model.
 
 A script asks in seconds and a stream answers in chunks; whoever reads this table sees what was moved and by how much
 before a night of rendering.
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from app.errors import printable, shorten
 from app.render.progress import span
-from app.script.timeline import Place, Shot, Timeline
+from app.script.timeline import Shot, Timecode, Timeline
 from pipelines.types import prompt_text
 
 _PROMPT_WIDTH = 48
@@ -93,7 +93,7 @@ def dry_run_data(timeline: Timeline, estimate: Estimate | None = None, *, notes:
         "blends": [
             {
                 "shot": index + 1,
-                **asdict(timeline.place(timeline.rhythm.start_frame(chunk))),
+                **asdict(timeline.timecode(timeline.rhythm.start_frame(chunk))),
                 "weights": [list(share) for share in timeline.blend(chunk)],
             }
             for index, chunks in timeline.blends()
@@ -123,8 +123,8 @@ def _shot_lines(timeline: Timeline) -> Iterator[Text]:
 
 def _blend_lines(timeline: Timeline, blends: Sequence[tuple[int, int]]) -> Iterator[Text]:
     for number, chunk in blends:
-        place = timeline.place(timeline.rhythm.start_frame(chunk))
-        yield Text(f"blend into shot {number}  {place}", style="bold")
+        timecode = timeline.timecode(timeline.rhythm.start_frame(chunk))
+        yield Text(f"blend into shot {number}  {timecode}", style="bold")
         for text, weight in timeline.blend(chunk):
             yield Text(f"  {weight:.3f} {_short(text)}")
 
@@ -134,8 +134,8 @@ def _shot_data(timeline: Timeline, index: int) -> dict[str, Any]:
     return {
         "shot": index + 1,
         "prompt": shot.prompt if isinstance(shot.prompt, str) else [list(share) for share in shot.prompt],
-        "requested": _place(shot.requested),
-        "actual": _place(shot.actual),
+        "requested": _timecode(shot.requested),
+        "actual": _timecode(shot.actual),
         "chunks": _length(timeline, index),
         "transition": asdict(shot.transition),
         "parameters": dict(shot.parameters),
@@ -157,8 +157,8 @@ def _length(timeline: Timeline, index: int) -> int:
     return following - timeline.shots[index].actual.chunk
 
 
-def _place(place: Place) -> dict[str, float | int]:
-    return asdict(place)
+def _timecode(timecode: Timecode) -> dict[str, float | int]:
+    return asdict(timecode)
 
 
 def _transition(shot: Shot) -> str:

@@ -1,4 +1,4 @@
-"""What a render will cost, measured by rendering a little of it: `rivulet render --dry_run`.
+"""Estimate of what a render will cost, measured by rendering a little of it: `rivulet render --dry_run`.
 
 A guess from a table would be wrong on most machines; a few chunks of the film's own prompts take seconds and are right.
 """

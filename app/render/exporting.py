@@ -1,4 +1,4 @@
-"""A script as a file: our shot list, or what LongLive reads.
+"""Export of a script to a file: our shot list, or what LongLive reads.
 
 LongLive keeps prompts in a line of jsonl and their places in its config, one list for all lines. Ours carries the
 places in the line too, where Rivulet finds them again and LongLive passes over them; what belongs into the config is

@@ -1,4 +1,4 @@
-"""A film and what is known of it: its own metadata, and the .json beside it."""
+"""Record of a film that is found again: its own metadata, and the .json beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path

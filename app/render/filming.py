@@ -1,4 +1,4 @@
-"""A script filmed in Python: the same reader and the same places of shots as `rivulet render`, frames as arrays."""
+"""Render from Python: the same reader and the same timeline as `rivulet render`, frames as arrays."""
 
 from __future__ import annotations
 

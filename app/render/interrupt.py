@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a question that the loop asks between two chunks, so that a film always ends whole."""
+"""Interrupt: Ctrl-C, SIGTERM and SIGHUP as a question that the loop asks between chunks, so that films end whole."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The film being made: its file, its segments, and what is noted about every chunk.
+"""Output of a render: the growing file, its segments, and what is noted about every chunk.
 
 Between two segments everything is on the disk: the frames, the stream's snapshot and the journal's line, in this
 order, so that whatever the journal names is there.

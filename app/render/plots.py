@@ -1,4 +1,4 @@
-"""Small plots over the time of a film, as HTML with inline SVG that needs no script and no library.
+"""Plots over the time of a film, as HTML with inline SVG that needs no script and no library.
 
 Lines are SVG, stretched to the width there is; words are HTML over them, so that they keep their size on a phone.
 Thousands of chunks are thinned to bins that keep each bin's least and greatest value: a spike stays visible.

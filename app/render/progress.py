@@ -1,4 +1,4 @@
-"""What a person sees while a film is made: one line a chunk, coloured in a terminal, plain everywhere else."""
+"""Progress of a render: one line a chunk, coloured in a terminal, plain everywhere else."""
 
 import time
 from collections import deque
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from app.errors import printable, shorten
 from app.record.sidecar import ChunkRecord, one_line
-from app.script.timeline import Place
+from app.script.timeline import Timecode
 
 _RECENT = 8
 """Chunks over which the shown speed is averaged: long enough to be steady, short enough to show a slow-down."""
@@ -50,8 +50,8 @@ class Progress:
         self._as_json = as_json
         self._recent: deque[tuple[float, int]] = deque([(time.perf_counter(), done)], maxlen=_RECENT + 1)
 
-    def chunk(self, place: Place, record: ChunkRecord) -> None:
-        """Print the line of the chunk that begins at `place`."""
+    def chunk(self, timecode: Timecode, record: ChunkRecord) -> None:
+        """Print the line of the chunk that begins at `timecode`."""
         self._done += record.shown
         now = time.perf_counter()
         self._recent.append((now, self._done))
@@ -61,11 +61,11 @@ class Progress:
         if self._as_json:
             told = {
                 "event": "chunk",
-                "chunk": place.chunk,
+                "chunk": timecode.chunk,
                 "chunks": self._chunks,
-                "second": place.second,
-                "frame": place.frame,
-                "latent": place.latent,
+                "second": timecode.second,
+                "frame": timecode.frame,
+                "latent": timecode.latent,
                 "frames_done": self._done,
                 "frames": self._frames,
                 "fps": round(fps, 3),
@@ -78,9 +78,9 @@ class Progress:
             print(one_line(told), file=self.console.file, flush=True)
             return
         width = len(str(self._chunks))
-        head = f"[{place.chunk + 1:>{width}}/{self._chunks}]"
+        head = f"[{timecode.chunk + 1:>{width}}/{self._chunks}]"
         facts = (
-            f" {clock(place.second)}  frame {place.frame}  latent {place.latent}  fps {fps:.1f}  "
+            f" {clock(timecode.second)}  frame {timecode.frame}  latent {timecode.latent}  fps {fps:.1f}  "
             f"eta {span(eta)}  mem {record.memory / 2**30:.1f}G  "
             f"drift {'-' if record.drift is None else f'{record.drift:.2f}'}  "
         )

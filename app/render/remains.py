@@ -1,4 +1,4 @@
-"""What an interrupted render left, held against its journal: only what is proven to be this film is gone on with.
+"""Remains of an interrupted render, held against its journal: only what is proven to be this film is gone on with.
 
 The journal notes every segment with the hash of its bytes and every snapshot with that of its file. What does not match
 is made again; what belongs to another film altogether is refused, because the journal alone could not tell which of the
@@ -21,7 +21,7 @@ from app.atomic import file_hash
 from app.errors import RenderFailure, UsageMistake, printable
 from app.media.mp4 import film_name
 from app.record import sidecar
-from app.record.journal import Journal, Past, Segment
+from app.record.journal import Journal, RenderHistory, Segment
 from app.record.request import RenderRequest
 from app.script.shot_list import export_native
 
@@ -36,13 +36,13 @@ class Remains:
     told: str = ""
 
 
-def examine(part: Path, folder: Path, past: Past, *, asked: bool) -> Remains:
+def examine(part: Path, folder: Path, history: RenderHistory, *, asked: bool) -> Remains:
     """Hold the growing film and the snapshots against the journal.
 
     Args:
         part: the growing film; it may be gone.
         folder: of the journal and the snapshots.
-        past: what the journal tells.
+        history: what the journal tells.
         asked: the film's script was given again, so that the journal is known to be the right one.
 
     Raises:
@@ -50,10 +50,10 @@ def examine(part: Path, folder: Path, past: Past, *, asked: bool) -> Remains:
         OSError: one of them cannot be read.
     """
     size = part.stat().st_size if part.is_file() else 0
-    noted = _plausible(past)
+    noted = _plausible(history)
     reached = [segment for segment in noted if segment.bytes <= size]
     hashes = list(_hashes(part, reached)) if reached else []
-    if past.hashed:
+    if history.hashed:
         right = [segment.film_sha256 == found for segment, found in zip(reached, hashes, strict=True)]
     else:
         right = _counted(part, reached) if reached else []
@@ -61,28 +61,29 @@ def examine(part: Path, folder: Path, past: Past, *, asked: bool) -> Remains:
             segment.model_copy(update={"film_sha256": found}) for segment, found in zip(reached, hashes, strict=True)
         ]
     snapshots = [same for segment in noted if (same := _same_snapshot(folder, segment)) is not None]
-    named = film_name(part) if size and past.header.film and past.chunks else ""  # a new film has yet to be written
-    proven = asked or any(right) or any(snapshots) or (named and named == past.header.film)
-    contradicted = (named and named != past.header.film) or right or snapshots
+    written = size and history.header.film and history.chunks  # a new film has yet to be
+    named = film_name(part) if written else ""
+    proven = asked or any(right) or any(snapshots) or (named and named == history.header.film)
+    contradicted = (named and named != history.header.film) or right or snapshots
     if contradicted and not proven:
         raise UsageMistake(
             f"{folder / 'journal.jsonl'} is not the journal of {part.name}: neither film nor snapshots are what it "
             "notes. Put the right one back, or give the film's prompts and settings together with --resume."
         )
     sound = sum(1 for _ in takewhile(bool, right))
-    told = _told(part, size, past, noted, sound, len(right))
-    if not past.hashed:  # at least one chunk is made again whose hash is known: other settings would make another
-        last = max((chunk.index for chunk in past.expected), default=-1)
+    told = _told(part, size, history, noted, sound, len(right))
+    if not history.hashed:  # at least one chunk is made again whose hash is known: other settings would make another
+        last = max((chunk.index for chunk in history.expected), default=-1)
         sound = sum(1 for segment in reached[:sound] if segment.chunk <= last)
     return Remains(tuple(reached[:sound]), told)
 
 
-def finished(request: RenderRequest, past: Past | None) -> str:
+def finished(request: RenderRequest, history: RenderHistory | None) -> str:
     """A sentence if the film is there already, whole and as it was made; "" if there is still something to do.
 
     Args:
         request: which film; where it says what the film is to show, the film has to be of that.
-        past: of its journal, if there still is one.
+        history: of its journal, if there still is one.
 
     Raises:
         RenderFailure: the film is said to be whole and is another, and nothing is left to mend it from.
@@ -96,14 +97,14 @@ def finished(request: RenderRequest, past: Past | None) -> str:
         return ""
     if record is None or record.status != "whole":
         return ""
-    if past is not None and sidecar.film_hash(past.chunks) != record.film.sha256:
+    if history is not None and sidecar.film_hash(history.chunks) != record.film.sha256:
         return ""  # of another film, which replaces this one
     if record.film.file_sha256:
         same, proof = file_hash(output) == record.film.file_sha256, "its bytes are those that were written"
     else:
         same, proof = _frames(output) == record.film.frames, "its frames are all there; no hash of its bytes was noted"
     if not same:
-        if past is not None:
+        if history is not None:
             return ""  # put together once more
         raise RenderFailure(
             f"{output} is not the film that {sidecar.sidecar_path(output)} tells of: one of them has changed, and "
@@ -138,8 +139,8 @@ def take_over(request: RenderRequest) -> str:
     ):
         return ""
     with Journal(folder) as old:
-        past = old.read()
-        if past is None or past.hashed:  # the names of this version are no two films'
+        history = old.read()
+        if history is None or history.hashed:  # the names of this version are no two films'
             return ""
         part.replace(request.part)
         with suppress(FileNotFoundError):
@@ -149,7 +150,7 @@ def take_over(request: RenderRequest) -> str:
     return f"Taking over {folder}, as an earlier version called what belongs to {printable(request.output.name)}."
 
 
-def _told(part: Path, size: int, past: Past, noted: Sequence[Segment], sound: int, reached: int) -> str:
+def _told(part: Path, size: int, history: RenderHistory, noted: Sequence[Segment], sound: int, reached: int) -> str:
     """A sentence on what does not match, or could not be compared."""
     last = noted[sound - 1].frames if sound else 0
     if sound < reached:
@@ -158,9 +159,9 @@ def _told(part: Path, size: int, past: Past, noted: Sequence[Segment], sound: in
     if reached < len(noted):
         what = "ends too early" if size else "is gone"
         return f"{part} {what}: {noted[-1].frames} frames were noted as safe; what follows frame {last} is made again."
-    if past.chunks and not size:
+    if history.chunks and not size:
         return f"{part} is gone; the film is made again."
-    if not past.hashed:
+    if not history.hashed:
         return (
             "The journal is of an earlier version, which noted no hashes of the film: "
             "its frames were counted and the next chunk is compared, its other pictures and settings could not be."
@@ -168,14 +169,14 @@ def _told(part: Path, size: int, past: Past, noted: Sequence[Segment], sound: in
     return ""
 
 
-def _plausible(past: Past) -> list[Segment]:
+def _plausible(history: RenderHistory) -> list[Segment]:
     """The noted segments, as far as they agree with the chunks before them and with each other."""
     frames = [0]
-    for chunk in past.chunks:
+    for chunk in history.chunks:
         frames.append(frames[-1] + chunk.shown)
     whole = [
         segment
-        for segment in past.segments
+        for segment in history.segments
         if 0 < segment.chunk < len(frames) and segment.frames == frames[segment.chunk] and segment.bytes > 0
     ]
     for number, (before, segment) in enumerate(pairwise(whole), 1):

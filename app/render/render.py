@@ -28,7 +28,7 @@ from app.loading.model import EngineRequest, Opened, open_stream
 from app.loading.system import plain_system
 from app.media.stills import sink_kind
 from app.record import sidecar
-from app.record.journal import Header, Journal, Past, Segment
+from app.record.journal import Header, Journal, RenderHistory, Segment
 from app.record.request import RenderRequest, header_of, reconcile
 from app.render.destination import check_free, check_name
 from app.render.interrupt import Interrupt
@@ -68,19 +68,19 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
             return EXIT_OK
     check_free(request)
     with Journal(request.folder) as journal:
-        past = journal.read() if request.resume else None
-        if past is not None and (told := finished(request, past)):
+        history = journal.read() if request.resume else None
+        if history is not None and (told := finished(request, history)):
             _say(console, request, told)
             journal.remove()
             request.part.unlink(missing_ok=True)
             return EXIT_OK
-        if past is None:
+        if history is None:
             if request.resume and not request.script.shots:
                 raise UsageMistake(_nothing_to_resume(request, journal))
             check_script(request.script)
-        if request.resume and past is None:
+        if request.resume and history is None:
             _say(console, request, f"Nothing to resume beside {request.output}: starting from the beginning.")
-        return _render(request, journal, past, console, opener)
+        return _render(request, journal, history, console, opener)
 
 
 def check_request(request: RenderRequest) -> bool:
@@ -97,12 +97,14 @@ def check_request(request: RenderRequest) -> bool:
     return True
 
 
-def _render(request: RenderRequest, journal: Journal, past: Past | None, console: Console, opener: StreamOpener) -> int:
-    remains, fresh = Remains(()), past is None and not request.part.exists()
-    if past is not None:
-        remains = examine(request.part, request.folder, past, asked=bool(request.script.shots))
-        request = reconcile(request, past.header)
-        for told in (past.damage, remains.told):
+def _render(
+    request: RenderRequest, journal: Journal, history: RenderHistory | None, console: Console, opener: StreamOpener
+) -> int:
+    remains, fresh = Remains(()), history is None and not request.part.exists()
+    if history is not None:
+        remains = examine(request.part, request.folder, history, asked=bool(request.script.shots))
+        request = reconcile(request, history.header)
+        for told in (history.damage, remains.told):
             if told:
                 _say(console, request, told)
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
@@ -114,12 +116,12 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
     pictures = sink_kind(request.output) != "mp4"
     header = header_of(request, opened, timeline, fps, seed)
     start = None
-    if past is None:
+    if history is None:
         header = journal.begin(header)
     else:
-        _check_same(past.header, header, request.folder)
+        _check_same(history.header, header, request.folder)
         kept = _restore(opened, journal, remains, request, console)
-        header = journal.go_on(past, kept, header)
+        header = journal.go_on(history, kept, header)
         start = kept[-1] if kept else None
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, judged.unknown)
@@ -135,7 +137,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         keep=request.resume,
         name=header.film,
     )
-    expected = {} if past is None else {chunk.index: chunk.sha256 for chunk in past.expected}
+    expected = {} if history is None else {chunk.index: chunk.sha256 for chunk in history.expected}
     with Interrupt() as interrupt:
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
@@ -191,7 +193,7 @@ def _shoot(
     ]
     first = 0.0
     while not film.whole and not interrupt.asked:
-        index, place = film.next, timeline.place(film.frames)
+        index, timecode = film.next, timeline.timecode(film.frames)
         film.begin_chunk(opened)
         chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
         if expected.get(index, chunk.sha256) != chunk.sha256:
@@ -201,7 +203,7 @@ def _shoot(
             )
         record = film.add(chunk, opened.memory())
         first = first or time.perf_counter()
-        progress.chunk(place, record)
+        progress.chunk(timecode, record)
     return first
 
 

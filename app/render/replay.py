@@ -1,4 +1,4 @@
-"""Render a film again from what it carries: its metadata, the .json beside it, or the log of a live film.
+"""Replay of a film: rendered again from what it carries, its metadata, the .json beside it, or the log of a live film.
 
 As it was, its chunks come out bit for bit; under another preset, model, size or setting the same script becomes another
 film, and nothing is compared.
@@ -19,33 +19,33 @@ from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, 
 from app.loading.model import open_stream, rhythm_of
 from app.media.stills import sink_kind
 from app.record import sidecar
-from app.record.provenance import LIVE, Origin, origin_of, origin_of_take
+from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, request_of
-from app.record.session_log import read_take
+from app.record.session_log import read_log
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
 from app.render.render import StreamOpener, render
 from weights.catalog import MODELS
 
-_PLACES = ("models_dir", "offline")
+_LOCATIONS = ("models_dir", "offline")
 """Settings that say where weights are, and change no frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
-    loaded, and where weights are (`places`); licences that were accepted."""
+    loaded, and where weights are (`locations`); licences that were accepted."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
-    places: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    locations: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
 
     @property
     def models_dir(self) -> Path | None:
         """Where downloads lie; None: the Hugging Face cache."""
-        return None if "models_dir" not in self.places else Path(self.places["models_dir"])
+        return None if "models_dir" not in self.locations else Path(self.locations["models_dir"])
 
 
 def read_record(path: Path) -> sidecar.Carried:
@@ -86,17 +86,17 @@ def replay(
             f"There is no file {printable(shorten_path(path))}. Give a film that rivulet render made, or its .json."
         )
     if path.suffix.lower() == ".jsonl":
-        return _replay_take(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
+        return _replay_log(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
     known = find_record(path)
     record, source = known.record, str(path)
     asked = _same_model(_asked(changes, accept_licence), record.model.name)
     output = output or _name_again(path, known.film)
     if asked.changes:
         _refuse_check(check, asked)
-        return _render_changed(origin_of(record, source), asked, output, overwrite, console, opener)
+        return _render_changed(provenance_of(record, source), asked, output, overwrite, console, opener)
     model = model_of_record(record.model.name, source, asked.model, models_dir=asked.models_dir)
     request = _request(record, model, source, output)
-    engine = replace(request.engine, offline=asked.model is None or bool(asked.places.get("offline")))
+    engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
     request = replace(request, engine=engine, overwrite=overwrite)
     if check:
@@ -107,11 +107,13 @@ def replay(
     return render(request, console=console, opener=opener)
 
 
-def changed_request(origin: Origin, changes: Sequence[Layer], output: Path, *, overwrite: bool) -> RenderRequest:
+def changed_request(
+    provenance: Provenance, changes: Sequence[Layer], output: Path, *, overwrite: bool
+) -> RenderRequest:
     """Ask for a film of the same script under other settings.
 
     Args:
-        origin: what the film was made with.
+        provenance: what the film was made with.
         changes: settings that are to be others, the strongest first.
         output: the new film.
         overwrite: replace `output`.
@@ -120,30 +122,32 @@ def changed_request(origin: Origin, changes: Sequence[Layer], output: Path, *, o
         UsageMistake: settings that do not go together, a script that does not fit them, or a model that nobody asked
             for.
     """
-    return _changed(origin, Asked(changes), output, overwrite)
+    return _changed(provenance, Asked(changes), output, overwrite)
 
 
-def _changed(origin: Origin, asked: Asked, output: Path, overwrite: bool) -> RenderRequest:
+def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool) -> RenderRequest:
     names = {name for layer in asked.changes for name in layer}
-    model = None if "model" in names else str(origin.settings["model"])
+    model = None if "model" in names else str(provenance.settings["model"])
     if model is not None:
-        model_of_record(model, origin.source, asked.model, models_dir=asked.models_dir)
-    resolved = resolve([*asked.changes, origin.layer(names)])
-    settings = resolved.settings.model_copy(update={"output": str(output), **asked.places})
+        model_of_record(model, provenance.source, asked.model, models_dir=asked.models_dir)
+    resolved = resolve([*asked.changes, provenance.layer(names)])
+    settings = resolved.settings.model_copy(update={"output": str(output), **asked.locations})
     if model is not None and asked.model is None:
         settings = settings.model_copy(update={"offline": True})
-    fps = origin.fps if settings.fps is None else float(Fraction(settings.fps))
-    script = origin.script_for(rhythm_of(resolved.preset), fps)
+    fps = provenance.fps if settings.fps is None else float(Fraction(settings.fps))
+    script = provenance.script_for(rhythm_of(resolved.preset), fps)
     flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
     return request
 
 
 def _asked(changes: Sequence[Layer], accepted: tuple[str, ...]) -> Asked:
-    """Part the settings of places from those that change frames."""
-    places = {name: given.value for layer in reversed(changes) for name, given in layer.items() if name in _PLACES}
-    others = [{name: given for name, given in layer.items() if name not in _PLACES} for layer in changes]
-    return Asked([layer for layer in others if layer], None, places, accepted)
+    """Part the settings of locations from those that change frames."""
+    locations = {
+        name: given.value for layer in reversed(changes) for name, given in layer.items() if name in _LOCATIONS
+    }
+    others = [{name: given for name, given in layer.items() if name not in _LOCATIONS} for layer in changes]
+    return Asked([layer for layer in others if layer], None, locations, accepted)
 
 
 def _same_model(asked: Asked, recorded: str) -> Asked:
@@ -156,7 +160,7 @@ def _same_model(asked: Asked, recorded: str) -> Asked:
     return replace(asked, changes=[layer for layer in others if layer], model=given)
 
 
-def _replay_take(
+def _replay_log(
     path: Path,
     output: Path | None,
     check: bool,
@@ -165,15 +169,15 @@ def _replay_take(
     asked: Asked,
     opener: StreamOpener,
 ) -> int:
-    take = read_take(path)
-    asked = _same_model(asked, take.header.model.name)
+    log = read_log(path)
+    asked = _same_model(asked, log.header.model.name)
     output = output or _name_again(path, None)
     if asked.changes:
         _refuse_check(check, asked)
-        return _render_changed(origin_of_take(take, str(path)), asked, output, overwrite, console, opener)
-    from app.render.retake import retake
+        return _render_changed(provenance_of_log(log, str(path)), asked, output, overwrite, console, opener)
+    from app.render.replay_log import replay_log
 
-    return retake(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
+    return replay_log(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
 
 
 def _keep(path: Path, known: Known, output: Path) -> None:
@@ -195,12 +199,12 @@ def _refuse_check(check: bool, asked: Asked) -> None:
 
 
 def _render_changed(
-    origin: Origin, asked: Asked, output: Path, overwrite: bool, console: Console, opener: StreamOpener
+    provenance: Provenance, asked: Asked, output: Path, overwrite: bool, console: Console, opener: StreamOpener
 ) -> int:
-    request = _changed(origin, asked, output, overwrite)
+    request = _changed(provenance, asked, output, overwrite)
     changed = sorted({name for layer in asked.changes for name in layer})
     told = f"A new film of the same script: under another {' and '.join(changed)} its frames are others."
-    for sentence in (told, *origin.notes):
+    for sentence in (told, *provenance.notes):
         _say(console, sentence)
     return render(request, console=console, opener=opener)
 
@@ -223,7 +227,7 @@ def _check(known: Known, request: RenderRequest, console: Console, opener: Strea
         if False in (whole.proven, pictures.proven):
             return _verdict(console, found, record)
         raise UsageMistake(
-            "Settings: a film of a live take has no hashes of its chunks. Give the session.jsonl of the live film."
+            "Settings: a film of a live session has no hashes of its chunks. Give the session.jsonl of the live film."
         )
     code = render(request, console=console, opener=opener)
     if code != EXIT_OK:
@@ -285,13 +289,13 @@ def _request(record: sidecar.Carried, model: str, source: str, output: Path) -> 
     request = request_of(config, seed=record.seed, model=model, source=source, output=output)
     if record.film.frames == record.config.frames:
         return request
-    # Of a film that ended early the shots that are in it, each at its own place: shares would be of another length.
+    # Of a film that ended early the shots that are in it, each at its own frame: shares would be of another length.
     if len(request.script.shots) != len(record.shots):
         raise UsageMistake(f"{printable(shorten_path(source))}: its shots are damaged. Give another copy of it.")
     shots = [
-        replace(shot, at=Length(place.requested.frame, "f"))
-        for shot, place in zip(request.script.shots, record.shots, strict=True)
-        if place.actual.frame < record.film.frames
+        replace(shot, at=Length(recorded.requested.frame, "f"))
+        for shot, recorded in zip(request.script.shots, record.shots, strict=True)
+        if recorded.actual.frame < record.film.frames
     ]
     return replace(request, script=replace(request.script, shots=tuple(shots), end=None))
 

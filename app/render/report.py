@@ -1,4 +1,4 @@
-"""Write what a render was and how it went as one HTML page: pictures, plots, shots, settings, how to repeat it.
+"""Report of a render as one HTML page: pictures, plots, shots, settings, how to repeat it.
 
 One file that opens anywhere and may be mailed: no script, nothing loaded from elsewhere (a Content-Security-Policy
 in the page forbids both), every text of a person escaped, at most 3 MB for an hour of film.
@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from statistics import median
 from urllib.parse import quote
@@ -18,7 +19,6 @@ from app.media.thumbnails import jpegs, spaced
 from app.record.sidecar import ChunkRecord, ShotRecord, Sidecar
 from app.render.plots import Plot, Point, draw
 from app.render.progress import clock, span
-from app.render.report_style import STYLE
 from pipelines.types import prompt_text
 
 _STRIP, _SHOT_PICTURES = 12, 36
@@ -62,6 +62,7 @@ def page(record: Sidecar, film: Path, path: Path) -> str:
         _again(record),
         _settings(record),
     ]
+    style = (resources.files("app.render") / "report.css").read_text(encoding="utf-8")
     title = escape(f"{record.film.file}: {record.film.seconds:.2f} s by Rivulet")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -69,7 +70,7 @@ def page(record: Sidecar, film: Path, path: Path) -> str:
         "style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )

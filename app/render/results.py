@@ -1,4 +1,4 @@
-"""What a render says before it begins, and what lies on the disk when it is done."""
+"""Results of a render: what it says before it begins, and what lies on the disk when it is done."""
 
 import time
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Where each prompt of a film begins, and how much of it every chunk shows.
 
 A prompt can change only where a chunk starts, and "frames" means pixel frames to people and latent frames to
-models; so every place is a `Place` that says second, frame, latent frame and chunk, and a switch has two of
+models; so every moment is a `Timecode` that says second, frame, latent frame and chunk, and a switch has two of
 them: asked for and given.
 """
 
@@ -23,7 +23,7 @@ _FAINT = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Timecode:
     """One moment of a film in every unit people and tools use."""
 
     second: float
@@ -43,8 +43,8 @@ class Shot:
     """
 
     prompt: Prompt
-    requested: Place
-    actual: Place
+    requested: Timecode
+    actual: Timecode
     transition: Transition = RECACHE
     parameters: tuple[tuple[str, float], ...] = ()
 
@@ -61,12 +61,12 @@ class Timeline:
     @property
     def chunks(self) -> int:
         """How many chunks the film needs; the last one may be shown in part."""
-        return self.place(self.frames - 1).chunk + 1
+        return self.timecode(self.frames - 1).chunk + 1
 
-    def place(self, frame: int) -> Place:
-        """Return the place of a pixel frame."""
+    def timecode(self, frame: int) -> Timecode:
+        """Return the timecode of a pixel frame."""
         latent = (frame + TIME_SCALE - 1) // TIME_SCALE
-        return Place(round(frame / self.fps, 6), frame, latent, self.rhythm.chunk_of(latent))
+        return Timecode(round(frame / self.fps, 6), frame, latent, self.rhythm.chunk_of(latent))
 
     def shot_at(self, chunk: int) -> int:
         """Return the index of the shot that a chunk belongs to."""
@@ -118,7 +118,7 @@ class Timeline:
 
 
 def resolve(script: Script, *, length: Length | None, fps: float, rhythm: Rhythm) -> Timeline:
-    """Give every shot its place: the first chunk that starts no earlier than asked.
+    """Give every shot its timecode: the first chunk that starts no earlier than asked.
 
     Args:
         script: shots in order; those without a time share what lies between their neighbours equally.
@@ -146,8 +146,8 @@ def resolve(script: Script, *, length: Length | None, fps: float, rhythm: Rhythm
         shots.append(
             Shot(
                 apply_style(shot.prompt, script.style),
-                film.place(frame),
-                film.place(rhythm.start_frame(start)),
+                film.timecode(frame),
+                film.timecode(rhythm.start_frame(start)),
                 shot.transition or script.transition,
                 tuple(parameters.items()),
             )

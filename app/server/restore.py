@@ -15,8 +15,8 @@ from app.errors import UsageMistake, shorten
 from app.jobs.job import SETTINGS, VideoRequest, place
 from app.loading.model import rhythm_of
 from app.media.boxes import looks_like_mp4, read_tags
-from app.record.provenance import Origin, origin_of, origin_of_take
-from app.record.session_log import parse_take
+from app.record.provenance import Provenance, provenance_of, provenance_of_log
+from app.record.session_log import parse_log
 from app.record.sidecar import read_carried, read_sidecar
 from app.script.shot_list import export_native
 from pipelines.types import Transition
@@ -26,7 +26,7 @@ LARGEST_UPLOAD = 16 * 2**20
 _FIELDS = ("preset", "model", "size", "seed")
 
 
-def read_dropped(data: bytes) -> Origin:
+def read_dropped(data: bytes) -> Provenance:
     """What a film, a film's .json or a session.jsonl was made with, told apart by their content.
 
     Raises:
@@ -36,15 +36,15 @@ def read_dropped(data: bytes) -> Origin:
         told = read_tags(data).get("rivulet")
         if told is None:
             raise UsageMistake("This film carries no settings of Rivulet. Give one that Rivulet made.")
-        return origin_of(read_carried(told, "this film"), "this film")
+        return provenance_of(read_carried(told, "this film"), "this film")
     if not data.lstrip(b" \t\r\n").startswith(b"{"):
         raise UsageMistake("This is neither a film nor a log of Rivulet. Give an .mp4, its .json, or a session.jsonl.")
     if data.startswith(b'{"event":'):
-        return origin_of_take(parse_take(data, "this log"), "this log")
-    return origin_of(read_sidecar(data, "this file"), "this file")
+        return provenance_of_log(parse_log(data, "this log"), "this log")
+    return provenance_of(read_sidecar(data, "this file"), "this file")
 
 
-def request_again(origin: Origin, asked: VideoRequest, *, models: Sequence[str]) -> VideoRequest:
+def request_again(origin: Provenance, asked: VideoRequest, *, models: Sequence[str]) -> VideoRequest:
     """A render of the same script under what `asked` says; what it leaves open stays as it was.
 
     Raises:
@@ -76,7 +76,7 @@ def request_again(origin: Origin, asked: VideoRequest, *, models: Sequence[str])
     )
 
 
-def restored(origin: Origin, *, models: Sequence[str]) -> dict[str, Any]:
+def restored(origin: Provenance, *, models: Sequence[str]) -> dict[str, Any]:
     """What a client is told of it: a request that can be sent as it is, and its shots.
 
     Raises:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import UsageMistake
 from app.jobs.job import VideoRequest
-from app.record.provenance import Origin, origin_of_take
-from app.record.session_log import LOG, parse_take
+from app.record.provenance import Provenance, provenance_of_log
+from app.record.session_log import LOG, parse_log
 from app.server.access import Access
 from app.server.restore import request_again
 from weights.catalog import MODELS
@@ -57,7 +57,7 @@ class Takes:
     def __init__(self, folder: Path, access: Access, *, models: Sequence[str] = tuple(MODELS)) -> None:
         self.folder, self.access, self.models = folder, access, models
 
-    def origin(self, session: str, token: str) -> Origin:
+    def origin(self, session: str, token: str) -> Provenance:
         """What was on screen of a session.
 
         Raises:
@@ -70,7 +70,7 @@ class Takes:
             log = (self.folder / session / LOG).read_bytes()
         except FileNotFoundError:
             raise NoSuchTake("This film has left no log. Let it play first.") from None
-        return origin_of_take(parse_take(log, "this film"), "this film")
+        return provenance_of_log(parse_log(log, "this film"), "this film")
 
     def request(self, body: VideoBody) -> VideoRequest:
         """The body as a request, with the script of its take if it names one.

@@ -27,10 +27,9 @@ from app.loading.system import plain_system, system_of
 from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
-from app.record.provenance import Origin, origin_of_take, record_of_take
-from app.record.session_log import parse_take
+from app.record.provenance import Provenance, film_tags, provenance_of_log, record_of_log
+from app.record.session_log import parse_log
 from app.record.sidecar import carried
-from app.record.take_tags import film_tags
 from app.render.replay import changed_request, replay
 from app.script.shot_list import parse_native
 from app.script.timeline import resolve
@@ -40,7 +39,7 @@ from app.server.routes import make_app
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_live import WIRE, a_film, drops, read_drop
 from pipelines.presets import PRESETS
-from tests import take_log
+from tests import log_lines
 from tests.app_doubles import Opener
 from tests.live_doubles import SECRET, PaintedEngine
 
@@ -48,12 +47,12 @@ MODELS = ("embedded", "wan-1.3b")
 EMBEDDED = Rhythm(3, 3)
 
 
-def origin_of(log: bytes) -> Origin:
-    return origin_of_take(parse_take(log, "a take"), "a take")
+def provenance_of(log: bytes) -> Provenance:
+    return provenance_of_log(parse_log(log, "a take"), "a take")
 
 
 def test_a_take_is_a_script_of_what_was_on_screen_and_when() -> None:
-    origin = origin_of(take_log.a_take())
+    origin = provenance_of(log_lines.a_log())
     shots = origin.script_for(EMBEDDED, 16).shots
     # On screen: 9 + 12 frames of the ball, 12 + 2 of the star, 24 of the cube, 24 of the mix; chunks begin at 9, 21 ...
     assert [(str(shot.at), shot.prompt) for shot in shots] == [
@@ -71,17 +70,17 @@ def test_a_take_is_a_script_of_what_was_on_screen_and_when() -> None:
 
 
 def test_prompts_shorter_than_a_chunk_give_way_and_blends_shrink() -> None:
-    lines = [take_log.header(), take_log.steered(0, "a"), take_log.made(0), take_log.shown(0, 3)]
-    lines += [take_log.steered(1, "b", "soft", 9), take_log.made(1), take_log.shown(1, 2)]
-    lines += [take_log.steered(2, "c", "cut"), take_log.made(2), take_log.made(3)]
-    lines += [take_log.steered(4, "d", "soft", 9), take_log.made(4)]
-    origin = origin_of(take_log.as_bytes(lines))
+    lines = [log_lines.header(), log_lines.steered(0, "a"), log_lines.made(0), log_lines.shown(0, 3)]
+    lines += [log_lines.steered(1, "b", "soft", 9), log_lines.made(1), log_lines.shown(1, 2)]
+    lines += [log_lines.steered(2, "c", "cut"), log_lines.made(2), log_lines.made(3)]
+    lines += [log_lines.steered(4, "d", "soft", 9), log_lines.made(4)]
+    origin = provenance_of(log_lines.as_bytes(lines))
     script = origin.script_for(EMBEDDED, 16)
     assert [shot.prompt for shot in script.shots] == ["a", "c", "d"]
     assert script.shots[2].transition is not None
     assert script.shots[2].transition.chunks == 1
     place(
-        VideoRequest(script=request_again(origin_of(take_log.as_bytes(lines)), EMPTY, models=MODELS).script),
+        VideoRequest(script=request_again(provenance_of(log_lines.as_bytes(lines)), EMPTY, models=MODELS).script),
         models=MODELS,
     )
 
@@ -92,7 +91,7 @@ EMPTY = VideoRequest.model_validate({})
 @pytest.mark.parametrize("rhythm", [Rhythm(3, 3), Rhythm(1, 1), Rhythm(8, 8), Rhythm(1, 5), Rhythm(40, 40)])
 @pytest.mark.parametrize("fps", [8.0, 16.0, 23.976])
 def test_a_take_fits_chunks_of_any_length(rhythm: Rhythm, fps: float) -> None:
-    origin = origin_of(take_log.a_take())
+    origin = provenance_of(log_lines.a_log())
     script = origin.script_for(rhythm, fps)
     timeline = resolve(script, length=None, fps=fps, rhythm=rhythm)  # refuses two shots in a chunk, or long blends
     assert timeline.frames / fps == pytest.approx(83 / 16, abs=0.1)
@@ -105,13 +104,13 @@ def test_a_take_fits_chunks_of_any_length(rhythm: Rhythm, fps: float) -> None:
         assert -0.1 < shot.actual.second - asked.amount < 4 * rhythm.chunk / fps
 
 
-def asked_of(origin: Origin, *words: str, **flags: Any) -> Any:
+def asked_of(origin: Provenance, *words: str, **flags: Any) -> Any:
     changes = [layer for layer in (given_by_flags(flags), given_by_overrides(words)) if layer]
     return changed_request(origin, changes, Path("again.mp4"), overwrite=False)
 
 
 def test_what_is_not_changed_stays_and_a_preset_brings_its_own_settings() -> None:
-    origin = origin_of(take_log.a_take(untrained=True))
+    origin = provenance_of(log_lines.a_log(untrained=True))
     bigger = asked_of(origin, size="192x96")
     assert (bigger.engine.height, bigger.engine.width, bigger.engine.preset.name) == (96, 192, "embedded")
     assert len(bigger.engine.preset.schedule.denoising_step_list) == 3, "the steps that were set live"
@@ -142,7 +141,7 @@ def again(path: Path, output: Path, *words: str, check: bool = False, **flags: A
 
 
 def test_a_take_is_rendered_at_another_size_and_says_that_its_frames_are_others(tmp_path: Path) -> None:
-    log = take_log.save(tmp_path / "s", take_log.a_take())
+    log = log_lines.save(tmp_path / "s", log_lines.a_log())
     code, said, opener = again(log, tmp_path / "big.mp4", size="192x192")
     assert code == EXIT_OK
     assert "its frames are others" in said
@@ -157,14 +156,14 @@ def test_a_take_is_rendered_at_another_size_and_says_that_its_frames_are_others(
 
 
 def test_there_is_nothing_to_check_when_something_is_changed(tmp_path: Path) -> None:
-    log = take_log.save(tmp_path / "s", take_log.a_take())
+    log = log_lines.save(tmp_path / "s", log_lines.a_log())
     with pytest.raises(UsageMistake, match=r"^Another preset makes other frames.*Leave out --check") as refused:
         again(log, tmp_path / "x.mp4", check=True, preset="longlive")
     assert str(refused.value).count(".") == 2, "one sentence and one action"
 
 
 def test_the_command_line_takes_settings_as_render_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = str(take_log.save(tmp_path / "s", take_log.a_take()))
+    log = str(log_lines.save(tmp_path / "s", log_lines.a_log()))
     assert main(["replay", log, "-o", str(tmp_path / "x.mp4"), "--check", "--steps", "4"]) == 2
     assert "Another num_inference_steps makes other frames" in capsys.readouterr().err
     assert main(["replay", log, "sinc_size=3"]) == 2
@@ -175,7 +174,7 @@ def test_the_command_line_takes_settings_as_render_does(tmp_path: Path, capsys: 
 
 def film_of_take(tmp_path: Path) -> Path:
     """A recording: any pictures, and what its log says."""
-    log = take_log.save(tmp_path / "s", take_log.a_take())
+    log = log_lines.save(tmp_path / "s", log_lines.a_log())
     part, film = tmp_path / "x.part.mp4", tmp_path / "recording.mp4"
     writer = FilmWriter(part, height=32, width=32, fps=Fraction(16), scale=1)
     writer.write(np.zeros((4, 32, 32, 3), np.uint8))
@@ -196,7 +195,7 @@ def test_a_recording_carries_its_take_and_is_rendered_from_it(tmp_path: Path) ->
 
 
 def test_a_log_that_cannot_be_read_costs_no_recording(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert film_tags(take_log.save(tmp_path, b"no log\n")) == {}
+    assert film_tags(log_lines.save(tmp_path, b"no log\n")) == {}
     assert "without its settings" in caplog.text
 
 
@@ -214,7 +213,7 @@ TOKEN = Access(SECRET).token("film1")
 
 
 def test_the_take_of_a_session_is_told_to_who_has_its_token(client: TestClient, tmp_path: Path) -> None:
-    take_log.save(tmp_path / "film1", take_log.a_take())
+    log_lines.save(tmp_path / "film1", log_lines.a_log())
     for token in (TOKEN, Access(SECRET).token("film1", view=True)):
         told = client.get("/v1/sessions/film1/take", params={"token": token}).json()
         assert (told["kind"], told["frames"], told["request"]["seed"]) == ("take", 83, 7)
@@ -236,16 +235,16 @@ def test_the_take_of_a_session_is_told_to_who_has_its_token(client: TestClient, 
 
 
 def test_a_take_is_told_as_it_is_while_the_film_plays(client: TestClient, tmp_path: Path) -> None:
-    log = take_log.save(tmp_path / "film1", take_log.as_bytes([take_log.header(), take_log.steered(0, "a")]))
+    log = log_lines.save(tmp_path / "film1", log_lines.as_bytes([log_lines.header(), log_lines.steered(0, "a")]))
     answer = client.get("/v1/sessions/film1/take", params={"token": TOKEN})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, 400)
     assert "nothing was shown" in answer.json()["error"]["message"]
-    log.write_bytes(log.read_bytes() + take_log.as_bytes([take_log.made(0)]) + b'{"event":"chu')
+    log.write_bytes(log.read_bytes() + log_lines.as_bytes([log_lines.made(0)]) + b'{"event":"chu')
     assert client.get("/v1/sessions/film1/take", params={"token": TOKEN}).json()["frames"] == 9
 
 
 def test_a_film_a_log_and_a_record_dropped_on_the_page_say_the_same(client: TestClient, tmp_path: Path) -> None:
-    film, log = film_of_take(tmp_path), take_log.a_take()
+    film, log = film_of_take(tmp_path), log_lines.a_log()
     assert again(film, tmp_path / "render.mp4")[0] == EXIT_OK
     files = sorted(tmp_path.rglob("*"))
     dropped = {
@@ -267,7 +266,7 @@ def test_a_film_a_log_and_a_record_dropped_on_the_page_say_the_same(client: Test
 
 
 def test_a_model_or_preset_that_is_not_here_is_left_open_and_said(client: TestClient) -> None:
-    lines = take_log.a_take(model={"name": "/home/ann/mine", "sha256": ""}, preset="next-year")
+    lines = log_lines.a_log(model={"name": "/home/ann/mine", "sha256": ""}, preset="next-year")
     told = client.post("/v1/restore", content=lines).json()
     assert told["request"]["model"] is None
     assert told["request"]["preset"] is None
@@ -323,9 +322,9 @@ HOSTILE = {
     "a box of 2**63": (FTYP + b"\0\0\0\1moov" + b"\x7f" + b"\xff" * 7, "not at its beginning"),
     "settings of another program": (film_saying("hello"), "damaged or from another version"),
     "settings of another kind": (film_saying('{"format": 3}'), "damaged or from another version"),
-    "a log in a film's clothes": (FTYP + take_log.a_take(), "not at its beginning"),
+    "a log in a film's clothes": (FTYP + log_lines.a_log(), "not at its beginning"),
     "a log of branches alone": (
-        take_log.as_bytes([take_log.header()]) + b'{"event":"branch","branch":1,"parent":0,"chunk":0}\n' * 50_000,
+        log_lines.as_bytes([log_lines.header()]) + b'{"event":"branch","branch":1,"parent":0,"chunk":0}\n' * 50_000,
         "nothing was shown",
     ),
 }
@@ -339,7 +338,7 @@ def test_a_hostile_file_is_refused_in_a_sentence_and_soon(name: str) -> None:
 
 def record_with(**changes: Any) -> str:
     """What a film carries, with something of its config changed."""
-    record = json.loads(carried(record_of_take(parse_take(take_log.a_take(), "x"), "x")))
+    record = json.loads(carried(record_of_log(parse_log(log_lines.a_log(), "x"), "x")))
     record["config"] |= changes
     return json.dumps(record)
 
@@ -366,8 +365,8 @@ def test_names_in_a_log_are_settings_and_never_paths_of_this_machine(tmp_path: P
     secret = tmp_path / "secret.yaml"
     secret.write_text("shots: [{prompt: a secret}]")
     knobs = [["script", 1.0], ["config", 1.0], ["num_inference_steps", 4.0]]
-    lines = [take_log.header(), take_log.steered(0, "a", knobs=knobs), take_log.made(0)]
-    assert "no setting" in refusal_of(take_log.as_bytes(lines))
+    lines = [log_lines.header(), log_lines.steered(0, "a", knobs=knobs), log_lines.made(0)]
+    assert "no setting" in refusal_of(log_lines.as_bytes(lines))
     model = json.loads(restored_text(film_saying(record_with())).replace("embedded", str(tmp_path)))
     assert str(tmp_path) in json.dumps(model)  # the text is only text
     odd = {"script": str(secret), "output": "/tmp/x", "num_inference_steps": 4}
@@ -393,7 +392,7 @@ def places_of(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 def test_odd_values_anywhere_are_read_or_refused_and_none_takes_long() -> None:
     draw = random.Random(3)
-    log = [json.loads(line) for line in take_log.a_take().splitlines()]
+    log = [json.loads(line) for line in log_lines.a_log().splitlines()]
     record = json.loads(record_with())
     read = 0
     for number in range(600):
@@ -403,7 +402,7 @@ def test_odd_values_anywhere_are_read_or_refused_and_none_takes_long() -> None:
         for key in path:
             target = target[key]
         target[last] = draw.choice(ODD)
-        data = take_log.as_bytes(tree) if number % 2 else film_saying(json.dumps(tree))
+        data = log_lines.as_bytes(tree) if number % 2 else film_saying(json.dumps(tree))
         begun = time.thread_time()
         try:
             read_drop(data, "")  # refused, or an answer that is JSON

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.live.checkpoint import NotKept, read_parked
+from app.live.checkpoint import NotKept, read_checkpoint
 from app.live.engine import Busy, LiveEngine
-from app.live.history import Undo
+from app.live.film import History
 from app.live.messages import Do, Done, QueueEdit, QueueItem, Stop
 from app.live.pacing import CALM, SLACK, Pace
 from app.live.player import LiveFrame
 from app.loading.model import EngineRequest
-from app.record.session_log import read_take
-from app.render.retake import retake
+from app.record.session_log import read_log
+from app.render.replay_log import replay_log
 from pipelines.presets import PRESETS
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
 
@@ -101,8 +101,8 @@ def test_another_process_takes_a_parked_film_up_where_it_was(stage: Stage, tmp_p
         assert seen.frames[0].frame > watcher.frames[-1].frame
         assert seen.frames[0].seq > watcher.frames[-1].seq
         later.settle()
-        parked = read_parked(again.folder, 3600)
-        assert parked.running  # it goes on; were the server killed now, this would be where
+        checkpoint = read_checkpoint(again.folder, 3600)
+        assert checkpoint.running  # it goes on; were the server killed now, this would be where
 
 
 def test_a_killed_servers_film_goes_on_from_seconds_before_and_its_log_makes_it_again(
@@ -122,20 +122,22 @@ def test_a_killed_servers_film_goes_on_from_seconds_before_and_its_log_makes_it_
     with Stage(dead) as later:
         again, seen = later.open(session.id), Watcher(later.clock)
         assert again.hello(seen).prompt == "a grey wolf"
-        assert [item.id for item in again.course.queue] == ["next"]
+        assert [item.id for item in again.schedule.queue] == ["next"]
         again.attach(seen)
         later.play(1.5)
         assert 0 < watcher.frames[-1].frame - seen.frames[0].frame <= 6 * 16
         assert seen.frames[0].seq > watcher.frames[-1].seq
         again.submit(say("fox", "a red fox", "keep"), seen)
         later.play(2)
-        take = read_take(again.folder / "session.jsonl")
-        assert take.chunks[-1].index == again.film.chunk - 1
+        log = read_log(again.folder / "session.jsonl")
+        assert log.chunks[-1].index == again.film.chunk - 1
         film = tmp_path / "again.mp4"
         opener = TinyModel(Clock())
         opener.chunk_seconds = 0
         console = Console(file=io.StringIO())
-        code = retake(again.folder / "session.jsonl", film, check=True, overwrite=False, console=console, opener=opener)
+        code = replay_log(
+            again.folder / "session.jsonl", film, check=True, overwrite=False, console=console, opener=opener
+        )
         assert code == 0
 
 
@@ -153,7 +155,7 @@ def test_a_prompt_that_had_not_begun_when_the_server_was_killed_begins_afterward
         again, seen = later.open(session.id), Watcher(later.clock)
         again.attach(seen)
         later.play(1.5)
-        assert again.course.moment.prompt == "a grey wolf"
+        assert again.schedule.controls.prompt == "a grey wolf"
         assert seen.applied("wolf") is not None
 
 
@@ -186,12 +188,12 @@ def test_a_film_that_plays_is_not_swept_away(tmp_path: Path) -> None:
 def test_all_films_together_keep_to_the_memory_for_ways_back(tmp_path: Path) -> None:
     with Stage(tmp_path, undo_memory=6 * 2**20) as stage:
         sessions = [stage.open()]
-        assert sessions[0].film._undo._memory == 6 * 2**20
+        assert sessions[0].film._history._memory == 6 * 2**20
         sessions += [stage.open(), stage.open()]
-        assert [session.film._undo._memory for session in sessions] == [2 * 2**20] * 3
+        assert [session.film._history._memory for session in sessions] == [2 * 2**20] * 3
         sessions[2].submit(Stop())
         stage.play(0.1)
-        assert [session.film._undo._memory for session in sessions[:2]] == [3 * 2**20] * 2
+        assert [session.film._history._memory for session in sessions[:2]] == [3 * 2**20] * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,29 +205,29 @@ class _Copy:
 
 
 def test_copies_give_way_when_there_is_less_memory_for_them_and_come_back_with_it() -> None:
-    undo = Undo(100, reach=10)
+    history = History(100, reach=10)
     for chunk in range(10):
-        assert undo.due(chunk)
-        undo.add(chunk, _Copy(10))
-    undo.limit(30)
-    assert [mark.chunk for mark in undo._marks] == [7, 8, 9]
-    undo.limit(10)
-    undo.add(10, _Copy(10))
-    assert not undo.due(11)  # a single copy is no way back
-    undo.limit(100)
-    assert undo.due(12)
+        assert history.due(chunk)
+        history.add(chunk, _Copy(10))
+    history.limit(30)
+    assert [mark.chunk for mark in history._marks] == [7, 8, 9]
+    history.limit(10)
+    history.add(10, _Copy(10))
+    assert not history.due(11)  # a single copy is no way back
+    history.limit(100)
+    assert history.due(12)
 
 
 def test_a_parked_film_holds_nothing(stage: Stage) -> None:
     session, watcher = stage.open(), Watcher(stage.clock)
     session.attach(watcher)
     stage.play(3)
-    assert session.screen.recorder.kept_frames > 16
+    assert session.player.recorder.kept_frames > 16
     session.detach(watcher)
     stage.play(5.5)
     assert session.state == "parked"
-    assert session.screen.recorder.kept_frames == session.screen.recorder.kept_bytes == 0
-    assert not session.film._undo._marks
+    assert session.player.recorder.kept_frames == session.player.recorder.kept_bytes == 0
+    assert not session.film._history._marks
 
 
 def test_what_was_kept_too_long_is_not_taken_up(stage: Stage, tmp_path: Path) -> None:
@@ -323,7 +325,7 @@ def test_with_real_threads_a_film_plays_and_is_parked_when_the_engine_closes(tmp
         engine.close()
     assert session.state == "parked"
     assert [done.reason for done in watcher.of(Done)] == ["parked"]
-    assert not read_parked(session.folder, 3600).running
+    assert not read_checkpoint(session.folder, 3600).running
 
 
 def test_a_model_that_cannot_be_loaded_is_told_to_whoever_opens(tmp_path: Path) -> None:

@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.live import recorder, session
+from app.live import recorder, session, status
 from app.live import recording as recording_module
 from app.live.admission import Busy
-from app.live.checkpoint import NotKept, read_parked
-from app.live.detours import Detours
+from app.live.checkpoint import NotKept, read_checkpoint
+from app.live.commands import Commands
 from app.live.messages import Do, Done, Problem, Saved, SavingState, SessionStart, Set, Stop
 from app.live.quota import NoRoom, Quota, size_of
 from app.live.recording import WAITING_BYTES, Ended, Recording
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
 from app.live.session import Session
 from app.live.spelling import AT_ONCE, Spelling
-from app.live.status import ended_of
 from app.live.worker import Worker
 from app.loading.live import HostCopy
-from app.record.log_writer import TakeWriter
-from app.record.session_log import LOG, parse_take, read_take
+from app.record.log_writer import LogWriter
+from app.record.session_log import LOG, parse_log, read_log
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
 
@@ -85,7 +84,7 @@ def test_sixty_saves_and_leaving_delay_no_film_and_most_are_refused_with_a_numbe
     stage.engine._sweep_at = stage.clock.now + 6.5  # what grows in a folder that nobody has open is not swept up
     stage.play(8)  # no save has ended, and the film that was left is parked all the same
     assert film.state == "parked"
-    assert not read_parked(film.folder, 3600).running
+    assert not read_checkpoint(film.folder, 3600).running
     assert stage.engine._sweep_at > stage.clock.now + 8
     assert len([*film.folder.glob(".last-*.part.mp4")]) == 1
     assert len(quiet.frames) - before > 0.95 * 8 * FPS
@@ -167,7 +166,7 @@ def test_ending_drops_saves_leaves_no_half_files_and_parks_what_plays(
     gate.set()  # the one that has begun looks up from its frame
     closing.join(20)
     assert closed == [True]
-    assert not read_parked(film.folder, 3600).running
+    assert not read_checkpoint(film.folder, 3600).running
     names = sorted(path.name.rpartition("-")[0] for path in film.folder.iterdir() if path.suffix == ".mp4")
     assert names == ["recording-" + time.strftime("%Y%m%d")]  # finished; no save, and no part of one
     assert not [path.name for path in film.folder.iterdir() if path.name.startswith(".") or ".part" in path.name]
@@ -261,10 +260,10 @@ def test_a_disk_that_hangs_delays_no_film_and_films_that_are_left_wait_where_the
         disk.set()
         stage.disk_hangs = False
         stage.play(7)
-        assert all(not read_parked(each.folder, 3600).running for each in left)
+        assert all(not read_checkpoint(each.folder, 3600).running for each in left)
         assert stage.engine._parking == 0
-        take = read_take(film.folder / LOG)
-        assert [chunk.index for chunk in take.chunks] == list(range(len(take.chunks)))
+        log = read_log(film.folder / LOG)
+        assert [chunk.index for chunk in log.chunks] == list(range(len(log.chunks)))
 
 
 class FullDisk:
@@ -297,7 +296,7 @@ def test_a_full_disk_costs_neither_the_film_nor_its_good_copy_and_all_is_saved_w
     disk = FullDisk(monkeypatch)
     watcher, film = watched(stage)
     stage.play(6)
-    good = read_parked(film.folder, 3600)
+    good = read_checkpoint(film.folder, 3600)
     disk.full = True
     before = len(watcher.frames)
     for number in range(4):
@@ -305,7 +304,7 @@ def test_a_full_disk_costs_neither_the_film_nor_its_good_copy_and_all_is_saved_w
         stage.play(5)
     assert len(watcher.frames) - before > 0.95 * 20 * FPS
     assert not film.over
-    assert read_parked(film.folder, 3600) == good
+    assert read_checkpoint(film.folder, 3600) == good
     assert (film.folder / good.state).exists()
     assert [(state.on, state.message) for state in watcher.of(SavingState)] == [(False, "The disk is full.")]
     late = Watcher(stage.clock)
@@ -314,10 +313,10 @@ def test_a_full_disk_costs_neither_the_film_nor_its_good_copy_and_all_is_saved_w
     disk.full = False
     stage.play(6)
     assert [state.on for state in watcher.of(SavingState)] == [False, True]
-    assert read_parked(film.folder, 3600).chunk > good.chunk + 20
-    take = read_take(film.folder / LOG)  # with every line of the time when the disk was full
-    assert [chunk.index for chunk in take.chunks] == list(range(film.film.chunk))
-    assert {str(chunk.moment.prompt) for chunk in take.chunks} >= {f"a grey wolf {number}" for number in range(4)}
+    assert read_checkpoint(film.folder, 3600).chunk > good.chunk + 20
+    log = read_log(film.folder / LOG)  # with every line of the time when the disk was full
+    assert [chunk.index for chunk in log.chunks] == list(range(film.film.chunk))
+    assert {str(chunk.controls.prompt) for chunk in log.chunks} >= {f"a grey wolf {number}" for number in range(4)}
 
 
 def test_a_film_that_is_left_while_the_disk_is_full_goes_on_from_its_last_copy(
@@ -326,7 +325,7 @@ def test_a_film_that_is_left_while_the_disk_is_full_goes_on_from_its_last_copy(
     disk = FullDisk(monkeypatch)
     watcher, film = watched(stage)
     stage.play(6)
-    good = read_parked(film.folder, 3600)
+    good = read_checkpoint(film.folder, 3600)
     disk.full = True
     stage.play(3)
     film.detach(watcher)
@@ -338,7 +337,7 @@ def test_a_film_that_is_left_while_the_disk_is_full_goes_on_from_its_last_copy(
     again.attach(seen)
     stage.play(3)
     assert seen.frames
-    assert read_take(again.folder / LOG).chunks[-1].index == again.film.chunk - 1
+    assert read_log(again.folder / LOG).chunks[-1].index == again.film.chunk - 1
 
 
 def test_a_film_paused_while_the_disk_is_full_is_saved_when_there_is_room(
@@ -421,15 +420,15 @@ def test_a_recording_that_nobody_watches_ends_and_whoever_comes_back_is_told(
     stage.play(1)
     film.submit(Do(action="record"), watcher)
     stage.play(12)
-    assert film.screen.recorder.recording  # somebody watches
+    assert film.player.recorder.recording  # somebody watches
     if hidden:
         watcher.credit = 0
     else:
         film.detach(watcher)
     stage.play(8)
-    assert film.screen.recorder.recording
+    assert film.player.recorder.recording
     stage.play(8)
-    assert not film.screen.recorder.recording
+    assert not film.player.recorder.recording
     stage.settle()
     if hidden:
         (told,) = problems(watcher, "recording")
@@ -449,7 +448,7 @@ def test_a_recording_that_nobody_watches_ends_and_whoever_comes_back_is_told(
 
     with av.open(str(film.folder / recorded["name"])) as written:
         assert sum(1 for _ in written.decode(video=0)) == recorded["frames"]
-    assert read_take(film.folder / LOG).chunks
+    assert read_log(film.folder / LOG).chunks
 
 
 def test_four_recordings_that_nobody_watches_give_the_server_free(
@@ -536,7 +535,7 @@ def test_a_recording_that_never_had_room_leaves_no_file_and_says_so(tmp_path: Pa
         assert isinstance(told[1], NoRoom)
         return
     assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
-    assert ended_of(told[0], 120.0).action == "There is no file of it."
+    assert status.ended(told[0], 120.0).action == "There is no file of it."
 
 
 @pytest.mark.parametrize("at", ["begin", "first frame"])
@@ -585,8 +584,8 @@ def test_a_recording_that_is_asked_of_a_film_that_is_over_does_not_begin(stage: 
     _, film = watched(stage)
     stage.play(1)
     film.end("stopped")
-    assert film.screen.recorder.start() is None
-    assert not film.screen.recorder.recording
+    assert film.player.recorder.start() is None
+    assert not film.player.recorder.recording
     assert stage.engine._saves.under_way == 0
 
 
@@ -664,8 +663,8 @@ def test_the_last_minutes_of_all_films_keep_to_their_memory(tmp_path: Path) -> N
         kept = stage.engine.metrics()["kept_bytes"]
         assert 0 < kept <= 100_000
         for film in stage.engine._all():
-            frames = list(film.screen.recorder._ring)
-            assert sum(map(len, frames)) == film.screen.recorder.kept_bytes
+            frames = list(film.player.recorder._ring)
+            assert sum(map(len, frames)) == film.player.recorder.kept_bytes
             assert frames[-1] == film.latest_jpeg()  # the newest are kept
 
 
@@ -673,11 +672,11 @@ def test_the_last_minutes_of_all_films_keep_to_their_memory(tmp_path: Path) -> N
 
 
 def test_of_detours_that_wait_there_is_one_of_a_kind_and_the_last_counts() -> None:
-    detours = Detours()
+    commands = Commands()
     for number in range(300):
-        detours.ask(Do(action="rewind", seconds=1.0 + number))
-    assert detours.take() == [Do(action="rewind", seconds=300.0)]
-    assert not detours
+        commands.ask(Do(action="rewind", seconds=1.0 + number))
+    assert commands.take() == [Do(action="rewind", seconds=300.0)]
+    assert not commands
     asked = [
         SessionStart(prompt="a fox", seed=1),
         Do(action="rewind"),
@@ -686,12 +685,12 @@ def test_of_detours_that_wait_there_is_one_of_a_kind_and_the_last_counts() -> No
         Do(action="reset"),
         Do(action="rewind"),
     ]
-    for detour in asked:
-        detours.ask(detour)
-    assert detours.take() == [asked[0], Do(action="reset", seed=7), asked[-1]]
-    for detour in (*asked, Stop()):
-        detours.ask(detour)
-    assert detours.take() == [Stop()]
+    for command in asked:
+        commands.ask(command)
+    assert commands.take() == [asked[0], Do(action="reset", seed=7), asked[-1]]
+    for command in (*asked, Stop()):
+        commands.ask(command)
+    assert commands.take() == [Stop()]
 
 
 @pytest.mark.parametrize(
@@ -718,9 +717,9 @@ def test_a_driver_that_floods_does_not_take_the_time_of_other_films(stage: Stage
     gaps = [after - before for before, after in pairwise(quiet.times) if after > since]
     assert max(gaps) < 2 * CHUNK_SECONDS
     assert stage.model.made - made < 1.2 * 2 * passed / 0.75  # both films as often as a film needs a chunk
-    assert len(film._detours) <= 3
+    assert len(film._commands) <= 3
     stage.play(2)
-    assert not film._detours
+    assert not film._commands
     assert not film.over
 
 
@@ -774,22 +773,22 @@ def test_a_log_that_its_disk_does_not_take_keeps_its_lines_within_bounds_until_a
     monkeypatch.setattr("app.record.log_writer.HELD", 5000)
     model = TinyModel(Clock())()
     later: list[Callable[[], None]] = []
-    take = TakeWriter(tmp_path / LOG, model, later.append)
+    log = LogWriter(tmp_path / LOG, model, later.append)
     gaps: list[str] = []
-    take.gap = gaps.append
+    log.gap = gaps.append
     for chunk in range(200):
-        take.shown(0, chunk, 1)
+        log.shown(0, chunk, 1)
     assert len(later) == 1  # asked once, however many lines wait
     assert gaps == ["The disk takes nothing more, so what is shown from now on cannot be rendered again."]
-    assert take._held <= 5000
+    assert log._held <= 5000
     later.pop()()
-    take.shown(0, 201, 1)
+    log.shown(0, 201, 1)
     assert not later
     written = len(lines_of(tmp_path / LOG))
-    take.branch(1, 0, 150)  # behind the gap: of no use
-    take.shown(1, 150, 1)
-    take.branch(2, 1, 3)
-    take.shown(2, 3, 1)
+    log.branch(1, 0, 150)  # behind the gap: of no use
+    log.shown(1, 150, 1)
+    log.branch(2, 1, 3)
+    log.shown(2, 3, 1)
     later.pop()()
     assert lines_of(tmp_path / LOG)[written:] == ["branch", "shown"]
     assert [*parse_lines(tmp_path / LOG)][-1]["branch"] == 2
@@ -801,11 +800,11 @@ def parse_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.record.log_writer.LARGEST", 20_000)
-    take = TakeWriter(tmp_path / LOG, TinyModel(Clock())())
+    log = LogWriter(tmp_path / LOG, TinyModel(Clock())())
     gaps: list[str] = []
-    take.gap = gaps.append
+    log.gap = gaps.append
     for chunk in range(1000):
-        take.shown(0, chunk, 1)
+        log.shown(0, chunk, 1)
     assert len(gaps) == 1
     assert 19_000 < (tmp_path / LOG).stat().st_size <= 20_000
 
@@ -819,7 +818,7 @@ def test_a_line_of_a_recording_is_part_of_a_log_and_not_of_the_film(stage: Stage
     data = (film.folder / LOG).read_bytes()
     assert b'"event":"recorded"' in data
     without = b"".join(line for line in data.splitlines(keepends=True) if b'"recorded"' not in line)
-    assert parse_take(data, "x") == parse_take(without, "x")
+    assert parse_log(data, "x") == parse_log(without, "x")
 
 
 def test_a_worker_does_its_jobs_in_order_survives_one_that_fails_and_ends_when_told(

@@ -32,8 +32,8 @@ from app.live.messages import (
 from app.live.player import Receipt
 from app.live.prompts import respelled
 from app.live.session import Session
-from app.record.session_log import read_take
-from app.render.retake import retake
+from app.record.session_log import read_log
+from app.render.replay_log import replay_log
 from pipelines.types import Transition, in_words
 from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
 
@@ -68,10 +68,10 @@ def test_a_chunk_is_begun_just_in_time_and_never_kept_in_stock(stage: Stage) -> 
     watcher, session = watched(stage)
     stage.play(4)
     ahead = [stage.clock.now - watcher.times[-1]]
-    assert session.screen.deadline(stage.clock.now) - stage.clock.now < 0.75 + CHUNK_SECONDS
+    assert session.player.deadline(stage.clock.now) - stage.clock.now < 0.75 + CHUNK_SECONDS
     assert ahead[0] < 2 * PERIOD
     made_before = stage.model.made
-    while not session.screen.stocked:
+    while not session.player.stocked:
         stage.play(0.01)
     stage.play(0.01)
     assert stage.model.made - made_before <= 1
@@ -109,7 +109,7 @@ def test_of_two_prompts_before_one_chunk_the_first_is_overtaken_by_the_second(st
     assert [(event.id, event.by) for event in watcher.of(Overtaken)] == [("a", "b")]
     stage.play(1.5)
     assert answers(watcher) == {"a": ["overtaken"], "b": ["applied"]}
-    assert session.course.moment.prompt == "a blue bird"
+    assert session.schedule.controls.prompt == "a blue bird"
 
 
 def test_prompts_that_flood_in_are_applied_as_often_as_the_log_has_them(stage: Stage) -> None:
@@ -124,8 +124,8 @@ def test_prompts_that_flood_in_are_applied_as_often_as_the_log_has_them(stage: S
     assert set(told) == {f"p{number}" for number in range(120)}
     assert {len(answer) for answer in told.values()} == {1}
     stage.settle()
-    take = read_take(session.folder / "session.jsonl")
-    seen = [str(chunk.moment.prompt) for chunk in take.chunks if chunk.shown]
+    log = read_log(session.folder / "session.jsonl")
+    seen = [str(chunk.controls.prompt) for chunk in log.chunks if chunk.shown]
     switches = [after for before, after in pairwise(seen) if after != before]
     applied = watcher.of(Applied)
     assert [f"a grey wolf {event.id[1:]}" for event in applied] == switches
@@ -155,7 +155,7 @@ def test_a_prompt_that_is_still_in_force_after_a_reset_or_a_stop_is_applied_when
     stage.play(1)
     watcher.credit = 0
     session.submit(say("a", "a grey wolf"), watcher)
-    while session.course.moment.prompt != "a grey wolf":
+    while session.schedule.controls.prompt != "a grey wolf":
         stage.play(0.05)
     session.submit(Do(action=action), watcher)
     stage.play(1)
@@ -171,11 +171,11 @@ def test_a_prompt_that_a_rewind_or_a_new_film_leaves_behind_is_overtaken(stage: 
     session.attach(Watcher(stage.clock, driver=False))
     stage.play(3)
     watcher.credit = 0
-    for name, detour in (("a", Do(action="rewind", seconds=2.0)), ("b", SessionStart(prompt="a blue bird"))):
+    for name, command in (("a", Do(action="rewind", seconds=2.0)), ("b", SessionStart(prompt="a blue bird"))):
         session.submit(say(name, "a grey wolf"), watcher)
-        while session.course.moment.prompt != "a grey wolf":
+        while session.schedule.controls.prompt != "a grey wolf":
             stage.play(0.05)
-        session.submit(detour, watcher)
+        session.submit(command, watcher)
         stage.play(1)
     assert answers(watcher) == {"a": ["overtaken"], "b": ["overtaken"]}
 
@@ -331,9 +331,9 @@ def test_rewind_shows_the_same_frames_again_until_something_is_changed(stage: St
 
 def test_rewind_reaches_moments_between_sparse_copies_by_going_forward(stage: Stage) -> None:
     watcher, session = watched(stage)
-    session.film._undo._memory = 20 * session.film._stream.copy().size  # of 80 chunks
+    session.film._history._memory = 20 * session.film._stream.copy().size  # of 80 chunks
     stage.play(5)
-    assert len(session.film._undo._marks) < stage.model.made - 2
+    assert len(session.film._history._marks) < stage.model.made - 2
     session.submit(Do(action="rewind", seconds=2), watcher)
     stage.play(2)
     before = {frame.frame: frame.payload for frame in watcher.frames if frame.epoch == 0}
@@ -383,7 +383,7 @@ def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: S
     drawn = len(watcher.frames)
     stage.play(1)
     assert len(watcher.frames) > drawn
-    assert session.course.moment.prompt == "a red fox runs"
+    assert session.schedule.controls.prompt == "a red fox runs"
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_an_audition_shows_the_chunk_that_the_queued_prompt_would_begin_with_and
         session.submit(Do(action="pause"), watcher)
     asked, underruns = stage.clock.now, session.pace.underruns
     session.submit(Do(action="audition", id="next"), watcher)
-    while session.auditions.wait:
+    while session.previews.wait:
         stage.play(0.05)
     assert stage.clock.now - asked < 2
     stage.settle()
@@ -537,7 +537,7 @@ def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Sta
     session.submit(Do(action="audition"), watcher)
     session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a green frog", hold=60.0)]), watcher)
     stage.play(2)
-    assert not session.auditions.wait
+    assert not session.previews.wait
     assert not auditioned(stage, watcher)
 
 
@@ -562,41 +562,41 @@ def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(
     assert len(steered) >= 2
     opener = TinyModel(Clock())
     console = Console(file=io.StringIO())
-    assert retake(log, tmp_path / "again.mp4", check=True, overwrite=False, console=console, opener=opener) == 0
+    assert replay_log(log, tmp_path / "again.mp4", check=True, overwrite=False, console=console, opener=opener) == 0
 
 
 def test_a_refresh_neither_ends_a_hold_nor_a_blend_and_gives_way_to_a_prompt(stage: Stage) -> None:
-    course = stage.open().course
-    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
-    course.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
-    assert course.turn(4).moment.transition == Transition("soft", 3)
-    due = course.queued_start(0)
-    course.refresh(6)
-    assert not course.waits
-    course.refresh(7)
-    turn = course.turn(7)
-    assert in_words(turn.moment.prompt) == "a grey wolf"
-    assert turn.moment.transition == Transition()
-    assert course.queued_start(0) == due
-    course.refresh(8)
-    course.say("a green frog", Transition(), None, Receipt("frog", 0.0))
-    turn = course.turn(8)
-    assert (turn.moment.prompt, [receipt.id for receipt in turn.receipts]) == ("a green frog", ["frog"])
+    schedule = stage.open().schedule
+    schedule.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    schedule.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
+    assert schedule.plan(4).controls.transition == Transition("soft", 3)
+    due = schedule.queued_start(0)
+    schedule.refresh(6)
+    assert not schedule.waits
+    schedule.refresh(7)
+    plan = schedule.plan(7)
+    assert in_words(plan.controls.prompt) == "a grey wolf"
+    assert plan.controls.transition == Transition()
+    assert schedule.queued_start(0) == due
+    schedule.refresh(8)
+    schedule.say("a green frog", Transition(), None, Receipt("frog", 0.0))
+    plan = schedule.plan(8)
+    assert (plan.controls.prompt, [receipt.id for receipt in plan.receipts]) == ("a green frog", ["frog"])
 
 
 def test_the_track_shows_how_far_a_soft_transition_goes(stage: Stage) -> None:
-    course = stage.open().course
-    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
-    course.turn(4)
+    schedule = stage.open().schedule
+    schedule.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    schedule.plan(4)
     start = stage.engine._shared.model.rhythm.start_frame
-    assert [(span.kind, span.begin, span.end) for span in course.spans()] == [
+    assert [(span.kind, span.begin, span.end) for span in schedule.spans()] == [
         ("past", 0, start(4)),
         ("transition", start(4), start(7)),
         ("now", start(7), None),
     ]
-    course.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
-    course.turn(6)
-    assert [(span.kind, span.begin, span.end) for span in course.spans()][1:] == [
+    schedule.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
+    schedule.plan(6)
+    assert [(span.kind, span.begin, span.end) for span in schedule.spans()][1:] == [
         ("transition", start(4), start(6)),  # it did not come to its end
         ("now", start(6), None),
     ]

@@ -22,11 +22,11 @@ from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
 from app.record.pictures import Undecodable, distance, picture_record, tolerance
-from app.record.take_tags import film_tags
+from app.record.provenance import film_tags
 from app.render.checks import contradiction
 from app.render.film_record import find_record
 from app.render.replay import replay
-from tests import take_log
+from tests import log_lines
 from tests.app_doubles import Opener
 from tests.media.test_video import decode
 from tests.render.test_render import film_request, run
@@ -412,7 +412,7 @@ def test_pictures_rendered_again_into_another_kind_are_not_compared_and_that_is_
 
 
 def test_a_recording_is_checked_packet_by_packet_and_its_settings_by_its_log(tmp_path: Path) -> None:
-    log = take_log.save(tmp_path / "s", take_log.a_take())
+    log = log_lines.save(tmp_path / "s", log_lines.a_log())
     part, film = tmp_path / "x.part.mp4", tmp_path / "recording.mp4"
     writer = FilmWriter(part, height=96, width=96, fps=Fraction(16), scale=4)
     writer.write(np.random.default_rng(1).integers(0, 256, (20, 96, 96, 3), np.uint8))

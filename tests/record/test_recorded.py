@@ -23,16 +23,16 @@ from app.live.messages import Set
 from app.loading.model import EngineRequest
 from app.record import sidecar
 from app.record.request import model_of_record
-from app.record.session_log import parse_take
+from app.record.session_log import parse_log
 from app.render.film_record import find_record
 from app.render.replay import read_record, replay
-from app.render.retake import retake
+from app.render.replay_log import replay_log
 from app.server.restore import read_dropped
 from benchmarks.fuzz import is_told_well, run
 from benchmarks.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs
-from tests import take_log
+from tests import log_lines
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +237,9 @@ def test_weights_that_are_here_are_loaded_without_asking_the_network(film: Path)
 
 def test_a_log_names_no_model_either(tmp_path: Path) -> None:
     for name in ("/etc", "wan-1.3b"):
-        log = take_log.save(tmp_path, take_log.a_take(model={"name": name, "sha256": ""}))
+        log = log_lines.save(tmp_path, log_lines.a_log(model={"name": name, "sha256": ""}))
         with pytest.raises(UsageMistake, match=f"was made with the model {name}"):
-            retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
+            replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
         with pytest.raises(UsageMistake, match=f"was made with the model {name}"):
             replay(
                 log,
@@ -298,7 +298,7 @@ LINES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "a chunk of 100,000 frames": lambda lines: lines[2].update(frames=[0, 100_000]),
     "a hole between chunks": lambda lines: lines[3].update(frames=[30, 42]),
     "a chunk that is missing": lambda lines: lines.pop(3),
-    "more shown than there is": lambda lines: lines.append(take_log.shown(7, 500)),
+    "more shown than there is": lambda lines: lines.append(log_lines.shown(7, 500)),
     "no header": lambda lines: lines.pop(0),
     "a later format": lambda lines: lines[0].update(format=7),
     "deep": lambda lines: lines[0].update(system=json.loads("[" * 400 + "]" * 400)),
@@ -307,19 +307,19 @@ LINES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 
 @pytest.mark.parametrize("name", LINES)
 def test_a_log_of_what_cannot_be_is_refused_before_a_model_loads(tmp_path: Path, name: str) -> None:
-    lines = [json.loads(line) for line in take_log.a_take().splitlines()]
+    lines = [json.loads(line) for line in log_lines.a_log().splitlines()]
     LINES[name](lines)
-    log = take_log.save(tmp_path, take_log.as_bytes(lines))
+    log = log_lines.save(tmp_path, log_lines.as_bytes(lines))
     with pytest.raises(UsageMistake) as refused:
-        retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=_never)
+        replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=_never)
     assert is_told_well(str(refused.value)), refused.value
 
 
 def test_a_log_that_is_in_order_is_not_refused(tmp_path: Path) -> None:
-    log = take_log.save(tmp_path, take_log.a_take())
+    log = log_lines.save(tmp_path, log_lines.a_log())
     with pytest.raises(Opened):
-        retake(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
-    assert len(parse_take(log.read_bytes(), "x").chunks) == 8
+        replay_log(log, tmp_path / "x.mp4", check=True, overwrite=True, console=_silent(), opener=open_nothing)
+    assert len(parse_log(log.read_bytes(), "x").chunks) == 8
 
 
 # ------------------------------------------------------------------ mutated

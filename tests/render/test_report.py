@@ -262,8 +262,8 @@ def test_films_that_ended_early_and_have_no_drift_are_reported(tmp_path: Path) -
     assert not [file.name for file in tmp_path.iterdir() if "gone" in file.name]
 
 
-def far() -> sidecar.PlaceRecord:
-    return sidecar.PlaceRecord(second=10, frame=160, latent=40, chunk=13)
+def far() -> sidecar.TimecodeRecord:
+    return sidecar.TimecodeRecord(second=10, frame=160, latent=40, chunk=13)
 
 
 def points(values: list[float | None]) -> list[Point]:

@@ -20,8 +20,8 @@ from app.live import messages as wire
 from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
+from app.live.scheduling import FACTOR, LONGEST_DEBT
 from app.live.session import UNWATCHED_RECORDING
-from app.live.turns import FACTOR, LONGEST_DEBT
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
 from app.record.log_writer import LARGEST
@@ -34,7 +34,7 @@ from app.server.restore import LARGEST_UPLOAD
 from app.server.rooms import MAX_VIEWERS, MAX_WAITING
 from app.server.routes import make_app
 from pipelines.presets import get_preset
-from tests import take_log
+from tests import log_lines
 from tests.app_doubles import save_tiny_model
 from tests.live_doubles import SECRET, PaintedEngine, served
 
@@ -121,7 +121,7 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
     assert made.status_code == 201
     assert set(made.json()) == set(schema["components"]["schemas"]["ShownJob"]["properties"])
     ShownJob.model_validate(shown(jobs.get(made.json()["id"])))
-    told = client.post("/v1/restore", content=take_log.a_take())
+    told = client.post("/v1/restore", content=log_lines.a_log())
     assert set(told.json()) == set(schema["components"]["schemas"]["Restored"]["properties"])
     Restored.model_validate(told.json())
     assert set(client.post("/v1/restore", content=b"x").json()) == {"error"}

@@ -34,7 +34,7 @@ from app.server.restore import LARGEST_UPLOAD
 from app.server.routes import make_app
 from app.server.takes import Takes
 from pipelines.presets import get_preset
-from tests import take_log
+from tests import log_lines
 from tests.live_doubles import SECRET, PaintedEngine, served, until
 
 MOST = 0.020
@@ -146,10 +146,10 @@ def shots(count: int, line: str) -> str:
 
 def log(size: int) -> bytes:
     """A session.jsonl of about so many bytes, with a new prompt every chunk."""
-    lines, had = [json.dumps(take_log.header())], 0
+    lines, had = [json.dumps(log_lines.header())], 0
     while had < size:
         chunk = len(lines) // 2
-        lines += [json.dumps(take_log.steered(chunk, f"a ball {chunk}")), json.dumps(take_log.made(chunk))]
+        lines += [json.dumps(log_lines.steered(chunk, f"a ball {chunk}")), json.dumps(log_lines.made(chunk))]
         had += len(lines[-1]) + len(lines[-2]) + 2
     return ("\n".join(lines) + "\n").replace('", "', '","').replace('{"event": ', '{"event":').encode()
 
@@ -293,7 +293,7 @@ def test_a_take_of_hours_a_long_file_and_every_other_page(server: Server) -> Non
         name, key = hello["session"], f"token={hello['token']}"
         folder = server.folder / name
         folder.mkdir(exist_ok=True)
-        take_log.save(folder, log(2_000_000))
+        log_lines.save(folder, log(2_000_000))
         (folder / "long.mp4").write_bytes(bytes(60_000_000))
         server.engine.sessions[name].paint(1)
         for path in (

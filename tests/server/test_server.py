@@ -22,7 +22,7 @@ from app.server import rooms
 from app.server.access import Access, host_names, read_secret
 from app.server.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
 from app.server.routes import make_app
-from tests.live.test_wire import mutated
+from tests.live.test_messages import mutated
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
 
 SOCKET = "ws://localhost/v1/realtime/video"

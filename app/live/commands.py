@@ -1,4 +1,4 @@
-"""Detours of a live film: its end, new beginnings, rewinds and stops that wait for the engine, at most one of each.
+"""Commands of a live film: its end, new beginnings, rewinds and stops that wait for the engine, at most one of each.
 
 They cost the engine more than a chunk does, and a driver may ask faster than they can be made, so what a later one
 makes pointless is left out.
@@ -10,15 +10,15 @@ from threading import Lock
 
 from app.live.messages import Do, SessionStart, Stop
 
-Detour = Do | SessionStart | Stop
+Command = Do | SessionStart | Stop
 
 
-class Detours:
+class Commands:
     """Of one session."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._waiting: list[Detour] = []
+        self._waiting: list[Command] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -26,21 +26,21 @@ class Detours:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def ask(self, detour: Detour) -> None:
+    def ask(self, command: Command) -> None:
         """One more, in the place of those that it makes pointless; on any thread."""
         with self._lock:
-            if isinstance(detour, Stop | SessionStart):
-                kept: list[Detour] = []
+            if isinstance(command, Stop | SessionStart):
+                kept: list[Command] = []
             else:
-                gone = {"reset": ("reset", "rewind", "stop"), "rewind": ("rewind",), "stop": ("stop",)}[detour.action]
+                gone = {"reset": ("reset", "rewind", "stop"), "rewind": ("rewind",), "stop": ("stop",)}[command.action]
                 dropped = [other for other in self._waiting if isinstance(other, Do) and other.action in gone]
                 kept = [other for other in self._waiting if other not in dropped]
                 seeds = [other.seed for other in dropped if other.action == "reset" and other.seed is not None]
-                if detour.action == "reset" and detour.seed is None and seeds:
-                    detour = detour.model_copy(update={"seed": seeds[-1]})
-            self._waiting = [*kept, detour]
+                if command.action == "reset" and command.seed is None and seeds:
+                    command = command.model_copy(update={"seed": seeds[-1]})
+            self._waiting = [*kept, command]
 
-    def take(self) -> list[Detour]:
+    def take(self) -> list[Command]:
         """All that wait, in order; none does any more."""
         with self._lock:
             taken, self._waiting = self._waiting, []

@@ -1,4 +1,4 @@
-"""Make a live film again from its session.jsonl: what was on screen last, chunk by chunk, as one film."""
+"""Replay of a session log: what was on screen last of a live film, made again chunk by chunk as one film."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.media.join import join
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.subtitles import Chapter, chapters_of
 from app.record.pictures import picture_record
+from app.record.provenance import tags_of
 from app.record.request import model_of_record, preset_of
-from app.record.session_log import Header, Take, TakeChunk, header_of, read_take, shots_of
-from app.record.take_tags import tags_of
+from app.record.session_log import Header, LoggedChunk, SessionLog, header_of, read_log, shots_of
 from pipelines.presets.knobs import KnobError, apply_knobs
 from pipelines.types import Chunk, in_words
 
 
-def retake(
+def replay_log(
     path: Path,
     output: Path,
     *,
@@ -50,9 +50,9 @@ def retake(
         raise UsageMistake(f"A live film is made again as an .mp4, not as {output.name}. Give another output.")
     if output.exists() and not overwrite:
         raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
-    take = read_take(path)
-    tags_of(take, str(path))  # refuses before the model loads what no script may hold
-    request = _request(take, path, model)
+    log = read_log(path)
+    tags_of(log, str(path))  # refuses before the model loads what no script may hold
+    request = _request(log, path, model)
     live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")
     film = FilmWriter(
@@ -62,24 +62,24 @@ def retake(
         fps=Fraction(live.fps).limit_denominator(1000),
         scale=viewing_scale(live.height, live.width),
     )
-    different: TakeChunk | None = None
+    different: LoggedChunk | None = None
     try:
-        for wanted, chunk in _chunks(take, live):
+        for wanted, chunk in _chunks(log, live):
             assert chunk.pixels is not None
             film.write(chunk.pixels[: wanted.shown])
             if different is None and chunk.sha256 != wanted.sha256:
                 different = wanted
         film.close()
         pictures = picture_record(part, [], decode=False)
-        join([part], output, chapters=_chapters(take), metadata=tags_of(take, str(path), pictures))
+        join([part], output, chapters=_chapters(log), metadata=tags_of(log, str(path), pictures))
     finally:
         film.abandon()
         part.unlink(missing_ok=True)
     console.print(f"{output}: {film.frames} frames, {film.frames / live.fps:.1f} s.", soft_wrap=True)
     if not check:
         return EXIT_OK
-    count = len(take.chunks)
-    shown = sum(chunk.shown for chunk in take.chunks)
+    count = len(log.chunks)
+    shown = sum(chunk.shown for chunk in log.chunks)
     for sentence in (
         f"Record: proven. All {count} chunks follow each other; {shown} frames of them were on screen.",
         "Pictures: not checked. A log holds none; give the .mp4 of a recording with --check for its own.",
@@ -92,16 +92,16 @@ def retake(
     console.print("Settings: DOES NOT MATCH. Made again, its chunks are others than those that were on screen.")
     console.print(
         f"Not the same film. The first chunk that differs is {different.index} (frame {different.first}). "
-        f"{printable(_reasons(take.header, header_of(live)))}",
+        f"{printable(_reasons(log.header, header_of(live)))}",
         soft_wrap=True,
     )
     return EXIT_FAILURE
 
 
-def _request(take: Take, path: Path, model: str | None) -> EngineRequest:
-    header = take.header
+def _request(log: SessionLog, path: Path, model: str | None) -> EngineRequest:
+    header = log.header
     preset = preset_of(header.preset, header.knobs, header.system, str(path))
-    for knobs in dict.fromkeys(chunk.moment.knobs for chunk in take.chunks):
+    for knobs in dict.fromkeys(chunk.controls.knobs for chunk in log.chunks):
         try:
             apply_knobs(preset, dict(knobs))
         except KnobError as error:
@@ -119,22 +119,22 @@ def _request(take: Take, path: Path, model: str | None) -> EngineRequest:
     )
 
 
-def _chunks(take: Take, model: LiveModel) -> Iterator[tuple[TakeChunk, Chunk]]:
-    first = take.chunks[0].moment
+def _chunks(log: SessionLog, model: LiveModel) -> Iterator[tuple[LoggedChunk, Chunk]]:
+    first = log.chunks[0].controls
     stream = model.new_stream(first.seed, first.knobs)
-    for wanted in take.chunks:
-        stream.turn(wanted.moment.knobs)
-        yield wanted, stream.next_chunk(wanted.moment.controls)
+    for wanted in log.chunks:
+        stream.set_knobs(wanted.controls.knobs)
+        yield wanted, stream.next_chunk(wanted.controls.for_stream)
 
 
-def _chapters(take: Take) -> tuple[Chapter, ...]:
+def _chapters(log: SessionLog) -> tuple[Chapter, ...]:
     starts: list[tuple[int, str]] = []
-    for frame, moment in shots_of(take):
-        words = in_words(moment.prompt)
+    for frame, controls in shots_of(log):
+        words = in_words(controls.prompt)
         if not starts or starts[-1][1] != words:
             starts.append((frame, words))
-    fps = take.header.fps
-    return chapters_of([(frame / fps, words) for frame, words in starts], sum(c.shown for c in take.chunks) / fps)
+    fps = log.header.fps
+    return chapters_of([(frame / fps, words) for frame, words in starts], sum(c.shown for c in log.chunks) / fps)
 
 
 def _reasons(before: Header, now: Header) -> str:

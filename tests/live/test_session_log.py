@@ -17,9 +17,9 @@ from app.live.messages import Do, Set
 from app.live.session import Session
 from app.loading.live import LiveOpener
 from app.media.join import read_metadata
-from app.record.log_writer import TakeWriter
-from app.record.session_log import read_take
-from app.render.retake import retake
+from app.record.log_writer import LogWriter
+from app.record.session_log import read_log
+from app.render.replay_log import replay_log
 from pipelines.engine import Engine
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
@@ -78,7 +78,7 @@ def again(
     session: Session, output: Path, *, log: Path | None = None, opener: LiveOpener | None = None
 ) -> tuple[int, str]:
     out = StringIO()
-    code = retake(
+    code = replay_log(
         log or session.folder / "session.jsonl",
         output,
         check=True,
@@ -90,10 +90,10 @@ def again(
 
 
 def test_the_film_comes_out_of_its_log_bit_for_bit(jam: tuple[Session, Watcher], tmp_path: Path) -> None:
-    take = read_take(jam[0].folder / "session.jsonl")
-    assert {chunk.moment.transition.kind for chunk in take.chunks} == {"recache", "cut", "soft", "keep"}
-    assert {chunk.moment.knobs for chunk in take.chunks} >= {(), (("num_inference_steps", 1),)}
-    assert {chunk.moment.seed for chunk in take.chunks} == {9}, "the film before the reset is gone"
+    log = read_log(jam[0].folder / "session.jsonl")
+    assert {chunk.controls.transition.kind for chunk in log.chunks} == {"recache", "cut", "soft", "keep"}
+    assert {chunk.controls.knobs for chunk in log.chunks} >= {(), (("num_inference_steps", 1),)}
+    assert {chunk.controls.seed for chunk in log.chunks} == {9}, "the film before the reset is gone"
     code, said = again(jam[0], tmp_path / "take.mp4", opener=SteppedModel(Clock()))
     assert "bit for bit the same" in said
     assert code == EXIT_OK
@@ -108,13 +108,13 @@ def test_a_replay_that_forgets_the_steps_is_another_film(jam: tuple[Session, Wat
 
 def test_the_log_holds_the_frames_that_were_on_screen_last(jam: tuple[Session, Watcher]) -> None:
     session, watcher = jam
-    take = read_take(session.folder / "session.jsonl")
+    log = read_log(session.folder / "session.jsonl")
     on_screen: list[int] = []
     for frame in watcher.frames:
         while on_screen and on_screen[-1] >= frame.frame:  # a rewind took these back
             on_screen.pop()
         on_screen.append(frame.frame)
-    logged = [frame for chunk in take.chunks for frame in range(chunk.first, chunk.first + chunk.shown)]
+    logged = [frame for chunk in log.chunks for frame in range(chunk.first, chunk.first + chunk.shown)]
     assert logged == on_screen
     assert any(later - earlier > 1 for earlier, later in pairwise(logged))  # the cut
 
@@ -124,9 +124,9 @@ def test_another_film_is_told_from_the_same_one_with_its_first_chunk(
 ) -> None:
     log = tmp_path / "session.jsonl"
     log.write_bytes((jam[0].folder / "session.jsonl").read_bytes())
-    take = read_take(log)
+    kept = read_log(log)
     log.write_text(log.read_text().replace('"a blue bird"', '"a blue cow"'))
-    changed = next(chunk for chunk in take.chunks if "bird" in str(chunk.moment.prompt))
+    changed = next(chunk for chunk in kept.chunks if "bird" in str(chunk.controls.prompt))
     code, said = again(jam[0], tmp_path / "take.mp4", log=log, opener=SteppedModel(Clock()))
     assert code == EXIT_FAILURE
     assert f"first chunk that differs is {changed.index} " in said
@@ -139,8 +139,8 @@ def test_a_reset_leaves_the_new_film_alone_in_the_log(stage: Stage, tmp_path: Pa
     session.submit(Do(action="reset", seed=9), watcher)
     stage.play(1)
     session.end("enough")
-    take = read_take(session.folder / "session.jsonl")
-    assert {chunk.moment.seed for chunk in take.chunks} == {9}
+    log = read_log(session.folder / "session.jsonl")
+    assert {chunk.controls.seed for chunk in log.chunks} == {9}
     assert again(session, tmp_path / "take.mp4")[0] == EXIT_OK
 
 
@@ -171,24 +171,24 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path, text: str, says
     log = tmp_path / "session.jsonl"
     log.write_text(text)
     with pytest.raises(UsageMistake, match=says):
-        read_take(log)
+        read_log(log)
 
 
 def test_an_existing_film_is_not_replaced_unasked(tmp_path: Path) -> None:
     film = tmp_path / "take.mp4"
     film.write_bytes(b"mine")
     with pytest.raises(UsageMistake, match="--overwrite"):
-        retake(tmp_path / "session.jsonl", film, check=False, overwrite=False, console=Console(file=StringIO()))
+        replay_log(tmp_path / "session.jsonl", film, check=False, overwrite=False, console=Console(file=StringIO()))
     assert film.read_bytes() == b"mine"
 
 
 def test_a_damaged_line_of_a_log_does_not_keep_a_session_from_going_on(tmp_path: Path) -> None:
     log, model = tmp_path / "session.jsonl", TinyModel(Clock())()
     for branch in (1, 2):
-        writer = TakeWriter(log, model)
+        writer = LogWriter(log, model)
         assert writer.newest_branch == branch - 1
         writer.branch(branch, branch - 1, 0)
     log.write_bytes(log.read_bytes() + b'{"event":"branch","bra\n{"event":"ch')
-    writer = TakeWriter(log, model)
+    writer = LogWriter(log, model)
     assert writer.newest_branch == 3
     assert log.read_bytes().endswith(b'"bra\n'), "the line that a kill has cut is gone"

@@ -67,7 +67,7 @@ def as_bytes(lines: Sequence[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
 
 
-def a_take(**changes: Any) -> bytes:
+def a_log(**changes: Any) -> bytes:
     """Eight chunks: a re-cache, a blend, a cut that drops most of a chunk, a mix, and another guidance."""
     lines = [header(**changes), steered(0, "a red ball"), made(0), made(1)]
     lines += [steered(2, "a blue star", "soft", 2), made(2), made(3), shown(3, 2)]

@@ -11,8 +11,8 @@ import pytest
 
 from app.live.messages import Do, SessionStart
 from app.live.pacing import Pace
+from app.live.scheduling import FACTOR, LONGEST_DEBT, PATIENCE, Debt, next_film
 from app.live.session import Session
-from app.live.turns import FACTOR, LONGEST_DEBT, PATIENCE, Debt, next_turn
 from tests.live_tiny import CHUNK_SECONDS, FPS, Stage, Watcher, say
 
 
@@ -27,7 +27,7 @@ def watched(stage: Stage, *, sparse: bool = False) -> tuple[Watcher, Session]:
     film, watcher = stage.open(), Watcher(stage.clock)
     film.attach(watcher)
     if sparse:
-        film.film._undo._memory = 20 * film.film._stream.copy().size
+        film.film._history._memory = 20 * film.film._stream.copy().size
     return watcher, film
 
 
@@ -58,17 +58,17 @@ def jumper(at: float, until: float) -> Film:
 
 def test_a_film_in_debt_has_the_time_that_the_others_do_not_need() -> None:
     late = jumper(at=100.0, until=103.0)
-    assert next_turn([late, quiet := Film(100.3, free=0.3)], 100.0) == (100.3, quiet)
-    assert next_turn([late, Film(100.5, free=0.5)], 100.0) == (100.0, late)
-    assert next_turn([late, Film(None, free=0.3)], 100.0) == (103.0, late)  # one that has a chunk in stock
-    assert next_turn([late, Film(100.3, free=0.3)], 103.0) == (100.0, late)  # it is paid
+    assert next_film([late, quiet := Film(100.3, free=0.3)], 100.0) == (100.3, quiet)
+    assert next_film([late, Film(100.5, free=0.5)], 100.0) == (100.0, late)
+    assert next_film([late, Film(None, free=0.3)], 100.0) == (103.0, late)  # one that has a chunk in stock
+    assert next_film([late, Film(100.3, free=0.3)], 103.0) == (100.0, late)  # it is paid
 
 
 def test_where_only_films_in_debt_play_nobody_waits_and_who_owes_least_is_first() -> None:
     more, less = jumper(100.0, 104.0), jumper(100.0, 102.0)
-    assert next_turn([more], 100.0) == (100.0, more)
-    assert next_turn([more, less, Film(None)], 100.0) == (100.0, less)
-    assert next_turn([Film(None)], 100.0) is None
+    assert next_film([more], 100.0) == (100.0, more)
+    assert next_film([more, less, Film(None)], 100.0) == (100.0, less)
+    assert next_film([Film(None)], 100.0) is None
 
 
 def test_debt_grows_with_what_jumps_take_and_has_an_end() -> None:
@@ -85,11 +85,11 @@ def test_debt_grows_with_what_jumps_take_and_has_an_end() -> None:
 def test_a_film_that_is_due_has_a_turn_in_the_end_among_films_that_are_always_late() -> None:
     waiting, late = Film(100.0 + PATIENCE), Film(0.0, free=-1.0)
     late.debt.had(100.0, 105.0, jumped=False)
-    assert next_turn([waiting, late], 109.9) == (0.0, late)
-    assert next_turn([late, waiting], 100.0 + PATIENCE) == (0.0, late)
+    assert next_film([waiting, late], 109.9) == (0.0, late)
+    assert next_film([late, waiting], 100.0 + PATIENCE) == (0.0, late)
     waiting.at = 100.0
     late.at = 100.5
-    assert next_turn([late, waiting], 100.0 + PATIENCE) == (100.0, waiting)
+    assert next_film([late, waiting], 100.0 + PATIENCE) == (100.0, waiting)
 
 
 @pytest.mark.parametrize("jump", ["rewind", "reset", "start", "cut"])
@@ -151,7 +151,7 @@ def rewound_half_way(stage: Stage) -> tuple[Watcher, Session, dict[int, bytes]]:
     before = {frame.frame: frame.payload for frame in watcher.frames}
     for seconds in (2.0, 2.75, 3.5, 4.25):
         film.submit(Do(action="rewind", seconds=seconds), watcher)
-        while film._detours:
+        while film._commands:
             stage.clock.sleep(0.005)
             stage.engine.step()
         if film.film.behind:

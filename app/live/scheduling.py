@@ -1,4 +1,4 @@
-"""Turns of live films at the engine: which film is next, and what one that jumps owes the others.
+"""Scheduling of live films on the engine: which film is next, and what one that jumps owes the others.
 
 A rewind, a new beginning or a cut is to be seen at once, and costs up to five chunks where playing costs one. A driver
 who jumps all the time would so have most of the engine. What a jump takes is therefore paid back: for a while the film
@@ -56,7 +56,7 @@ class Film(Protocol):
 Some = TypeVar("Some", bound=Film)
 
 
-def next_turn(films: Sequence[Some], now: float) -> tuple[float, Some] | None:
+def next_film(films: Sequence[Some], now: float) -> tuple[float, Some] | None:
     """Which film is next, and when; None: no film needs a turn.
 
     The one that is due first; of several, the one that owes least. A film in debt waits while a turn of it would make
