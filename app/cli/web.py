@@ -17,7 +17,7 @@ from app.errors import UsageMistake
 PROMPT = "a big red ball bounces over the sea"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EPILOG = "Films, logs and render jobs stay in the folder and can be taken up again. Exit code 130 after Ctrl-C."
-_EXTRA = ("gradio", "fastapi", "uvicorn", "websockets")
+_EXTRA = ("gradio", "fastapi", "uvicorn", "websockets", "prometheus_client")
 
 
 def web_command(

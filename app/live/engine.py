@@ -62,6 +62,9 @@ class LiveEngine:
         live_memory: bytes for the last minutes that can be saved, of all films together.
         live_disk: bytes for the films' folders together; those that nobody has open give way.
         clock: seconds that only go forward.
+
+    Attributes:
+        chunk_took: told of every chunk how many seconds it took, on the engine thread.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class LiveEngine:
         self._failure: Exception | None = None
         self._loaded = Event()
         self._chunks = 0
+        self.chunk_took: Callable[[float], object] = lambda seconds: None
         self._sweep_at = 0.0
         self._thread = Thread(target=self._run, name="rivulet-engine", daemon=True)
         self._encode = EncodeThread(self._all, clock, self.wake)
@@ -217,7 +221,9 @@ class LiveEngine:
             when, session = turn
             if when > now:
                 return 0.0 if self._audition(sessions, now) else min(when - now, _IDLE_POLL)
-            self._chunks += session.step()
+            if made := session.step():
+                self._chunks += made
+                self.chunk_took(session.pace.last)
             if session.over:
                 self._remove(session)
             self._encode.wake()

@@ -1,6 +1,6 @@
-"""One socket from its handshake to its end: three tasks that wait for a session, send, and listen.
+"""A WebSocket connection from its handshake to its end: three tasks that wait for a session, send, and listen.
 
-Whichever of the last two ends first ends the visit; a message that is refused costs its sender a sentence, and one
+Whichever of the last two ends first ends the connection; a message that is refused costs its sender a sentence, and one
 that floods costs it the socket.
 """
 
@@ -14,7 +14,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from app.errors import explain
 from app.live.checkpoint import NotKept
 from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError, read_message
-from app.server.rooms import Full, House, Room
+from app.server.rooms import Full, Lobby, Room
 from app.server.viewers import Gone, SocketViewer
 
 if TYPE_CHECKING:
@@ -30,15 +30,14 @@ LONG_MESSAGE = 4096
 FAREWELL_SECONDS = 2.0
 
 
-class Visit:
-    """A viewer at a socket; `refused` counts its messages that were, `dismissed` says that a Done was told."""
+class Connection:
+    """A viewer at a socket; `dismissed` says that a Done was told."""
 
-    def __init__(self, house: House, access: "Access", viewer: SocketViewer) -> None:
-        self.house = house
+    def __init__(self, lobby: Lobby, access: "Access", viewer: SocketViewer) -> None:
+        self.lobby = lobby
         self.access = access
         self.viewer = viewer
         self.room: Room | None = None
-        self.refused = 0
         self.dismissed = False
 
     async def run(self, socket: WebSocket, session_id: str | None) -> None:
@@ -57,7 +56,7 @@ class Visit:
             if self.room is not None:
                 self.room.session.detach(self.viewer)
                 self.room.leave(self.viewer)
-                self.house.leave(self.room)
+                self.lobby.leave(self.room)
             await asyncio.wait(tasks)  # not gather, which would hide who cancels
         with suppress(RuntimeError, WebSocketDisconnect):  # the other side was first
             await socket.close()
@@ -68,7 +67,7 @@ class Visit:
 
     async def _enter(self, session_id: str | None) -> None:
         try:
-            self.room = await self.house.open(self.viewer, session_id)
+            self.room = await self.lobby.open(self.viewer, session_id)
             self._welcome(self.room)
         except Full as error:
             self._dismiss(Problem(message=str(error), action="Try again later.", code="full"))
@@ -104,7 +103,7 @@ class Visit:
             try:
                 message = read_message(text)
             except WireError as error:
-                self.refused += 1
+                self.viewer.figures.messages_refused.inc()
                 allowance -= REFUSED_COSTS
                 self.viewer.tell(Problem(message=str(error), action="See docs/live-api.md.", code="message"))
             else:

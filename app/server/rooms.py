@@ -123,7 +123,7 @@ class Room:
         self._asking, self._deadline = None, None
 
 
-class House:
+class Lobby:
     """All rooms, and the queue before the door."""
 
     def __init__(self, engine: "LiveEngine", *, autostart: bool = True) -> None:

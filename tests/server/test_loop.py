@@ -32,7 +32,6 @@ from app.server.desk import Desk, TooBusy, Turns
 from app.server.jobs_api import LARGEST_BODY
 from app.server.restore import LARGEST_UPLOAD
 from app.server.routes import make_app
-from app.server.takes import Takes
 from pipelines.presets import get_preset
 from tests import take_log
 from tests.live_doubles import SECRET, PaintedEngine, served, until
@@ -471,7 +470,7 @@ def test_turns_are_bounded_and_given_back() -> None:
 
 
 def test_what_takes_too_long_is_given_up_and_the_desk_goes_on(tmp_path: Path) -> None:
-    desk = Desk(Takes(tmp_path, Access(SECRET)), seconds=30)
+    desk = Desk(tmp_path, Access(SECRET), seconds=30)
 
     async def plan(body: bytes) -> tuple[int, Any]:
         told = await desk.ask("plan", body=body)
