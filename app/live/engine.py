@@ -62,9 +62,6 @@ class LiveEngine:
         live_memory: bytes for the last minutes that can be saved, of all films together.
         live_disk: bytes for the films' folders together; those that nobody has open give way.
         clock: seconds that only go forward.
-
-    Attributes:
-        chunk_took: told of every chunk how many seconds it took, on the engine thread.
     """
 
     def __init__(
@@ -100,7 +97,7 @@ class LiveEngine:
         self._failure: Exception | None = None
         self._loaded = Event()
         self._chunks = 0
-        self.chunk_took: Callable[[float], object] = lambda seconds: None
+        self.chunk_took: Callable[[float], object] = lambda seconds: None  # told of every chunk, on the engine thread
         self._sweep_at = 0.0
         self._thread = Thread(target=self._run, name="rivulet-engine", daemon=True)
         self._encode = EncodeThread(self._all, clock, self.wake)
@@ -319,7 +316,7 @@ class LiveEngine:
             try:
                 session = Session(request.name, studio, folder, moment, take, request.parked)
             except ValueError as error:
-                raise damaged(error) from error
+                raise damaged(error, request.name) from error
         with self._lock:
             self._sessions[session.id] = session
         self._share_memory()
@@ -341,7 +338,7 @@ class LiveEngine:
         try:
             session.park()
         except Exception:
-            _log.exception("session %s could not be parked", session.id)
+            _log.exception("a film could not be parked", extra={"session": session.id, "chunk": session.film.chunk})
             session.end("parked")  # where it was saved last
         self._disk.give(self._parked)
         self._share_memory()

@@ -5,6 +5,7 @@ that floods costs it the socket.
 """
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ REFUSED_COSTS = 10.0
 LONG_MESSAGE = 4096
 """Bytes for which a message counts as one more: what it says goes to every viewer."""
 FAREWELL_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class Connection:
@@ -63,6 +66,8 @@ class Connection:
         for task in tasks:  # a link may break at any moment; everything else is a mistake of ours
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, Gone | WebSocketDisconnect | RuntimeError | OSError):
+                session = None if self.room is None else self.room.session.id
+                _log.error("this connection has failed", extra={"session": session})
                 raise error
 
     async def _enter(self, session_id: str | None) -> None:
