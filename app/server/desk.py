@@ -1,4 +1,4 @@
-"""The desk: a process beside the server that reads what people send, so that no text of theirs holds up a film.
+"""A worker process, the desk, that parses what people send, so that no text of theirs holds up a film.
 
 Reading a script of a megabyte takes most of a second of Python, and a thread would take it from the event loop all the
 same: they share one interpreter. What is asked goes over a pipe, a few wait their turn, and all others are told to

@@ -1,4 +1,4 @@
-"""What the process of the desk does (app/server/desk.py): reads, judges and looks up what people send, in turn.
+"""The tasks of the worker process (app/server/desk.py): reads, judges and looks up what people send, in turn.
 
 Every task gives the JSON of an answer. It holds nothing that a restart would lose.
 """

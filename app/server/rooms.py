@@ -1,4 +1,4 @@
-"""Who is where: sessions with their viewers, who of them drives, and the queue of those who wait for a free session.
+"""Rooms, sessions with their viewers and who of them drives; and the lobby, where they wait for a free session.
 
 Everything here runs on the server's event loop; only opening a session, which may load a model, goes to a thread.
 """

@@ -1,4 +1,4 @@
-"""One viewer's end of a live film: the newest frame, how many more may be sent, and messages.
+"""Flow control for one viewer of a live film: the newest frame, credit for how many more may be sent, and messages.
 
 The encode thread hands frames over and never waits: what a slow link has not taken is replaced, so its latency is
 bounded by three frames and nobody else notices.
