@@ -209,9 +209,10 @@ def restore_router(desk: "Desk") -> "APIRouter":
         "/v1/restore",
         summary="What a film, its .json or a session.jsonl was made with",
         response_model=Restored,
+        openapi_extra={"requestBody": {"required": True}},
     )
     async def restore(  # pyright: ignore[reportUnusedFunction]
-        data: Annotated[bytes, Body(media_type="application/octet-stream")],
+        data: Annotated[bytes, Body(media_type="application/octet-stream")] = b"",  # refused as any that is no film
     ) -> Told:
         return await desk.ask("restore", data=data)
 
