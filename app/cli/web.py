@@ -17,7 +17,7 @@ from app.errors import UsageMistake
 PROMPT = "a big red ball bounces over the sea"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EPILOG = "Films, logs and render jobs stay in the folder and can be taken up again. Exit code 130 after Ctrl-C."
-_EXTRA = ("gradio", "fastapi", "uvicorn", "websockets")
+_EXTRA = ("gradio", "fastapi", "uvicorn", "websockets", "prometheus_client")
 
 
 def web_command(
@@ -85,6 +85,7 @@ def web_command(
         typer.Option("--trusted_proxies", metavar="ADDRESS", help="A proxy or a network of them.", show_default=False),
     ] = None,
     root_path: Annotated[str, typer.Option("--root_path", help="Sub-path behind a proxy: /film.")] = "",
+    log_json: Annotated[bool, typer.Option("--log_json", help="Log lines as JSON, one object each.")] = False,
     ssl_certfile: Annotated[Path | None, typer.Option("--ssl_certfile", help="PEM, for https.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option("--ssl_keyfile", help="Its key.")] = None,
 ) -> int:
@@ -131,6 +132,7 @@ def web_command(
         hosts=host_names(allow_host or ()),
         proxies=read_proxies(trusted_proxies) if trusted_proxies else None,
         root_path=root_path,
+        log_json=log_json,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         open_browser=not no_open,

@@ -4,6 +4,7 @@ Every render is a process of its own whose words go to files, so a server that i
 on, and the next server finds it by the number and birth of its process. What became of a job is read off its folder.
 """
 
+import logging
 import re
 import shutil
 import signal
@@ -30,6 +31,8 @@ _FROM_OUTSIDE = "The render was ended from outside. Resume goes on with it."
 _DAMAGED = "The film was damaged after it was made. Resume renders it again."
 _LOOK, _SAVE = 0.25, 5.0
 _ID = re.compile(r"video_[0-9a-f]{24}")
+
+_log = logging.getLogger(__name__)
 
 
 class NoSuchJob(UsageMistake):
@@ -322,6 +325,7 @@ class Jobs:
             damaged = record is not None and record.status == "whole"
             job.status, job.completed_at = "failed", time.time()
             job.error = last_words or (_DAMAGED if damaged else _FROM_OUTSIDE)
+            _log.warning("a render has failed", extra={"job": job.id})
         if job.status == "cancelled":
             self._drop_part(job)
         self._save(job)

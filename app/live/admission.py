@@ -87,11 +87,11 @@ class Request:
             self.checkpoint = checkpoint, read_copy(folder / checkpoint.state, checkpoint.snapshot)
             self.session_log = LogWriter(folder / LOG, model, later)
         except (ValueError, OSError) as error:
-            raise damaged(error) from error
+            raise damaged(error, self.name) from error
         self.known = True
 
 
-def damaged(error: Exception) -> NotKept:
+def damaged(error: Exception, session: str) -> NotKept:
     """Why a film that is there cannot be taken up."""
-    _log.warning("a film cannot go on", exc_info=error)
+    _log.warning("a film cannot go on", exc_info=error, extra={"session": session})
     return NotKept(f"The copy of this film is damaged: {explain(error)[0][:200]}")

@@ -240,7 +240,8 @@ class Autosave:
         except Exception as error:  # the film goes on, and the copy before this one is still there
             self._took = 0.0
             if self._trouble is None:
-                _log.warning("a copy of the film could not be written", exc_info=True)
+                about = {"session": self._folder.name}
+                _log.warning("a copy of the film could not be written", exc_info=True, extra=about)
             self._say(why_unsaved(error))
         else:
             self._took = time.monotonic() - begun

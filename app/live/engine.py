@@ -97,6 +97,7 @@ class LiveEngine:
         self._failure: Exception | None = None
         self._loaded = Event()
         self._chunks = 0
+        self.chunk_took: Callable[[float], object] = lambda seconds: None  # told of every chunk, on the engine thread
         self._sweep_at = 0.0
         self._thread = Thread(target=self._run, name="rivulet-engine", daemon=True)
         self._encode = EncodeThread(self._all, clock, self.wake)
@@ -217,7 +218,9 @@ class LiveEngine:
             when, session = turn
             if when > now:
                 return 0.0 if self._preview(sessions, now) else min(when - now, _IDLE_POLL)
-            self._chunks += session.step()
+            if made := session.step():
+                self._chunks += made
+                self.chunk_took(session.pace.last)
             if session.over:
                 self._remove(session)
             self._encode.wake()
@@ -313,7 +316,7 @@ class LiveEngine:
             try:
                 session = Session(request.name, studio, folder, controls, session_log, request.checkpoint)
             except ValueError as error:
-                raise damaged(error) from error
+                raise damaged(error, request.name) from error
         with self._lock:
             self._sessions[session.id] = session
         self._share_memory()
@@ -335,7 +338,7 @@ class LiveEngine:
         try:
             session.park()
         except Exception:
-            _log.exception("session %s could not be parked", session.id)
+            _log.exception("a film could not be parked", extra={"session": session.id, "chunk": session.film.chunk})
             session.end("parked")  # where it was saved last
         self._disk.give(self._was_parked)
         self._share_memory()

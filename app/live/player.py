@@ -271,6 +271,9 @@ class PlayedSession(Protocol):
     """A session, as the encode thread sees it."""
 
     @property
+    def id(self) -> str: ...
+
+    @property
     def player(self) -> Player: ...
 
     def report(self, now: float) -> float:
@@ -324,7 +327,7 @@ class EncodeThread:
                 due = session.player.due()
                 again += [session.report(now), *([] if due is None else [due])]
             except Exception:  # one session's broken viewer or file must not stop the others' films
-                _log.exception("a frame could not be shown")
+                _log.exception("a frame could not be shown", extra={"session": session.id})
                 again.append(now + 0.1)
         return min(again, default=None)
 

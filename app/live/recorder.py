@@ -267,7 +267,7 @@ class Recorder:
             self._ring_bytes -= len(self._ring.popleft())
 
     def _failed(self, error: Exception) -> None:
-        _log.warning("a file could not be saved", exc_info=error)
+        _log.warning("a file could not be saved", exc_info=error, extra={"session": self._folder.name})
         self._tell(Problem(message=why_unsaved(error), action="The film goes on.", code="save"))
 
 

@@ -74,6 +74,7 @@ class Recording:
         self._path, self._fps, self._tags, self._worker = path, fps, tags, worker
         self._room, self._ended, self._done = room, ended, done
         self._growing = path.with_suffix(".part.mp4")
+        self._about = {"session": path.parent.name}
         self._lock = Lock()
         self._waiting = self._frames = 0
         self._over = self._finished = False
@@ -148,7 +149,7 @@ class Recording:
             join([self._growing], self._path, metadata=self._carried())
             self._growing.unlink()
         except Exception as error:  # the part that was written plays, so it stays
-            _log.warning("a recording could not be finished", exc_info=error)
+            _log.warning("a recording could not be finished", exc_info=error, extra=self._about)
             film.abandon()
             self._done(error)
         else:
@@ -158,7 +159,7 @@ class Recording:
         try:
             return self._tags(self._growing)
         except Exception as error:  # a recording is worth more than what it carries
-            _log.warning("a recording was saved without its settings", exc_info=error)
+            _log.warning("a recording was saved without its settings", exc_info=error, extra=self._about)
             return {}
 
 

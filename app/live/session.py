@@ -206,7 +206,7 @@ class Session:
             if not self.over:
                 self._go_on(now, at_once=jumped)
         except Exception as error:
-            _log.exception("session %s has failed", self.id)
+            _log.exception("a film has failed", extra={"session": self.id, "chunk": self.film.chunk})
             self.audience.tell(status.failed(error))
             self.end("error")
         self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch)

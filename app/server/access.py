@@ -1,4 +1,4 @@
-"""Who may speak to the server: names it answers to, pages it listens to, passwords, and tokens of sessions.
+"""Access control: Host allow-list, Origin check, Basic login with a bound on guesses, session tokens.
 
 One gate stands before everything, the page's own routes and its sockets included: Gradio's `auth` would leave the
 sockets open, and FastAPI's dependencies the page.
@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -20,7 +21,6 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 
 from app.server.addresses import Proxies, household
-from app.server.guesses import Guesses
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,15 +31,17 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY = 32 * 2**20
 """Bytes of a request: twice the beginning of a film that is dropped on the page."""
 TOO_LONG = f"A request is at most {MAX_BODY // 2**20} MiB long."
-CLOSED = "/gradio_api/"
-"""Gradio's own routes, of which our page uses none: uploads to the disk, a proxy, streams without end."""
+ALLOWED, SECONDS = 10, 60.0
+"""Wrong passwords that an address may send in so many seconds; then it waits until the first of them is that old."""
+ADDRESSES = 4096
+"""Addresses kept at a time; the ones that were quiet longest are forgotten first."""
 COOKIE = "rivulet_login"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
     b"referrer-policy": b"no-referrer",  # addresses of pictures and files carry a token
-    # Of everything but the page, which brings its own (app/server/content_policy.py): nothing in it runs.
+    # Of everything but the page, which brings its own (app/server/gradio_shell.py): nothing in it runs.
     b"content-security-policy": b"default-src 'none'; img-src 'self' data:; media-src 'self'; "
     b"style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
 }
@@ -115,6 +117,33 @@ class Access:
         return hmac.new(self.secret, what.encode(), sha256).hexdigest()
 
 
+class Guesses:
+    """Counts wrong passwords by address.
+
+    Behind a proxy that is not trusted (app/server/addresses.py) all have the proxy's address, so a guesser locks out
+    the others too; who is in has a cookie already.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wrong: dict[str, list[float]] = {}
+
+    def wait(self, address: str) -> float:
+        """Seconds until this address may try again; 0 when it may."""
+        recent = [at for at in self._wrong.get(address, ()) if at > self._clock() - SECONDS]
+        return 0.0 if len(recent) < ALLOWED else recent[-ALLOWED] + SECONDS - self._clock()
+
+    def wrong(self, address: str) -> None:
+        """Note a wrong password."""
+        times = [*self._wrong.pop(address, [])[1 - ALLOWED :], self._clock()]
+        self._wrong[address] = times
+        if len(self._wrong) > ADDRESSES:
+            del self._wrong[next(iter(self._wrong))]
+
+
 class Gate:
     """Middleware around the whole application, sockets included.
 
@@ -169,8 +198,6 @@ class Gate:
                 self.guesses.wrong(guesser)
         if not self.access.knows(given, cookie):
             return 401, "A user and a password are needed."
-        if f"{scope['path']}/".removeprefix(self.root_path).startswith(CLOSED):
-            return 404, "Rivulet does not use this. Its own routes are in /openapi.json."
         if not scope["path"].isprintable() or "\ufffd" in scope["path"]:
             return 400, "The address holds bytes that are not text. Write it in UTF-8."
         length = headers.get("content-length", "0")

@@ -1,4 +1,4 @@
-"""Who asks: the address, name and scheme that count for a request, with and without proxies in front of the server.
+"""Client addresses: the address, name and scheme that count for a request, with and without trusted proxies in front.
 
 Anybody can write X-Forwarded-For, so it counts only from a proxy that whoever started the server has named; from all
 others it is taken out of the request before anything could read it, Gradio included.

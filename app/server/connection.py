@@ -1,10 +1,11 @@
-"""One socket from its handshake to its end: three tasks that wait for a session, send, and listen.
+"""A WebSocket connection from its handshake to its end: three tasks that wait for a session, send, and listen.
 
-Whichever of the last two ends first ends the visit; a message that is refused costs its sender a sentence, and one
+Whichever of the last two ends first ends the connection; a message that is refused costs its sender a sentence, and one
 that floods costs it the socket.
 """
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from app.errors import explain
 from app.live.checkpoint import NotKept
 from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError, read_message
-from app.server.rooms import Full, House, Room
+from app.server.rooms import Full, Lobby, Room
 from app.server.viewers import Gone, SocketViewer
 
 if TYPE_CHECKING:
@@ -29,16 +30,17 @@ LONG_MESSAGE = 4096
 """Bytes for which a message counts as one more: what it says goes to every viewer."""
 FAREWELL_SECONDS = 2.0
 
+_log = logging.getLogger(__name__)
 
-class Visit:
-    """A viewer at a socket; `refused` counts its messages that were, `dismissed` says that a Done was told."""
 
-    def __init__(self, house: House, access: "Access", viewer: SocketViewer) -> None:
-        self.house = house
+class Connection:
+    """A viewer at a socket; `dismissed` says that a Done was told."""
+
+    def __init__(self, lobby: Lobby, access: "Access", viewer: SocketViewer) -> None:
+        self.lobby = lobby
         self.access = access
         self.viewer = viewer
         self.room: Room | None = None
-        self.refused = 0
         self.dismissed = False
 
     async def run(self, socket: WebSocket, session_id: str | None) -> None:
@@ -57,18 +59,20 @@ class Visit:
             if self.room is not None:
                 self.room.session.detach(self.viewer)
                 self.room.leave(self.viewer)
-                self.house.leave(self.room)
+                self.lobby.leave(self.room)
             await asyncio.wait(tasks)  # not gather, which would hide who cancels
         with suppress(RuntimeError, WebSocketDisconnect):  # the other side was first
             await socket.close()
         for task in tasks:  # a link may break at any moment; everything else is a mistake of ours
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, Gone | WebSocketDisconnect | RuntimeError | OSError):
+                session = None if self.room is None else self.room.session.id
+                _log.error("this connection has failed", extra={"session": session})
                 raise error
 
     async def _enter(self, session_id: str | None) -> None:
         try:
-            self.room = await self.house.open(self.viewer, session_id)
+            self.room = await self.lobby.open(self.viewer, session_id)
             self._welcome(self.room)
         except Full as error:
             self._dismiss(Problem(message=str(error), action="Try again later.", code="full"))
@@ -104,7 +108,7 @@ class Visit:
             try:
                 message = read_message(text)
             except WireError as error:
-                self.refused += 1
+                self.viewer.figures.messages_refused.inc()
                 allowance -= REFUSED_COSTS
                 self.viewer.tell(Problem(message=str(error), action="See docs/live-api.md.", code="message"))
             else:

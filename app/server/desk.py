@@ -1,4 +1,4 @@
-"""The desk: a process beside the server that reads what people send, so that no text of theirs holds up a film.
+"""A worker process, the desk, that parses what people send, so that no text of theirs holds up a film.
 
 Reading a script of a megabyte takes most of a second of Python, and a thread would take it from the event loop all the
 same: they share one interpreter. What is asked goes over a pipe, a few wait their turn, and all others are told to
@@ -12,33 +12,30 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from starlette.responses import Response
-
-from app.errors import UsageMistake
 from app.jobs.process import environment
-
-if TYPE_CHECKING:
-    from app.server.access import Receive, Scope, Send
-    from app.server.takes import Takes
+from app.server.access import Access
+from app.server.bodies import RETRY_SECONDS, Told
+from app.server.refusals import Refused, mistake
+from weights.catalog import MODELS
 
 Task = Literal["plan", "judge", "request", "restore", "take", "chunks"]
 """The functions of app/server/desk_work.py."""
 WAITING = 8
 SECONDS = 20.0
 """What one may take; then it is given up, and the process with it."""
-RETRY_SECONDS = 2
-PIECE = 64 * 1024
-"""Bytes of an answer that are sent before others have their turn."""
 _COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "app.server.desk_work")
 
 
-class TooBusy(UsageMistake):
+class TooBusy(Refused):
     """So many wait already that nobody else may."""
+
+    status = 503
 
 
 class Turns:
@@ -70,37 +67,28 @@ class Turns:
             self._inside -= 1
 
 
-class Told(Response):
-    """JSON that was written elsewhere, sent in pieces."""
-
-    media_type = "application/json"
-
-    def __init__(self, content: bytes | str | object, status: int = 200) -> None:
-        if not isinstance(content, bytes | str):
-            content = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        super().__init__(content, status, {"retry-after": str(RETRY_SECONDS)} if status in (429, 503) else None)
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body = memoryview(self.body)
-        for begin in range(0, max(1, len(body)), PIECE):
-            piece = bytes(body[begin : begin + PIECE])
-            await send({"type": "http.response.body", "body": piece, "more_body": begin + PIECE < len(body)})
-
-
 class Desk:
     """Reads for one server; its process begins with the first question and ends with the server.
 
     Args:
-        takes: what it may look up, and the models that may be asked for.
+        folder: of the sessions whose takes it may look up.
+        access: whose tokens open them.
+        models: names that may be rendered with.
         seconds: what one question may take.
         waiting: how many may wait.
     """
 
-    def __init__(self, takes: "Takes", *, seconds: float = SECONDS, waiting: int = WAITING) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        access: Access,
+        *,
+        models: Sequence[str] = tuple(MODELS),
+        seconds: float = SECONDS,
+        waiting: int = WAITING,
+    ) -> None:
         self.turns = Turns(1, waiting)
-        self._setting = (str(takes.folder), takes.access.secret, tuple(takes.models))
+        self._setting = (str(folder), access.secret, tuple(models))
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, "desk")
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,7 +127,8 @@ class Desk:
             if self._end is not None:
                 self._end()
             self._process = None
-            return _refused(f"This cannot be read within {self._seconds:g} s. Send something shorter.")
+            told = mistake(f"This cannot be read within {self._seconds:g} s. Send something shorter.", 400)
+            return 400, json.dumps(told).encode()
         finally:
             late.cancel()
 
@@ -166,8 +155,3 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         with suppress(OSError):  # what was not written yet
             if pipe is not None:
                 pipe.close()
-
-
-def _refused(sentence: str) -> tuple[int, bytes]:
-    error = {"message": sentence, "type": "invalid_request_error", "code": 400}
-    return 400, json.dumps({"error": error}).encode()

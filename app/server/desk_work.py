@@ -1,4 +1,4 @@
-"""What the process of the desk does (app/server/desk.py): reads, judges and looks up what people send, in turn.
+"""The tasks of the worker process (app/server/desk.py): reads, judges and looks up what people send, in turn.
 
 Every task gives the JSON of an answer. It holds nothing that a restart would lose.
 """
@@ -11,38 +11,22 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from app.errors import UsageMistake, printable, shorten
+from app.errors import UsageMistake
 from app.jobs.chunks import chunk_rows
 from app.jobs.job import Job, VideoRequest, new_job, place
 from app.render.dry_run import plan_data
 from app.script.timeline import Timeline
 from app.server.access import Access
-from app.server.restore import read_dropped, restored
-from app.server.takes import Takes, VideoBody
+from app.server.refusals import read_body, refusal
+from app.server.restore import Takes, VideoBody, read_dropped, restored
 
 LARGEST_ANSWER = 16 * 2**20
 """Bytes: what ten thousand shots with their blends take, twice."""
 NICE = 5
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def read_body(kind: type[Body], body: bytes) -> Body:
-    """A body of a request.
-
-    Raises:
-        UsageMistake: the first thing that is wrong with it, with its place.
-    """
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = printable(shorten(".".join(str(part) for part in first["loc"]) or "the body", 60))
-        told = f"{first['msg'][:1].lower()}{shorten(first['msg'][1:], 120)}"
-        raise UsageMistake(f"{where}: {told}. Correct it and send it again.") from None
 
 
 def plan(takes: Takes, body: bytes) -> dict[str, Any]:
@@ -91,8 +75,6 @@ TASKS: Mapping[str, Callable[..., BaseModel | dict[str, Any]]] = {
 
 def answer(takes: Takes, task: str, given: Mapping[str, Any]) -> tuple[int, bytes]:
     """Status and JSON of what a task gives, or of why it gives nothing."""
-    from app.server.jobs_api import refusal
-
     try:
         found = TASKS[task](takes, **given)
         told = found.model_dump_json() if isinstance(found, BaseModel) else json.dumps(found, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The door of the server: how many connections there may be, of one visitor and in all, and which must go.
+"""Connection limits: how many connections there may be, of one visitor and in all, and which must go.
 
 They are counted where they are accepted, before a byte was read: a TLS handshake that never comes holds a file
 descriptor too, and a process that has none left answers nobody. When the door is full, who has waited longest without

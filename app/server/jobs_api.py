@@ -1,37 +1,31 @@
 """Render jobs over HTTP: the shape of OpenAI's video API, with a queue that can be paused, reordered and resumed.
 
-Mistakes are one sentence in the same envelope everywhere: {"error": {"message", "type", "code"}}.
+Mistakes are one sentence in the same envelope everywhere (app/server/refusals.py).
 """
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Body, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from starlette.concurrency import run_in_threadpool
 
-from app.errors import EXIT_USAGE, UsageMistake, explain, printable, shorten
+from app.errors import UsageMistake, printable, shorten
 from app.jobs.job import Job, VideoRequest, new_name
-from app.jobs.queue import Jobs, JobsFull, NoSuchJob, WrongState
-from app.server.desk import Desk, Told, TooBusy, Turns
-from app.server.desk_work import read_body
-from app.server.takes import NoSuchTake, VideoBody, WrongToken
-
-if TYPE_CHECKING:
-    from fastapi import APIRouter
+from app.jobs.queue import Jobs, WrongState
+from app.server.bodies import Told, as_it_came, bounded
+from app.server.desk import Desk, Turns
+from app.server.refusals import Refusal, read_body
+from app.server.restore import VideoBody
+from app.server.schemas import Check, DeletedJob, JobList, MadeChunks, Plan, ShownJob
 
 LARGEST_BODY = 4_000_000
 """Bytes of a request: a script of a million, every character of it escaped."""
-_STATUS: Mapping[type[Exception], int] = {
-    NoSuchJob: 404,
-    WrongState: 409,
-    JobsFull: 429,
-    TooBusy: 503,
-    WrongToken: 403,
-    NoSuchTake: 404,
-}
 LARGEST_MOVE = 1000
 LONG = 10_000
 """Characters of a script that are told in a list."""
@@ -45,86 +39,89 @@ class Move(BaseModel):
     to: int = Field(ge=0, le=10**6)
 
 
-def jobs_router(jobs: Jobs, desk: Desk) -> "APIRouter":
+def _too_long(most: int) -> UsageMistake:
+    return UsageMistake(f"The request has more than {most} bytes. Send less.")
+
+
+def _read_move(body: bytes) -> Move:
+    if len(body) > LARGEST_MOVE:
+        raise _too_long(LARGEST_MOVE)
+    return read_body(Move, body)
+
+
+AskedFor = Annotated[bytes, Body(), PlainValidator(as_it_came, json_schema_input_type=VideoBody)]
+"""A request that the desk reads."""
+MovedTo = Annotated[Move, Body(), PlainValidator(_read_move, json_schema_input_type=Move)]
+
+
+def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
     """The routes of /v1/videos; `desk` reads what is asked, and access.py in front of them decides who may."""
-    from fastapi import APIRouter, Request, Response
-    from fastapi.responses import FileResponse
-    from fastapi.routing import APIRoute
-    from starlette.concurrency import run_in_threadpool
-
-    class Sentences(APIRoute):
-        """Turns what a person can put right into an answer."""
-
-        def get_route_handler(self) -> Callable[[Request], Any]:
-            handle = super().get_route_handler()
-
-            async def told(request: Request) -> Response:
-                try:
-                    return await handle(request)
-                except (UsageMistake, ValueError, OSError) as error:
-                    return Told(*refusal(error))
-
-            return told
-
-    router = APIRouter(prefix="/v1/videos", tags=["render jobs"], route_class=Sentences)
+    router = APIRouter(
+        prefix="/v1/videos",
+        tags=["render jobs"],
+        route_class=bounded(LARGEST_BODY, lambda: _too_long(LARGEST_BODY)),
+        responses={"4XX": {"model": Refusal, "description": "Refused, in a sentence"}},
+    )
 
     previews = Turns(2)
 
-    async def body_of(request: Request, most: int = LARGEST_BODY) -> bytes:
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise UsageMistake(f"The request has more than {most} bytes. Send less.")
-        return bytes(body)
-
-    @router.post("", status_code=201, summary="Queue a render", openapi_extra=_body(VideoBody))
-    async def create(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        judged = await desk.ask("judge", body=await body_of(request), job=new_name())
+    @router.post("", status_code=201, summary="Queue a render", response_model=ShownJob)
+    async def create(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
+        judged = await desk.ask("judge", body=body, job=new_name())
         return judged if judged.status_code != 200 else await run_in_threadpool(lambda: add(judged.body))
 
     def add(judged: "bytes | memoryview[int]") -> Response:
         return Told(shown(jobs.add(Job.model_validate_json(bytes(judged)))), 201)
 
-    @router.post("/plan", summary="Where the shots come to stand; measures nothing", openapi_extra=_body(VideoBody))
-    async def plan(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return await desk.ask("plan", body=await body_of(request))
+    @router.post("/plan", summary="Where the shots come to stand; measures nothing", response_model=Plan)
+    async def plan(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return await desk.ask("plan", body=body)
 
-    @router.post("/check", summary="What a render would become, and cost", openapi_extra=_body(VideoBody))
-    async def check(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        asked = await desk.ask("request", body=await body_of(request))
+    @router.post("/check", summary="What a render would become, and cost", response_model=Check)
+    async def check(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
+        asked = await desk.ask("request", body=body)
         return asked if asked.status_code != 200 else await run_in_threadpool(lambda: measure(asked.body))
 
     def measure(asked: "bytes | memoryview[int]") -> Response:
         return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked))))
 
-    @router.get("", summary="All jobs, the newest first")
+    @router.get("", summary="All jobs, the newest first", response_model=JobList)
     def every() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Told({"object": "list", "data": [listed(job) for job in jobs.list()]})
 
-    @router.get("/{video_id}", summary="One job: status, progress, time left")
+    @router.get("/{video_id}", summary="One job: status, progress, time left", response_model=ShownJob)
     def one(video_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         return Told(shown(jobs.get(video_id)))
 
     @router.delete("/{video_id}", summary="Remove a job and its film")
-    def delete(video_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def delete(video_id: str) -> DeletedJob:  # pyright: ignore[reportUnusedFunction]
         jobs.delete(video_id)
-        return {"id": video_id, "object": "video.deleted", "deleted": True}
+        return DeletedJob(id=video_id)
 
     for name, act in (("pause", jobs.pause), ("resume", jobs.resume), ("cancel", jobs.cancel)):
-        router.add_api_route(f"/{{video_id}}/{name}", _turn(act), methods=["POST"], summary=f"{name.title()} a job")
+        router.add_api_route(
+            f"/{{video_id}}/{name}",
+            _turn(act),
+            methods=["POST"],
+            summary=f"{name.title()} a job",
+            response_model=ShownJob,
+        )
 
-    @router.post("/{video_id}/move", summary="Another place in the queue", openapi_extra=_body(Move))
-    async def move(video_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        asked = read_body(Move, await body_of(request, LARGEST_MOVE))
-        return await run_in_threadpool(lambda: Told(shown(jobs.move(video_id, asked.to))))
+    @router.post("/{video_id}/move", summary="Another place in the queue", response_model=ShownJob)
+    async def move(video_id: str, body: MovedTo) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return await run_in_threadpool(lambda: Told(shown(jobs.move(video_id, body.to))))
 
-    @router.get("/{video_id}/chunks", summary="What was made so far, chunk by chunk")
+    @router.get("/{video_id}/chunks", summary="What was made so far, chunk by chunk", response_model=MadeChunks)
     async def chunks(video_id: str, since: int = 0) -> Response:  # pyright: ignore[reportUnusedFunction]
         job = await run_in_threadpool(jobs.get, video_id)
         return await desk.ask("chunks", folder=jobs.folder / job.id, since=since)
 
-    @router.get("/{video_id}/content", summary="The film, also while it grows; or its newest frame")
+    @router.get(
+        "/{video_id}/content",
+        summary="The film, also while it grows; or its newest frame",
+        response_class=Response,
+        responses={200: {"content": {"video/mp4": {}, "image/jpeg": {}}, "description": "The film, or the frame"}},
+    )
     async def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
         if variant != "thumbnail":
             return await run_in_threadpool(lambda: content_of(video_id, variant))
@@ -169,20 +166,6 @@ def listed(job: Job) -> dict[str, Any]:
     return data
 
 
-def refusal(error: Exception) -> tuple[dict[str, Any], int]:
-    """What is answered to a request that ended in an error, and the status."""
-    message, code = explain(error)
-    usual = 400 if code == EXIT_USAGE else 500
-    status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), usual)
-    return mistake(message, status), status
-
-
-def mistake(message: str, status: int) -> dict[str, Any]:
-    """The envelope of a refusal."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": printable(message), "type": kind, "code": status}}
-
-
 def file_name(job: Job) -> str:
     """What a browser calls the film: letters, digits and dashes of its name."""
     words = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-")[:60]
@@ -190,14 +173,7 @@ def file_name(job: Job) -> str:
 
 
 def _turn(act: Callable[[str], Job]) -> Callable[[str], Any]:
-    from fastapi import Response
-
     def turn(video_id: str) -> Response:
         return Told(shown(act(video_id)))
 
     return turn
-
-
-def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI for a body that is read by hand, because its size is bounded before it is parsed."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}

@@ -19,11 +19,12 @@ class LoopPauses:
     """Of the event loop on which it is watched.
 
     Args:
+        observe: told every pause, in seconds.
         clock: seconds that only go forward.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, observe: Callable[[float], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._observe, self._clock = observe, clock
         self._pauses: deque[tuple[float, float]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -37,7 +38,9 @@ class LoopPauses:
     def came(self, due: float) -> None:
         """A timer came that was due then."""
         now = self._clock()
-        self._pauses.append((now, max(0.0, now - due)))
+        pause = max(0.0, now - due)
+        self._observe(pause)
+        self._pauses.append((now, pause))
         while self._pauses[0][0] < now - KEPT_SECONDS:
             self._pauses.popleft()
 

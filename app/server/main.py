@@ -13,6 +13,7 @@ import webbrowser
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging.config import dictConfig
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -68,6 +69,7 @@ class Serving:
     hosts: frozenset[str]
     proxies: Proxies | None
     root_path: str
+    log_json: bool
     ssl_certfile: Path | None
     ssl_keyfile: Path | None
     open_browser: bool
@@ -106,7 +108,9 @@ def serve(place: Place, asked: Serving) -> NoReturn:
     from app.jobs.queue import Jobs
     from app.live.engine import LiveEngine
     from app.server.access import read_secret
+    from app.server.logs import log_config
 
+    dictConfig(log_config(as_json=asked.log_json))  # a model that cannot be loaded is told before there is a server
     with place.listener:
         asked.folder.mkdir(parents=True, exist_ok=True)
         secret = read_secret(asked.folder)
@@ -148,7 +152,7 @@ def serve(place: Place, asked: Serving) -> NoReturn:
 
 
 def server_config(
-    app: "FastAPI", *, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None
+    app: "FastAPI", *, log_json: bool = False, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None
 ) -> "uvicorn.Config":
     """Return uvicorn's configuration: bounded messages, no compression of JPEGs, no log of addresses with tokens.
 
@@ -157,7 +161,7 @@ def server_config(
     import uvicorn
 
     from app.live.messages import MAX_MESSAGE
-    from app.server.log_limit import log_config
+    from app.server.logs import log_config
     from app.server.timeouts import HttpConnection, SocketConnection
 
     return uvicorn.Config(
@@ -169,7 +173,7 @@ def server_config(
         ws_per_message_deflate=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        log_config=log_config(),
+        log_config=log_config(as_json=log_json),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -196,7 +200,9 @@ def _run(app: "FastAPI", place: Place, asked: Serving, leave_off: Callable[[], N
                 settle()
                 ready()
 
-    server = Server(server_config(app, ssl_certfile=asked.ssl_certfile, ssl_keyfile=asked.ssl_keyfile))
+    server = Server(
+        server_config(app, log_json=asked.log_json, ssl_certfile=asked.ssl_certfile, ssl_keyfile=asked.ssl_keyfile)
+    )
     before = signal.signal(signal.SIGTERM, _terminate)  # uvicorn raises the signal again when it has ended
     try:
         server.run(sockets=[place.listener])

@@ -1,27 +1,20 @@
-"""The page: Gradio's tabs and theme around a film that our own script plays.
+"""The page: one script with all that a browser needs, and the facts that it begins with.
 
-Gradio gives the frame, the theme and its dark mode. Pictures and controls travel on one WebSocket that the script
-opens before Gradio has drawn anything, because a click that goes through Gradio's queue costs a tenth of a second.
+Gradio gives the frame, the theme and its dark mode (app/server/gradio_shell.py). Pictures and controls travel on one
+WebSocket that the script opens before Gradio has drawn anything, because a click that goes through Gradio's queue costs
+a tenth of a second.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from app.errors import UsageMistake
 from app.loading.model import EngineRequest, at_hand
-from app.server.access import AsgiApp, Message, Receive, Scope, Send
-from app.server.content_policy import page_policy
 from app.server.scenes import WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
 from weights.catalog import MODELS
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from gradio import Blocks
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (
@@ -42,10 +35,6 @@ STYLES = ("live.css", "tabs.css")
 JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
-ASSETS = "/assets/"
-_MODULE = re.compile(rb'<script type="module" crossorigin (src="\./assets/index-[\w-]+\.js")></script>')
-"""Gradio's own script, which app/server/static/start.js begins; a page without it loads as Gradio wrote it."""
-_FONTS = ("system-ui", "sans-serif")
 
 
 class Engine(Protocol):
@@ -75,50 +64,6 @@ def page_facts(request: EngineRequest) -> dict[str, Any]:
     }
 
 
-def build_page(jobs: object | None = None) -> "Blocks":
-    """The page as Gradio's Blocks; without `jobs` it has the Live tab alone.
-
-    Raises:
-        UsageMistake: Gradio is not installed.
-    """
-    try:
-        import gradio
-    except ImportError:
-        raise UsageMistake("The page needs Gradio. Install it: pip install 'rivulet[web]'") from None
-
-    with gradio.Blocks(title="Rivulet", analytics_enabled=False) as page, gradio.Tabs():
-        with gradio.Tab("Live"):
-            _place("Live")
-        if jobs is not None:
-            with gradio.Tab("Long render", render_children=True):
-                _place("Jobs")
-            with gradio.Tab("Compare", render_children=True):
-                _place("Compare")
-    return page
-
-
-def mount_page(app: "FastAPI", engine: "Engine", jobs: object | None = None, *, root_path: str = "") -> "FastAPI":
-    """Put the page at the root of `app`, below the routes that it has already."""
-    facts = page_facts(engine.request)
-    page = build_page(jobs)
-    from gradio.routes import mount_gradio_app  # pyright: ignore[reportUnknownVariableType]  # of its `auth`
-    from gradio.themes import Base
-
-    app.add_middleware(EarlyScript, script=page_script(facts))
-    app.add_middleware(Assets)
-    return mount_gradio_app(
-        app,
-        page,
-        path="/",
-        root_path=root_path or None,
-        theme=Base(primary_hue="teal", font=_FONTS, font_mono=("ui-monospace", "monospace")),
-        footer_links=[],
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-    )
-
-
 def page_script(engine_facts: Mapping[str, Any]) -> str:
     """Everything that runs in the browser, in one scope, so that no further request has to be answered."""
     facts = dict(engine_facts) | {"html": _text("live.html"), "css": "".join(map(_text, STYLES))}
@@ -127,70 +72,6 @@ def page_script(engine_facts: Mapping[str, Any]) -> str:
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
 
 
-class EarlyScript:
-    """Puts our script into the head of the page as it is sent.
-
-    Gradio's own `head` is applied in the browser, after its megabyte of script: most of a second later.
-    """
-
-    def __init__(self, app: AsgiApp, *, script: str) -> None:
-        self.app = app
-        self.script = f"<script>{script}</script></head>".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page_asked = scope["type"] == "http" and scope["method"] == "GET"
-        if not page_asked or scope["path"].removeprefix(scope.get("root_path", "")) != "/":
-            await self.app(scope, receive, send)
-            return
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]  # Gradio compresses
-        start: Message = {}
-        body = bytearray()
-
-        async def collect(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                start.update(message)
-                return
-            if message["type"] != "http.response.body":
-                return
-            body.extend(message.get("body", b""))
-            if not message.get("more_body"):
-                page = _MODULE.sub(rb'<script id="rv-gradio" type="text/later" \1></script>', bytes(body), count=1)
-                page = page.replace(b"</head>", self.script, 1)
-                headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-                headers.append((b"content-length", str(len(page)).encode()))
-                headers.append((b"content-security-policy", page_policy(page)))
-                await send(start | {"headers": headers})
-                await send({"type": "http.response.body", "body": page})
-
-        await self.app(scope, receive, collect)
-
-
-class Assets:
-    """Lets the browser keep Gradio's forty scripts and styles: their names carry a hash of what is in them."""
-
-    def __init__(self, app: AsgiApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(ASSETS):
-            await self.app(scope, receive, send)
-            return
-
-        async def kept(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 200:
-                message["headers"] = [*message["headers"], (b"cache-control", b"max-age=31536000, immutable")]
-            await send(message)
-
-        await self.app(scope, receive, kept)
-
-
 @cache
 def _text(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
-
-
-def _place(name: str) -> None:
-    """An empty element that the script fills."""
-    import gradio
-
-    gradio.HTML("", html_template="<div></div>", js_on_load=f"window.rivulet{name}(element)", apply_default_css=False)

@@ -1,4 +1,4 @@
-"""Who is where: sessions with their viewers, who of them drives, and the queue of those who wait for a free session.
+"""Rooms, sessions with their viewers and who of them drives; and the lobby, where they wait for a free session.
 
 Everything here runs on the server's event loop; only opening a session, which may load a model, goes to a thread.
 """
@@ -123,7 +123,7 @@ class Room:
         self._asking, self._deadline = None, None
 
 
-class House:
+class Lobby:
     """All rooms, and the queue before the door."""
 
     def __init__(self, engine: "LiveEngine", *, autostart: bool = True) -> None:

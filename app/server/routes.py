@@ -8,24 +8,25 @@ import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from fastapi.routing import APIRoute
+from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.live.messages import Done, Problem
 from app.record.sidecar import library_versions
 from app.server.access import Access, Gate, Receive, Scope, Send
 from app.server.addresses import Proxies
-from app.server.connection import Visit
-from app.server.desk import Desk, Told
+from app.server.bodies import Told
+from app.server.connection import Connection
+from app.server.desk import Desk
+from app.server.jobs_api import jobs_router
 from app.server.loop_pauses import LoopPauses
-from app.server.openapi import describe
-from app.server.restore_api import restore_router
-from app.server.rooms import House, Room
-from app.server.takes import Takes
+from app.server.metrics import CONTENT_TYPE, Metrics
+from app.server.restore import restore_router
+from app.server.rooms import Lobby, Room
+from app.server.schemas import Detail, Health, Readiness
 from app.server.viewers import SEND_SECONDS, PictureViewer, SocketViewer
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 SessionId = Annotated[str, Query(pattern="^[A-Za-z0-9_-]{1,64}$", description="As in hello.")]
 Token = Annotated[str, Query(max_length=128, description="token or view_token of hello.")]
+_DESCRIPTION = (
+    "Films that play while they change: WS /v1/realtime/video, whose messages docs/live-api.md lists. "
+    "Below is everything else."
+)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def make_app(
@@ -67,7 +73,7 @@ def make_app(
         autostart: whether a new film plays at once.
     """
     access = Access(secret, login, frozenset(hosts))
-    desk = Desk(Takes(engine.folder, access))
+    desk = Desk(engine.folder, access)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -78,54 +84,64 @@ def make_app(
         lifespan=lifespan,
         title="Rivulet",
         version=library_versions()["rivulet"],
+        description=_DESCRIPTION,
         docs_url=None,  # both pages load scripts from a CDN; /openapi.json stays
         redoc_url=None,
         openapi_url=None,  # it would be made on the event loop
     )
-    app.include_router(LiveRoutes(engine, access, House(engine, autostart=autostart)).router)
+    app.include_router(LiveRoutes(engine, access, Lobby(engine, autostart=autostart)).router)
     app.include_router(restore_router(desk))
     if jobs is not None:
-        from app.server.jobs_api import jobs_router
-
         app.include_router(jobs_router(jobs, desk))
+
+    def openapi(request: Request) -> Told:
+        told: dict[str, Any] = dict(app.openapi())
+        if login is not None:  # the gate asks for it, before FastAPI knows of a request
+            told["components"] = {
+                **told["components"],
+                "securitySchemes": {"login": {"type": "http", "scheme": "basic"}},
+            }
+            told["security"] = [{"login": []}]
+        if root := request.scope.get("root_path", ""):
+            told["servers"] = [{"url": root}]
+        return Told(told)
+
+    app.add_api_route("/openapi.json", openapi, include_in_schema=False, response_model=None)
     if page:
-        from app.server.page import mount_page
+        from app.server.gradio_shell import mount_page
 
         mount_page(app, engine, jobs, root_path=root_path)
-    describe(app, login=login is not None)
-
-    def description(request: Request) -> Told:
-        root = request.scope.get("root_path", "")
-        return Told(app.openapi() | ({"servers": [{"url": root}]} if root else {}))
-
-    app.router.routes.insert(0, APIRoute("/openapi.json", description, include_in_schema=False))
-    app.add_middleware(
-        Gate, access=access, root_path=root_path, proxies=proxies
-    )  # last, so that it stands before everything
+    # Last, so that it stands before everything.
+    app.add_middleware(Gate, access=access, root_path=root_path, proxies=proxies)
     return app
 
 
 class LiveRoutes:
     """The routes of live films."""
 
-    def __init__(self, engine: "LiveEngine", access: Access, house: House) -> None:
+    def __init__(self, engine: "LiveEngine", access: Access, lobby: Lobby) -> None:
         self.engine = engine
         self.access = access
-        self.house = house
-        self.visits: set[Visit] = set()
-        self.pauses = LoopPauses()
-        self.counted = {"frames_sent": 0, "messages_refused": 0, "visits": 0}
+        self.lobby = lobby
+        self.connections: set[Connection] = set()
+        self.figures = Metrics()
+        self.pauses = LoopPauses(self.figures.loop_pause.observe)
+        self.figures.watch(self._gauges)
+        engine.chunk_took = self.figures.chunk_time.observe
         self.router = APIRouter()
         self.router.add_api_websocket_route("/v1/realtime/video", self.talk)
-        for path, handler in (
-            ("/healthz", self.healthz),
-            ("/readyz", self.readyz),
-            ("/metrics", self.metrics),
-            ("/frame.jpg", self.frame),
-            ("/live.mjpg", self.pictures),
-            ("/v1/sessions/{session}/files/{name}", self.file),
+        get = self.router.get
+        get("/healthz")(self.healthz)
+        get("/readyz", responses={503: {"model": Readiness, "description": "Not yet, or never"}})(self.readyz)
+        get("/metrics", response_class=PlainTextResponse)(self.metrics)
+        refusals = {status: {"model": Detail} for status in (403, 404, 503)}
+        for path, handler, media, fails in (
+            ("/frame.jpg", self.frame, "image/jpeg", (403, 404)),
+            ("/live.mjpg", self.pictures, "multipart/x-mixed-replace", (403, 404, 503)),
+            ("/v1/sessions/{session}/files/{name}", self.file, "application/octet-stream", (403, 404)),
         ):
-            self.router.add_api_route(path, handler, methods=["GET"], response_model=None)
+            told: dict[int | str, dict[str, Any]] = {200: {"content": {media: _BINARY}, "description": "It"}}
+            get(path, response_class=Response, responses=told | {status: refusals[status] for status in fails})(handler)
 
     async def talk(self, socket: WebSocket, session: str | None = None, token: str = "", client: str = "") -> None:
         """A viewer's socket: docs/live-api.md says what goes over it."""
@@ -134,48 +150,40 @@ class LiveRoutes:
         right = "drive" if session is None else self.access.opens(session, token)
         if right is None:
             await _turn_away(socket, Problem(message="The token is wrong.", action="Reload the page.", code="token"))
-        elif len(self.visits) >= MAX_SOCKETS:
+        elif len(self.connections) >= MAX_SOCKETS:
             await _turn_away(socket, Problem(message="Too many watch.", action="Try again later.", code="full"))
         else:
-            visit = Visit(self.house, self.access, SocketViewer(may_drive=right == "drive", client=client[:64]))
-            self.visits.add(visit)
+            viewer = SocketViewer(may_drive=right == "drive", client=client[:64], figures=self.figures)
+            connection = Connection(self.lobby, self.access, viewer)
+            self.connections.add(connection)
             try:
-                await visit.run(socket, session)
+                await connection.run(socket, session)
             finally:
-                self.visits.remove(visit)
-                self.counted["visits"] += 1
-                self.counted["frames_sent"] += visit.viewer.sent_frames
-                self.counted["messages_refused"] += visit.refused
+                self.connections.remove(connection)
+                self.figures.connections_ended.inc()
 
-    async def healthz(self) -> dict[str, str]:
+    async def healthz(self) -> Health:
         """Whether the server answers."""
-        return {"status": "ok"}
+        return Health()
 
-    async def readyz(self) -> JSONResponse:
+    async def readyz(self, response: Response) -> Readiness:
         """Whether films can be made: 503 while the model loads, or when loading failed."""
-        ready = self.engine.ready
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        response.status_code = 200 if self.engine.ready else 503
+        return Readiness(ready=self.engine.ready)
 
-    async def metrics(self) -> PlainTextResponse:
+    async def metrics(self) -> Response:
         """Figures for Prometheus."""
         self.pauses.watch()
-        counted = dict(self.counted)
-        counted["frames_sent"] += sum(visit.viewer.sent_frames for visit in self.visits)
-        counted["messages_refused"] += sum(visit.refused for visit in self.visits)
-        gauges = {
-            "sockets": len(self.visits),
-            "waiting": self.house.waiting,
-            "rooms": len(self.house.rooms),
+        return PlainTextResponse(self.figures.exposition(), media_type=CONTENT_TYPE)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "sockets": len(self.connections),
+            "waiting": self.lobby.waiting,
+            "rooms": len(self.lobby.rooms),
             **self.pauses.figures(),
             **self.engine.metrics(),
         }
-        lines = [
-            line
-            for kind, figures in (("counter", counted), ("gauge", gauges))
-            for name, value in figures.items()
-            for line in (f"# TYPE rivulet_{_total(name, kind)} {kind}", f"rivulet_{_total(name, kind)} {value:.9g}")
-        ]
-        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     async def frame(self, session: SessionId, token: Token) -> Response:
         """The newest frame as a JPEG."""
@@ -184,14 +192,14 @@ class LiveRoutes:
             raise HTTPException(404, "There is no frame yet. Try again in a second.")
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
-    async def pictures(self, session: SessionId, token: Token) -> "MotionJpeg":
+    async def pictures(self, session: SessionId, token: Token) -> Response:
         """The film as motion JPEG, for OBS or an `<img>`: watches only, and ends with its reader."""
         room = self._room(session, token)
         if len(room.pictures) >= MAX_PICTURE_READERS:
             raise HTTPException(503, f"{MAX_PICTURE_READERS} programs read these pictures already.")
-        return MotionJpeg(self.house, room)
+        return MotionJpeg(self.lobby, room)
 
-    async def file(self, session: str, name: str, token: Token) -> FileResponse:
+    async def file(self, session: str, name: str, token: Token) -> Response:
         """A file that a session saved."""
         self._check(session, token)
         folder = self.engine.folder / session  # its token was checked, so it is a name that we gave
@@ -201,7 +209,7 @@ class LiveRoutes:
 
     def _room(self, session: str, token: str) -> Room:
         self._check(session, token)
-        room = self.house.rooms.get(session)
+        room = self.lobby.rooms.get(session)
         if room is None:
             raise HTTPException(404, "Nobody has this film open. Open its page first.")
         return room
@@ -216,10 +224,10 @@ class MotionJpeg(Response):
 
     media_type = "multipart/x-mixed-replace; boundary=frame"
 
-    def __init__(self, house: House, room: Room) -> None:
+    def __init__(self, lobby: Lobby, room: Room) -> None:
         super().__init__(headers={"cache-control": "no-store"})
         del self.headers["content-length"]
-        self.house = house
+        self.lobby = lobby
         self.room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,7 +242,7 @@ class MotionJpeg(Response):
                 task.cancel()
             self.room.session.detach(viewer)
             self.room.pictures.discard(viewer)
-            self.house.leave(self.room)
+            self.lobby.leave(self.room)
             await asyncio.wait(tasks)
 
     async def _write(self, viewer: PictureViewer, send: Send) -> None:
@@ -262,7 +270,3 @@ async def _turn_away(socket: WebSocket, problem: Problem) -> None:
 
 def _inside(path: Path, folder: Path) -> bool:
     return path.is_file() and path.resolve().parent == folder.resolve()
-
-
-def _total(name: str, kind: str) -> str:
-    return f"{name}_total" if kind == "counter" else name

@@ -1,4 +1,4 @@
-"""Prompts to click: scenes that the embedded model can show, and the words from which a surprise is made.
+"""Example prompts to click: scenes that the embedded model can show, and the words from which a surprise is made.
 
 Its world has few words (training/captions.py), and a first click that it cannot follow would be a poor welcome.
 """

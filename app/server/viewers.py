@@ -1,4 +1,4 @@
-"""One viewer's end of a live film: the newest frame, how many more may be sent, and messages.
+"""Flow control for one viewer of a live film: the newest frame, credit for how many more may be sent, and messages.
 
 The encode thread hands frames over and never waits: what a slow link has not taken is replaced, so its latency is
 bounded by three frames and nobody else notices.
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel
 
 from app.live.frame_header import JPEG, FrameHeader, pack_frame
-from app.live.messages import Done, Metrics, QueueState, Saved, Track
+from app.live.messages import Applied, Done, Metrics, QueueState, Saved, Track
+from app.server import metrics
 
 if TYPE_CHECKING:
     from app.live.session import LiveFrame
@@ -87,14 +88,15 @@ class SocketViewer:
         may_drive: whether it came with the token that allows to drive.
         client: what a page calls itself, so that it finds its own place again after a reload.
         files: what stands before and behind a file's name in its address.
+        figures: of the server that it watches.
     """
 
-    def __init__(self, *, may_drive: bool = True, client: str = "") -> None:
+    def __init__(self, *, may_drive: bool = True, client: str = "", figures: metrics.Metrics | None = None) -> None:
         self.driver = False
         self.may_drive = may_drive
         self.client = client
         self.files: tuple[str, str] = ("", "")
-        self.sent_frames = 0
+        self.figures = figures or metrics.Metrics()
         self._newest = _Newest()
         self._lock = threading.Lock()
         self._unacked: deque[int] = deque()
@@ -148,6 +150,8 @@ class SocketViewer:
             for event in self._take_told():
                 if isinstance(event, Saved):
                     event = event.model_copy(update={"url": event.name.join(self.files)})
+                if isinstance(event, Applied):
+                    self.figures.prompt_to_picture.observe(event.ms / 1000)
                 await self._send(outlet.send_text(event.model_dump_json()))
                 if isinstance(event, Done):
                     return
@@ -157,7 +161,8 @@ class SocketViewer:
                 continue
             with self._lock:
                 self._unacked.append(frame.seq)
-            self.sent_frames += 1
+            self.figures.frames_sent.inc()
+            self.figures.frame_age.observe(max(0.0, time.time() - frame.made))
             header = FrameHeader(frame.seq, frame.frame, frame.t, frame.made, frame.epoch, frame.codec, frame.key)
             await self._send(outlet.send_bytes(pack_frame(header, frame.payload)))
 

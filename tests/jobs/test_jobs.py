@@ -25,7 +25,6 @@ from app.jobs.queue import Jobs, JobsFull, NoSuchJob, WrongState
 from app.record import sidecar
 from app.server.access import Access
 from app.server.desk import Desk
-from app.server.takes import Takes
 from tests.media.test_video import decode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -433,7 +432,7 @@ def client(jobs: Jobs) -> Iterator[Any]:
     from app.server.jobs_api import jobs_router
 
     app = FastAPI()
-    desk = Desk(Takes(jobs.folder, Access(b"0" * 32)))
+    desk = Desk(jobs.folder, Access(b"0" * 32))
     app.include_router(jobs_router(jobs, desk))
     with TestClient(app) as found:
         yield found

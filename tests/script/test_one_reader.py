@@ -25,7 +25,7 @@ from app.script.timeline import resolve
 from app.server.access import Access
 from app.server.desk import Desk
 from app.server.desk_work import plan
-from app.server.takes import Takes
+from app.server.restore import Takes
 from pipelines import Controls, film, open_stream
 from tests.app_doubles import Opener, save_tiny_model
 from weights.catalog import MODELS, get_model
@@ -129,7 +129,7 @@ def test_scripts_of_every_kind_are_ordered_over_http(here: Path) -> None:
 
     jobs = Jobs(here / "jobs")
     server = FastAPI()
-    desk = Desk(TAKES)
+    desk = Desk(TAKES.folder, TAKES.access)
     server.include_router(jobs_router(jobs, desk))
     with TestClient(server) as client:
         for name, (text, shots, frames) in CASES.items():

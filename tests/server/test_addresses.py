@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from app.cli.main import main
+from app.server.access import ALLOWED
 from app.server.addresses import Proxies, household, read_proxies
-from app.server.guesses import ALLOWED
 from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine, served
 

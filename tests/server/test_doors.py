@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import resource
 import socket
 import ssl
@@ -25,7 +23,7 @@ from app.server import main as serving
 from app.server import timeouts as patience
 from app.server.addresses import read_proxies
 from app.server.doors import Caller, Doors, Listener
-from app.server.log_limit import LINES, SECONDS, FewWords
+from app.server.logs import LINES
 from app.server.routes import make_app
 from tests import live_doubles
 from tests.live_doubles import SECRET, PaintedEngine, served, until
@@ -444,34 +442,6 @@ def test_what_the_server_is_made_to_say_is_a_few_lines(tmp_path: Path, capfd: py
                 everything(link)
     told = capfd.readouterr().err
     assert told.count("\n") == told.count("Invalid HTTP request") == LINES
-
-
-def line(message: str, *given: object, error: bool = False) -> logging.LogRecord:
-    try:
-        raise OSError
-    except OSError as raised:
-        what: Any = (OSError, raised, None) if error else None
-    return logging.LogRecord("asyncio", logging.WARNING, "x.py", 1, message, given, what)
-
-
-def test_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
-    now = [0.0]
-    few = FewWords(lambda: now[0])
-    ended = line("Exception in ASGI application")
-    ended.exc_info = (asyncio.CancelledError, asyncio.CancelledError(), None)
-    assert not few.filter(ended), "Ctrl-C while somebody reads is no mistake"
-    passed = [record.getMessage() for number in range(1000) if few.filter(record := line("no %s", number))]
-    assert [said.split(" (")[0] for said in passed] == [f"no {number}" for number in range(LINES)]
-    assert passed[-1].endswith("only counted)")
-    assert few.filter(line("another"))
-    assert few.filter(line("no %s", 5, error=True)), "an error of another type is another kind"
-    now[0] = SECONDS
-    record = line("no %s", "more")
-    assert few.filter(record)
-    assert record.getMessage() == f"no more ({1000 - LINES} more of these since the last)"
-    for number in range(2000):
-        few.filter(line(f"kind {number}"))
-    assert len(few._kinds) < 300
 
 
 def test_a_listener_gives_the_server_back_after_a_crowd() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from app.cli.web import web_command
@@ -25,11 +27,11 @@ from app.live.session import UNWATCHED_RECORDING
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
 from app.record.log_writer import LARGEST
-from app.server import connection as visit
+from app.server import connection, schemas
 from app.server import routes as server
-from app.server.access import MAX_BODY
-from app.server.jobs_api import LARGEST_BODY, shown
-from app.server.openapi import Restored, ShownJob
+from app.server.access import MAX_BODY, Access
+from app.server.jobs_api import LARGEST_BODY
+from app.server.refusals import Refusal
 from app.server.restore import LARGEST_UPLOAD
 from app.server.rooms import MAX_VIEWERS, MAX_WAITING
 from app.server.routes import make_app
@@ -112,23 +114,90 @@ def test_every_reference_of_the_description_leads_somewhere(client: TestClient) 
 
 def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, tmp_path: Path) -> None:
     schema = client.get("/openapi.json").json()
-
-    def described(method: str, path: str) -> list[str]:
-        answers = schema["paths"][path][method]["responses"]
-        return list(next(answers[code] for code in answers if code.startswith("2"))["content"])
-
+    jobs._renderer = (sys.executable, "-m", "app")
     made = client.post("/v1/videos", json={"prompt": "a red ball", "seconds": 1})
-    assert made.status_code == 201
-    assert set(made.json()) == set(schema["components"]["schemas"]["ShownJob"]["properties"])
-    ShownJob.model_validate(shown(jobs.get(made.json()["id"])))
-    told = client.post("/v1/restore", content=log_lines.a_log())
-    assert set(told.json()) == set(schema["components"]["schemas"]["Restored"]["properties"])
-    Restored.model_validate(told.json())
-    assert set(client.post("/v1/restore", content=b"x").json()) == {"error"}
-    for path in ("/metrics", "/healthz", "/v1/videos"):
-        assert client.get(path).headers["content-type"].split(";")[0] in described("get", path), path
-    assert described("get", "/frame.jpg") == ["image/jpeg"]
-    assert described("get", "/live.mjpg") == ["multipart/x-mixed-replace"]
+    video = made.json()["id"]
+    blended = {"script": "shots:\n- prompt: a\n- {at: 3s, prompt: b, transition: soft 2}\n", "seconds": 6}
+    part = jobs.folder / video / "film.part"
+    part.mkdir()
+    record = {"index": 0, "frames": [0, 12], "shown": 12, "seconds": {"denoise": 0.1}, "drift": None, "memory": 9}
+    told = json.dumps({"chunk": record | {"sha256": "0" * 64}}, separators=(",", ":"))
+    (part / "journal.jsonl").write_text(f"{told}\n")
+    (tmp_path / "film1").mkdir()
+    log_lines.save(tmp_path / "film1", log_lines.a_log())
+    token = {"token": Access(SECRET).token("film1")}
+    path = "/v1/videos/{video_id}"
+    answers: list[tuple[str, str, Any, type[BaseModel]]] = [
+        ("get", "/healthz", client.get("/healthz"), schemas.Health),
+        ("get", "/readyz", client.get("/readyz"), schemas.Readiness),
+        ("post", "/v1/videos", made, schemas.ShownJob),
+        ("post", "/v1/videos/plan", client.post("/v1/videos/plan", json=blended), schemas.Plan),
+        ("post", "/v1/videos/check", client.post("/v1/videos/check", json=blended), schemas.Check),
+        ("get", "/v1/videos", client.get("/v1/videos"), schemas.JobList),
+        ("get", path, client.get(f"/v1/videos/{video}"), schemas.ShownJob),
+        ("get", f"{path}/chunks", client.get(f"/v1/videos/{video}/chunks"), schemas.MadeChunks),
+        ("post", f"{path}/move", client.post(f"/v1/videos/{video}/move", json={"to": 0}), schemas.ShownJob),
+        ("post", f"{path}/pause", client.post(f"/v1/videos/{video}/pause"), schemas.ShownJob),
+        ("post", f"{path}/resume", client.post(f"/v1/videos/{video}/resume"), schemas.ShownJob),
+        ("post", f"{path}/cancel", client.post(f"/v1/videos/{video}/cancel"), schemas.ShownJob),
+        ("delete", path, client.delete(f"/v1/videos/{video}"), schemas.DeletedJob),
+        ("post", "/v1/restore", client.post("/v1/restore", content=log_lines.a_log()), schemas.Restored),
+        ("get", "/v1/sessions/{session}/take", client.get("/v1/sessions/film1/take", params=token), schemas.Restored),
+    ]
+    for method, route, answer, model in answers:
+        assert answer.is_success, (method, route, answer.text)
+        described = schema["paths"][route][method]["responses"][str(answer.status_code)]["content"]
+        assert described["application/json"]["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}, route
+        model.model_validate(answer.json(), extra="forbid")
+        assert set(answer.json()) == set(schema["components"]["schemas"][model.__name__]["properties"]), route
+    json_routes = {
+        (method, route)
+        for route, methods in schema["paths"].items()
+        for method, operation in methods.items()
+        for code, answer in operation["responses"].items()
+        if code.startswith("2") and "application/json" in answer["content"]
+    }
+    assert json_routes == {(method, route) for method, route, _, _ in answers}
+
+
+def test_the_description_says_what_is_asked_and_how_it_is_refused(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    bodies = {
+        route: operation["post"]["requestBody"]["content"]
+        for route, operation in schema["paths"].items()
+        if "requestBody" in operation.get("post", {})
+    }
+    assert {
+        route: body["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for route, body in bodies.items()
+        if "application/json" in body
+    } == {
+        "/v1/videos": "VideoBody",
+        "/v1/videos/plan": "VideoBody",
+        "/v1/videos/check": "VideoBody",
+        "/v1/videos/{video_id}/move": "Move",
+    }
+    assert list(bodies["/v1/restore"]) == ["application/octet-stream"]
+    for refused, status in (
+        (client.post("/v1/restore", content=b"x"), 400),
+        (client.post("/v1/videos", content=b""), 400),
+        (client.post("/v1/videos/x/move", content=b'{"to": -1}'), 400),
+        (client.post("/v1/videos/x/move", json={"to": 0}), 404),
+        (client.get("/v1/videos/x/chunks?since=now"), 422),
+        (client.get("/v1/sessions/film1/take?token=x"), 403),
+    ):
+        told = Refusal.model_validate(refused.json(), extra="forbid").error
+        assert (refused.status_code, told.code) == (status, status), refused.text
+    detail = client.get("/frame.jpg?session=film1&token=x")
+    schemas.Detail.model_validate(detail.json(), extra="forbid")
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+    for route, media in (
+        ("/metrics", ["text/plain"]),
+        ("/frame.jpg", ["image/jpeg"]),
+        ("/live.mjpg", ["multipart/x-mixed-replace"]),
+        ("/v1/videos/{video_id}/content", ["video/mp4", "image/jpeg"]),
+    ):
+        assert list(schema["paths"][route]["get"]["responses"]["200"]["content"]) == media
 
 
 def test_the_client_of_the_page_plays_a_real_model(tmp_path: Path) -> None:
@@ -178,10 +247,10 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
     }
     assert {name: limits[name] for name in held} == held
     assert f"further ones wait, {MAX_WAITING} at most" in limits["films at a time, and who waits"]
-    assert f"{wire.MAX_MESSAGE // 1024} KiB; about {visit.MESSAGES_A_SECOND:.0f}" in PAGE
+    assert f"{wire.MAX_MESSAGE // 1024} KiB; about {connection.MESSAGES_A_SECOND:.0f}" in PAGE
     defaults = {name: option.default for name, option in signature(web_command).parameters.items()}
     assert (defaults["live_disk"], defaults["live_memory"]) == (10 * 10**9, 512 * mib) == (LIVE_DISK, LIVE_MEMORY)
-    assert f"one more for every {visit.LONG_MESSAGE // 1024} KiB" in PAGE
+    assert f"one more for every {connection.LONG_MESSAGE // 1024} KiB" in PAGE
     assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 0, None)
     assert f"({MOST_FILMS} on a GPU; on a CPU one for each core, {MOST_FILMS} at most)" in PAGE
     assert f"for three times as long, {LONGEST_DEBT:.0f} s at most" in PAGE

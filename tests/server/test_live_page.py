@@ -24,7 +24,8 @@ from fastapi.testclient import TestClient
 
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
-from app.server.page import STATIC, Assets, EarlyScript, build_page, page_facts, page_script
+from app.server.gradio_shell import GradioShell, build_page
+from app.server.page import STATIC, page_facts, page_script
 from app.server.scenes import EMBEDDED, WORDS
 from pipelines.presets import get_preset
 
@@ -891,7 +892,7 @@ def test_gradios_scripts_wait_for_the_first_picture_and_are_kept() -> None:
         )
         await send({"type": "http.response.body", "body": body if scope["path"] == "/" else b"1"})
 
-    app: Any = Assets(EarlyScript(gradio, script="ours()"))
+    app: Any = GradioShell(gradio, script="ours()")
     here = TestClient(app)
     page = here.get("/").text
     assert '<script id="rv-gradio" type="text/later" src="./assets/index-A_b-1.js"></script>' in page

@@ -32,7 +32,6 @@ from app.server.desk import Desk, TooBusy, Turns
 from app.server.jobs_api import LARGEST_BODY
 from app.server.restore import LARGEST_UPLOAD
 from app.server.routes import make_app
-from app.server.takes import Takes
 from pipelines.presets import get_preset
 from tests import log_lines
 from tests.live_doubles import SECRET, PaintedEngine, served, until
@@ -52,6 +51,7 @@ class Pulse:
         self.app = app
         self.longest = 0.0
         self.turns = 0
+        self.every = 0.001
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -62,7 +62,7 @@ class Pulse:
     async def _beat(self) -> None:
         while True:
             before = time.thread_time()
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(self.every)
             self.longest = max(self.longest, time.thread_time() - before)
             self.turns += 1
 
@@ -205,9 +205,12 @@ def others_of(act: Callable[[], object]) -> float:
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_no_script_is_read_on_the_loop(name: str, server: Server) -> None:
     asked, status = SCRIPTS[name]
-    ask = lambda: server.ask("POST", "/v1/videos/plan", asked, status)  # noqa: E731
+    kind = {"Content-Type": "application/json"}  # which FastAPI would parse
+    ask = lambda: server.ask("POST", "/v1/videos/plan", asked, status, **kind)  # noqa: E731
     assert server.pulse.of(ask) < MOST * SLACK
+    server.pulse.every = 0.1  # or the pulse is most of what a busy machine counts
     ours = min(others_of(ask) for _ in range(ATTEMPTS))
+    server.pulse.every = 0.001
     assert ours < 0.1, "nor by another thread of the server, which would hold the interpreter"
 
 
@@ -471,7 +474,7 @@ def test_turns_are_bounded_and_given_back() -> None:
 
 
 def test_what_takes_too_long_is_given_up_and_the_desk_goes_on(tmp_path: Path) -> None:
-    desk = Desk(Takes(tmp_path, Access(SECRET)), seconds=30)
+    desk = Desk(tmp_path, Access(SECRET), seconds=30)
 
     async def plan(body: bytes) -> tuple[int, Any]:
         told = await desk.ask("plan", body=body)

@@ -11,8 +11,8 @@ from app.server.loop_pauses import EVERY, KEPT_SECONDS, LoopPauses
 
 
 def test_one_long_pause_among_many_short_ones_shows_in_the_longest_and_in_the_99_of_100() -> None:
-    now = 0.0
-    pauses = LoopPauses(lambda: now)
+    now, told = 0.0, list[float]()
+    pauses = LoopPauses(told.append, lambda: now)
     assert pauses.figures() == {"loop_pause_p99_seconds": 0.0, "loop_pause_max_seconds": 0.0}
     for _ in range(1000):
         now += EVERY
@@ -27,11 +27,12 @@ def test_one_long_pause_among_many_short_ones_shows_in_the_longest_and_in_the_99
     now += KEPT_SECONDS + 1
     pauses.came(now)
     assert pauses.figures()["loop_pause_max_seconds"] == 0.0
+    assert (len(told), max(told)) == (1002, 2.0), "whoever counts them is told each pause once"
 
 
 def test_what_keeps_a_real_loop_busy_is_seen() -> None:
     async def work() -> dict[str, float]:
-        pauses = LoopPauses()
+        pauses = LoopPauses(list[float]().append)
         pauses.watch()
         pauses.watch()
         await asyncio.sleep(2.5 * EVERY)

@@ -20,7 +20,7 @@ from app.live.messages import Problem, QueueItem, QueueState, Span, Track
 from app.loading.model import EngineRequest
 from app.server.access import Access
 from app.server.addresses import read_proxies
-from app.server.content_policy import page_policy
+from app.server.gradio_shell import page_policy
 from app.server.routes import make_app
 from pipelines.presets import get_preset
 from tests.live_doubles import SECRET, PaintedEngine, served, until

@@ -17,10 +17,8 @@ from starlette.websockets import WebSocketDisconnect
 from app.live.checkpoint import NotKept
 from app.live.frame_header import unpack_frame
 from app.live.messages import MAX_MESSAGE
-from app.server import connection as visit
-from app.server import rooms
-from app.server.access import Access, host_names, read_secret
-from app.server.guesses import ADDRESSES, ALLOWED, SECONDS, Guesses
+from app.server import connection, rooms
+from app.server.access import ADDRESSES, ALLOWED, SECONDS, Access, Guesses, host_names, read_secret
 from app.server.routes import make_app
 from tests.live.test_messages import mutated
 from tests.live_doubles import SECRET, PaintedEngine, problem_of, until
@@ -225,11 +223,11 @@ def test_who_finds_every_film_taken_is_told_a_place_and_then_let_in(
             with client.websocket_connect(SOCKET) as third:
                 told = problem_of([third.receive_json()])
                 assert (told.code, told.position) == ("busy", 2)
-                assert "rivulet_waiting 2\n" in client.get("/metrics").text
+                assert "rivulet_waiting 2.0\n" in client.get("/metrics").text
                 first.close()
                 assert greeted(second)["session"] == "film2"
                 assert problem_of([third.receive_json()]).position == 1
-        assert "rivulet_waiting 0\n" in client.get("/metrics").text, "who goes does not wait any more"
+        assert "rivulet_waiting 0.0\n" in client.get("/metrics").text, "who goes does not wait any more"
 
 
 # ------------------------------------------------------------------ security
@@ -360,7 +358,7 @@ def test_guesses_are_forgotten_after_their_time_and_addresses_do_not_pile_up() -
 
 
 def test_a_flood_of_messages_ends_the_socket(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visit, "BURST", 20.0)
+    monkeypatch.setattr(connection, "BURST", 20.0)
     with client.websocket_connect(SOCKET) as socket:
         greeted(socket)
         for seq in range(60):
@@ -372,7 +370,7 @@ def test_a_flood_of_messages_ends_the_socket(client: TestClient, monkeypatch: py
 def test_a_thousand_mutated_messages_do_not_end_a_socket(
     client: TestClient, engine: PaintedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visit, "BURST", 1e9)
+    monkeypatch.setattr(connection, "BURST", 1e9)
     draw = random.Random(4)
     with client.websocket_connect(SOCKET) as socket:
         greeted(socket)
@@ -420,8 +418,10 @@ def test_health_readiness_and_metrics(client: TestClient, engine: PaintedEngine)
     with client.websocket_connect(SOCKET) as socket:
         greeted(socket)
         lines = client.get("/metrics").text.splitlines()
-    assert {"rivulet_sockets 1", "rivulet_chunk_seconds 0.125", "# TYPE rivulet_frames_sent_total counter"} <= {*lines}
-    assert all(line.startswith("# TYPE rivulet_") or len(line.split()) == 2 for line in lines)
+    assert {"rivulet_sockets 1.0", "rivulet_chunk_seconds 0.125", "# TYPE rivulet_frames_sent_total counter"} <= {
+        *lines
+    }
+    assert all(line.startswith(("# TYPE rivulet_", "# HELP rivulet_")) or len(line.split()) == 2 for line in lines)
 
 
 def test_the_description_is_served_and_no_page_that_loads_from_elsewhere(client: TestClient) -> None:
