@@ -34,8 +34,10 @@ class GroupedHelp(TyperCommand):
         listed = {heading: [row_of(e, everything) for e in shown if e.group in groups] for heading, groups in sections}
         listed = {heading: rows for heading, rows in listed.items() if rows}
         listed[sections[0][0]][:0] = words
-        few, every = f"These {len(shown)} flags.", f"All {len(flags)} flags, with ranges and other names."
-        listed["Help"] = [("--help", "The flags that most films need." if everything else few), ("--help_all", every)]
+        listed[[*listed][-1]] += [
+            ("--help", "The flags that most films need; in brackets what holds without them."),
+            ("--help_all", f"All {len(flags)} flags, with units, ranges and other names."),
+        ]
         width = 0 if everything else max(len(flag) for rows in listed.values() for flag, _ in rows)
         for heading, rows in listed.items():
             with formatter.section(heading):
@@ -47,10 +49,13 @@ def row_of(entry: Setting, everything: bool) -> tuple[str, str]:
     flag = f"{entry.short}, --{entry.name}" if entry.short else f"--{entry.name}"
     if entry.denied:
         flag = f"--[no_]{entry.name}"
-    notes = [entry.values] if everything and entry.values else []
-    notes += [f"default: {entry.says}"] if entry.says else []
-    notes += [f"also {', '.join(f'--{alias}' for alias in entry.aliases)}"] if everything and entry.aliases else []
-    return f"{flag} {entry.metavar}".rstrip(), f"{entry.help} [{'; '.join(notes)}]" if notes else entry.help
+    if everything:
+        also = ", ".join(f"--{alias}" for alias in entry.aliases)
+        notes = [entry.values, f"default: {entry.says}" if entry.says else "", f"also {also}" if also else ""]
+    else:
+        notes = [entry.says]
+    told = "; ".join(filter(None, notes))
+    return f"{flag} {entry.metavar}".rstrip(), f"{entry.help} [{told}]" if told else entry.help
 
 
 def _show_all(context: typer.Context, asked: bool) -> None:

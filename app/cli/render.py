@@ -39,7 +39,7 @@ def render_command(
         list[str] | None,
         typer.Argument(
             metavar="PROMPT|SCRIPT",
-            help="What to show; several prompts share the film equally. Or a script (.yaml, .txt, .srt, .csv ...).",
+            help="What to show; several prompts share the film. Or a script: .yaml, .txt, .srt, .csv ...",
             show_default=False,
         ),
     ] = None,

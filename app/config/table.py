@@ -162,7 +162,7 @@ class Film:
         control=Control("Steps", "More steps: finer and slower", EVERYWHERE, slider=(1, 8, 1)),
     )
     denoising_step_list: tuple[float, ...] | None = _schedule(
-        "These steps instead: timesteps up to 1000 that fall.", read.steps, written="1000,750,..."
+        "These steps instead: timesteps up to 1000 that fall.", read.steps, written="1000,750"
     )
     shift: float | None = _schedule(
         "Of the schedule; more favours high noise.",
@@ -240,7 +240,7 @@ class Film:
     )
     output: str | None = _file(
         None,
-        "The film: .mp4, .gif, .webp, or a folder.",
+        "The film: .mp4, .gif, .webp or a folder.",
         read.text("a file name such as out.mp4"),
         written="FILE|FOLDER",
         usual="out.mp4",
@@ -272,7 +272,7 @@ class Spellings:
 
     size: str | None = _picture(
         None,
-        "Picture size, instead of height and width.",
+        "Height and width in one.",
         read.size,
         written="WIDTHxHEIGHT",
         first=True,
@@ -306,7 +306,7 @@ class Live:
     """What only films that play have."""
 
     jpeg_quality: int = setting(
-        85,
+        90,
         "JPEG quality of what is sent to be watched; recordings do not change.",
         group="Live",
         wire=Wire("jpeg_quality", 20, 100),

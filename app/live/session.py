@@ -267,10 +267,10 @@ class Session:
         self._tell_queue()
 
     def _set(self, message: Set) -> None:
-        if message.jpeg_quality is not None:
-            self.screen.quality = message.jpeg_quality
-        if message.refresh_on_drift is not None:
-            self.course.refresh_on_drift = message.refresh_on_drift or None
+        given = message.given()
+        self.screen.quality = given.get("jpeg_quality", self.screen.quality)
+        if "refresh_on_drift" in given:
+            self.course.refresh_on_drift = given["refresh_on_drift"] or None
         if self.course.adjust(message, self.studio.model.check_knobs):  # another memory: it begins empty
             self._detours.ask(Do(action="reset"))
 

@@ -149,13 +149,8 @@ def place_of(session: Session, *, running: bool) -> Callable[[str, str], Parked]
 
 def _settings_of(session: Session) -> Settings:
     moment = session.course.moment
-    knobs: dict[str, Any] = {**session.studio.model.knobs, **dict(moment.knobs)}
-    guidance = moment.guidance_scale
-    return Settings(
-        steps=knobs.get("num_inference_steps"),
-        guidance_scale=knobs.get("guidance_scale") if guidance is None else guidance,
-        window=knobs.get("local_attn_size"),
-        sink=knobs.get("sink_size"),
-        refresh_on_drift=session.course.refresh_on_drift,
-        jpeg_quality=session.screen.quality,
-    )
+    values: dict[str, Any] = {**session.studio.model.knobs, **dict(moment.knobs)}
+    if moment.guidance_scale is not None:
+        values["guidance_scale"] = moment.guidance_scale
+    values |= {"refresh_on_drift": session.course.refresh_on_drift, "jpeg_quality": session.screen.quality}
+    return Settings.of(values)
