@@ -34,7 +34,7 @@ REPLAY: Mapping[Replay, str] = {
 """What a setting means for `rivulet replay`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Wire:
     """A setting that a live film takes while it plays: its name in `session.set` and bounds that keep up.
 
@@ -47,7 +47,7 @@ class Wire:
     anew: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Control:
     """A control of the page: its label, what it means to who turns it, and the tabs that show it.
 
@@ -62,7 +62,7 @@ class Control:
     card: Literal["speed", "memory"] = "speed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """An entry of the table. A person writes everything but the last three, which are the field's that holds it.
 
