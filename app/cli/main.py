@@ -17,11 +17,13 @@ import typer
 
 from app.cli import doctor as cli_doctor
 from app.cli import web as cli_web
-from app.cli.options import DeviceName, ModelName, Threads
+from app.cli.help import WIDEST, GroupedHelp
+from app.cli.options import DeviceName, ModelName, Threads, option
 from app.cli.render import EPILOG, render_command
 from app.config.aliases import primary
 from app.config.lengths import parse_length
-from app.config.readers import DEVICES, READERS, choose
+from app.config.readers import DEVICES, choose
+from app.config.table import READERS, TABLE
 from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
 
 if TYPE_CHECKING:
@@ -103,7 +105,13 @@ def root(
 
 app.command("web", short_help="Open the live page; rivulet alone does.", epilog=cli_web.EPILOG)(cli_web.web_command)
 
-app.command("render", short_help="Render prompts or a script into a film.", epilog=EPILOG)(render_command)
+app.command(
+    "render",
+    short_help="Render prompts or a script into a film.",
+    epilog=EPILOG,
+    cls=GroupedHelp,
+    context_settings={"max_content_width": WIDEST},
+)(render_command)
 
 
 @app.command("replay", short_help="Render a film again from what it carries.")
@@ -122,17 +130,12 @@ def replay_command(
         bool, typer.Option("--check", help="Prove record, settings and pictures; exit code 1 if one does not match.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
-    preset: Annotated[str | None, typer.Option("--preset", help="Under another streaming system.")] = None,
-    model: ModelName = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In another size.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="With so many denoising steps.")] = None,
-    untrained: Annotated[
-        bool | None, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
-    ] = None,
-    accept_licence: Annotated[
-        list[str] | None,
-        typer.Option("--accept_licence", metavar="MODEL", help="You accept the licence of these weights."),
-    ] = None,
+    preset: Annotated[str | None, option(TABLE["preset"], usual="")] = None,
+    model: Annotated[str | None, option(TABLE["model"], usual="")] = None,
+    size: Annotated[str | None, option(TABLE["size"], usual="")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="With so many denoising steps.")] = None,
+    untrained: Annotated[bool | None, option(TABLE["untrained"])] = None,
+    accept_licence: Annotated[list[str] | None, option(TABLE["accept_licence"])] = None,
 ) -> int:
     """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
     from rich.console import Console
@@ -182,14 +185,7 @@ def bench_command(
             show_default="stream",
         ),
     ] = "",
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="Streaming system; `rivulet presets` lists them.",
-            show_default="embedded; presets and cost: every one",
-        ),
-    ] = None,
+    preset: Annotated[str | None, option(TABLE["preset"], usual="embedded; presets and cost: every one")] = None,
     model: ModelName = None,
     device: DeviceName = "auto",
     threads: Threads = None,

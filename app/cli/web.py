@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import DeviceName, ModelName
-from app.config.readers import DEVICES, MOST_THREADS, READERS, choose
+from app.cli.options import DeviceName, ModelName, PresetName, option
+from app.config.readers import DEVICES, choose
+from app.config.table import READERS, TABLE
 from app.errors import UsageMistake
 
 PROMPT = "a big red ball bounces over the sea"
@@ -25,15 +26,10 @@ def web_command(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="If taken, the next free one; 0: any.")] = 7860,
     prompt: Annotated[str, typer.Option("--prompt", help="What a film shows at first.")] = PROMPT,
     seed: Annotated[int, typer.Option("--seed", min=-1, max=2**53 - 1, help="-1 draws one.")] = -1,
-    preset: Annotated[
-        str, typer.Option("--preset", help="Streaming system; `rivulet presets` lists them.")
-    ] = "embedded",
+    preset: PresetName = "embedded",
     model: ModelName = None,
     device: DeviceName = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores but one"),
-    ] = None,
+    threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
     max_sessions: Annotated[
         int,
         typer.Option(

@@ -1,4 +1,4 @@
-"""What each setting may be: one reader a setting, for values from flags, overrides and files alike.
+"""Readers: what a setting may be, for values from flags, overrides and files alike (app/config/table.py has them all).
 
 A value comes as text from a command line and typed from a program; both are read here, so that a mistake is told in
 the same words wherever it was made, with its place in front.
@@ -6,15 +6,14 @@ the same words wherever it was made, with its place in front.
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any, NoReturn, TypeVar, cast
 
 from app.config.lengths import FASTEST_FPS, parse_length
 from app.errors import UsageMistake, printable, shorten
-from pipelines.presets import PRESETS
-from pipelines.types import TRANSITIONS
 
 Name = TypeVar("Name", bound=str)
 Reader = Callable[[str, object], Any]
@@ -64,21 +63,24 @@ def one_of(choices: Sequence[str], what: str) -> Reader:
     return read
 
 
-def whole(least: int, most: int, give: str = "") -> Reader:
-    """A reader of whole numbers."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A reader of whole numbers from `least` to `most`; `give` says for the error what to write instead."""
 
-    def read(label: str, value: object) -> int:
-        known = f"{give or f'{least} to {most}'}"
+    least: int
+    most: int
+    give: str = ""
+
+    def __call__(self, label: str, value: object) -> int:
+        known = self.give or f"{self.least} to {self.most}"
         written = value if isinstance(value, int) and not isinstance(value, bool) else None
         if written is None and _WHOLE.fullmatch(_text(value)):
             written = int(_text(value))
         if written is None:
             _wrong(label, value, "is not a whole number", known)
-        if not least <= written <= most:
+        if not self.least <= written <= self.most:
             _wrong(label, value, "is out of range", known)
         return written
-
-    return read
 
 
 def number(label: str, value: object) -> float:
@@ -130,7 +132,7 @@ def steps(label: str, value: object) -> tuple[float, ...]:
 
 def places(label: str, value: object) -> tuple[int, ...]:
     """Read `40,80,120`, latent frames that rise."""
-    read = whole(1, 10**8, "latent frames that rise, for example 40,80,120")
+    read = Whole(1, 10**8, "latent frames that rise, for example 40,80,120")
     found: list[int] = [read(label, item) for item in _numbers(value)]
     if found != sorted(set(found)):
         _wrong(label, value, "does not rise", "each switch a later latent frame")
@@ -144,7 +146,7 @@ def duration(label: str, value: object) -> str:
 
 def count_of(unit: str) -> Reader:
     """A reader of lengths in frames ("f") or latent frames ("l")."""
-    read = whole(-(10**25), 10**25, "digits, for example 320")
+    read = Whole(-(10**25), 10**25, "digits, for example 320")
 
     def read_count(label: str, value: object) -> int:
         found = read(label, value)
@@ -176,7 +178,7 @@ def size(label: str, value: object) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,5}) ?[x\u00d7] ?(\d{1,5})", _text(value).strip().lower(), re.ASCII)
     if found is None:
         _wrong(label, value, "is not a size", "width x height, for example 96x96")
-    read = whole(8, LARGEST_SIDE)
+    read = Whole(8, LARGEST_SIDE)
     return read(label, found[2]), read(label, found[1])
 
 
@@ -222,51 +224,3 @@ def _length(label: str, written: str) -> str:
 def _wrong(label: str, value: object, why: str, give: str) -> NoReturn:
     shown = printable(shorten(_text(value), 40)) or ("(a list)" if isinstance(value, list | tuple) else "''")
     raise UsageMistake(f"{label} {shown} {why}. Give {give}.")
-
-
-READERS: Mapping[str, Reader] = {
-    "prompt": prompts,
-    "script": text("the name of a script file"),
-    "prompts": text("the name of a file with prompts"),
-    "switch_frame_indices": places,
-    "preset": one_of(tuple(PRESETS), "preset"),
-    "model": text("a name or a folder"),
-    "untrained": truth,
-    "device": one_of(DEVICES, "device"),
-    "threads": whole(1, MOST_THREADS),
-    "models_dir": text("a folder"),
-    "offline": truth,
-    "seed": whole(-1, SEED_LIMIT - 1, f"0 to {SEED_LIMIT - 1}, or -1 to draw one"),
-    "seed_mode": one_of(SEED_MODES, "seed mode"),
-    "duration": duration,
-    "num_frames": count_of("f"),
-    "num_output_frames": count_of("l"),
-    "height": whole(8, LARGEST_SIDE),
-    "width": whole(8, LARGEST_SIDE),
-    "fps": frame_rate,
-    "scale": whole(0, 16),
-    "crf": whole(0, 51),
-    "segment_chunks": whole(1, 100_000),
-    "num_inference_steps": whole(1, 1000),
-    "denoising_step_list": steps,
-    "shift": number,
-    "warp_denoising_step": truth,
-    "guidance_scale": number,
-    "context_noise": number,
-    "local_attn_size": whole(-1, 4096, "latent frames, for example 12"),
-    "sink_size": whole(0, 4096),
-    "num_frame_per_block": whole(1, 256),
-    "independent_first_frame": truth,
-    "kv_cache_attention_bias": number,
-    "recache_on_switch": truth,
-    "global_sink": truth,
-    "transition": one_of(TRANSITIONS, "transition"),
-    "transition_chunks": whole(1, 10_000, "1 or more, up to 10000"),
-    "output": text("a file name such as out.mp4"),
-    "report": text("a file name such as report.html"),
-    "audio": text("the name of a sound file"),
-    "metadata": truth,
-    "subtitles": truth,
-    "sidecar": truth,
-}
-"""Every setting, in the order people think of them. `size` is read too, as height and width."""

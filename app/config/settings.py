@@ -18,7 +18,8 @@ from app.config.aliases import ALIASES, GROUPS, primary
 from app.config.json_tree import parse_json
 from app.config.lengths import Length, parse_length
 from app.config.nodes import Node, read_text
-from app.config.readers import READERS, size
+from app.config.readers import size
+from app.config.table import FLAGS_ONLY, READERS, Film
 from app.config.toml_tree import parse_toml
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from pipelines.presets import PRESETS, Preset
@@ -26,8 +27,6 @@ from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
 from weights.card import read_card
 from weights.catalog import get_model
 
-FLAGS_ONLY = ("config", "export", "overwrite", "resume", "dry_run", "json", "json_progress", "accept_licence")
-"""What a person decides when typing the command: no settings, not read from files."""
 _ONE_OF = (("prompt", "script", "prompts"), ("duration", "num_frames", "num_output_frames"))
 """Settings that answer the same question: one of them in one place, and a higher place's answer holds."""
 _HIDES = {
@@ -44,58 +43,10 @@ _FOLLOWS = {
 }
 
 
-class Settings(BaseModel):
-    """Everything that decides a film or its file, by the names of the flags; None = the model's or the script's own.
-
-    `fps` is a fraction as text, `duration` as written, `num_frames` counts pixel frames and `num_output_frames`
-    latent ones. Values are checked by app/config/readers.py on their way in.
-    """
+class Settings(BaseModel, Film):
+    """Every setting that holds, by the names of the flags; values are checked by their readers on the way in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: tuple[str, ...] = ()
-    script: str | None = None
-    prompts: str | None = None
-    switch_frame_indices: tuple[int, ...] | None = None
-    preset: str = "embedded"
-    model: str | None = None
-    untrained: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    models_dir: str | None = None
-    offline: bool = False
-    seed: int = 42
-    seed_mode: str = "increment"
-    duration: str | None = None
-    num_frames: int | None = None
-    num_output_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: str | None = None
-    scale: int = 0
-    crf: int = 18
-    segment_chunks: int | None = None
-    num_inference_steps: int | None = None
-    denoising_step_list: tuple[float, ...] | None = None
-    shift: float | None = None
-    warp_denoising_step: bool | None = None
-    guidance_scale: float | None = None
-    context_noise: float | None = None
-    local_attn_size: int | None = None
-    sink_size: int | None = None
-    num_frame_per_block: int | None = None
-    independent_first_frame: bool | None = None
-    kv_cache_attention_bias: float | None = None
-    recache_on_switch: bool | None = None
-    global_sink: bool | None = None
-    transition: str = "recache"
-    transition_chunks: int | None = None
-    output: str | None = None
-    report: str | None = None
-    audio: str | None = None
-    metadata: bool = True
-    subtitles: bool = True
-    sidecar: bool = True
 
     @property
     def length(self) -> Length | None:
@@ -287,7 +238,7 @@ def _setting_of(path: str, label: str) -> str:
     near = near or get_close_matches(name[:80].lower(), READERS, n=1, cutoff=0.6)
     if not near:
         raise UsageMistake(
-            f"{label} is no setting that Rivulet knows. Take it out; `rivulet render --help` lists them."
+            f"{label} is no setting that Rivulet knows. Take it out; `rivulet render --help_all` lists them."
         )
     raise UsageMistake(f"{label} is no setting that Rivulet knows; did you mean {near[0]}? Write that, or take it out.")
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.config.nodes import LARGEST_FILE
 from app.config.readers import check_enlarged, choose
 from app.config.settings import Resolved, given_by_flags, resolve
+from app.config.table import TABLE
 from app.errors import UsageMistake, shorten
 from app.loading.model import rhythm_of
 from app.script.importers import parse_script
@@ -30,26 +31,7 @@ from pipelines.types import TRANSITIONS, Transition
 FILM = "--output=film.mp4"
 """By which a render in a job's folder is known, too."""
 Status = Literal["queued", "in_progress", "paused", "completed", "failed", "cancelled"]
-SETTINGS = (
-    "untrained",
-    "fps",
-    "scale",
-    "crf",
-    "segment_chunks",
-    "num_inference_steps",
-    "denoising_step_list",
-    "shift",
-    "warp_denoising_step",
-    "guidance_scale",
-    "context_noise",
-    "local_attn_size",
-    "sink_size",
-    "num_frame_per_block",
-    "independent_first_frame",
-    "kv_cache_attention_bias",
-    "recache_on_switch",
-    "global_sink",
-)
+SETTINGS = tuple(entry.name for entry in TABLE.values() if entry.job == "settings")
 """What `settings` of a request may hold: everything that decides pictures, nothing that is a path or of the machine."""
 
 ScriptKind = Literal["yaml", "txt", "jsonl", "json", "csv", "tsv", "srt", "vtt"]
@@ -77,7 +59,9 @@ class VideoRequest(BaseModel):
     transition: str | None = Field(None, max_length=20, description="How a prompt takes over.")
     transition_chunks: int | None = Field(None, description="Length of a soft transition.")
     name: str | None = Field(None, max_length=200, description="For lists; the first prompt where it is left out.")
-    settings: dict[str, Setting] = Field(default_factory=dict, max_length=len(SETTINGS), description="Further flags.")
+    settings: dict[str, Setting] = Field(
+        default_factory=dict, max_length=len(SETTINGS), description=f"Further flags: {', '.join(SETTINGS)}."
+    )
 
 
 class Job(BaseModel):
@@ -213,6 +197,8 @@ def render_words(request: VideoRequest) -> list[str]:
     flags = {name: value for name, value in _flags(request).items() if name != "prompt"}
     for name, given in given_by_flags(flags).items():
         value = given.value  # as app/config/readers.py read it: a number, a word or a list of numbers
+        if value is False and not TABLE[name].denied:
+            continue  # there is no such flag, and nothing else is meant where it is left out
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no_{name}")
         elif isinstance(value, tuple):
@@ -239,8 +225,7 @@ def _flags(request: VideoRequest) -> dict[str, Any]:
         # A length is plain digits to the command line, which has no word for 1e-07.
         "duration": None if request.seconds is None else f"{request.seconds:.6f}s",
     }
-    # There is no --no_untrained.
-    return flags | {name: value for name, value in request.settings.items() if (name, value) != ("untrained", False)}
+    return flags | request.settings
 
 
 def _script(request: VideoRequest, resolved: Resolved) -> Script:

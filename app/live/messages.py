@@ -5,10 +5,21 @@ else is refused in one sentence; docs/live-api.md is the table for people.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from app.config.table import WIRED
 from app.errors import printable
 from pipelines.types import Prompt, Transition, TransitionKind
 
@@ -139,16 +150,21 @@ class QueueEdit(FromClient):
         return items
 
 
-class Set(FromClient):
-    """Settings that change while the film plays; what is left out stays."""
+_bounded: dict[str, Any] = {
+    wire.name: (entry.one | None, Field(None, ge=wire.least, le=wire.most)) for entry, wire in WIRED
+}
+_Changes = create_model("_Changes", __base__=FromClient, **_bounded)
+
+
+class Set(_Changes):
+    """Settings that change while the film plays, those of app/config/table.py; what is left out stays."""
 
     type: Literal["session.set"] = "session.set"
-    guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
-    steps: Annotated[int, Field(ge=1, le=16)] | None = None
-    jpeg_quality: Annotated[int, Field(ge=20, le=100)] | None = None
-    refresh_on_drift: Annotated[float, Field(ge=0, le=10)] | None = None
-    window: Annotated[int, Field(ge=1, le=240)] | None = None
-    sink: Annotated[int, Field(ge=0, le=240)] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What changes, by the names of the table."""
+        values = {entry.name: getattr(self, wire.name) for entry, wire in WIRED}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Do(FromClient):
@@ -181,15 +197,17 @@ ClientMessage = SessionStart | PromptUpdate | QueueEdit | Set | Do | Ack | Stop
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
 
 
-class Settings(FromServer):
+_told: dict[str, Any] = {wire.name: (entry.type, ... if entry.type is entry.one else None) for entry, wire in WIRED}
+_InForce = create_model("_InForce", __base__=FromServer, **_told)
+
+
+class Settings(_InForce):
     """What is in force; None: this preset knows no such thing, or it is off."""
 
-    steps: int | None = None
-    guidance_scale: float | None = None
-    window: int | None = None
-    sink: int | None = None
-    refresh_on_drift: float | None = None
-    jpeg_quality: int
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From values by the names of the table."""
+        return cls.model_validate({wire.name: values.get(entry.name) for entry, wire in WIRED})
 
 
 class Hello(FromServer):

@@ -14,6 +14,7 @@ from io import BytesIO
 from threading import Condition, Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 
+from app.config.table import Live
 from app.live.frame_header import JPEG
 from app.live.messages import Applied, Overtaken
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from app.live.recorder import Recorder
     from pipelines.types import Chunk
 
-JPEG_QUALITY = 90
 _FPS_SECONDS = 2.0
 _HOPS = (("recache", "conditioning"), ("denoise", "denoise"), ("remember", "remember"), ("decode", "decode"))
 """Parts of a receipt's time, and what pipelines.types.Chunk calls them."""
@@ -133,7 +133,7 @@ class Player:
     def __init__(self, fps: float, recorder: Recorder, clock: Callable[[], float], *, seq: int = 0) -> None:
         self.fps, self.recorder, self.seq = fps, recorder, seq
         self.viewers: tuple[Viewer, ...] = ()
-        self.quality = JPEG_QUALITY
+        self.quality = Live.jpeg_quality
         self.latest: bytes | None = None
         self.frame = -1
         self.encoded = 0

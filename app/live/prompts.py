@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from threading import RLock
 
 from app.config.lengths import Rhythm
+from app.config.table import WIRED
 from app.live.checkpoint import ScheduleRecord
 from app.live.messages import QueueItem, Set, Span, WireTransition
 from app.live.player import Receipt
 from app.loading.live import Knobs
 from app.record.session_log import ChunkControls, Steered
+from pipelines.presets.knobs import KNOBS
 from pipelines.types import Prompt, Transition, in_words
 
 USUAL_HOLD = 8.0
@@ -158,16 +160,16 @@ class PromptSchedule:
         Raises:
             ValueError: `check` has refused them.
         """
-        if message.guidance_scale is not None:
-            self.change(guidance_scale=message.guidance_scale)
-        asked = {"num_inference_steps": message.steps, "local_attn_size": message.window, "sink_size": message.sink}
-        known = dict(self.controls.knobs)
-        knobs = tuple((known | {name: value for name, value in asked.items() if value is not None}).items())
+        given = message.given()
+        if (guidance := given.pop("guidance_scale", None)) is not None:
+            self.change(guidance_scale=guidance)  # which the engine reads anew with every chunk
+        asked = {name: value for name, value in given.items() if name in KNOBS}
+        knobs = tuple((dict(self.controls.knobs) | asked).items())
         if knobs == self.controls.knobs:
             return False
         check(knobs)
         self.change(knobs=knobs)
-        return message.window is not None or message.sink is not None
+        return any(wire.anew for entry, wire in WIRED if entry.name in asked)
 
     def queued_start(self, position: int) -> int:
         """The frame at which an item of the queue begins, if nothing changes."""

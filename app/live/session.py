@@ -261,10 +261,10 @@ class Session:
         self.audience.tell(status.queue(self))
 
     def _set(self, message: Set) -> None:
-        if message.jpeg_quality is not None:
-            self.player.quality = message.jpeg_quality
-        if message.refresh_on_drift is not None:
-            self.schedule.refresh_on_drift = message.refresh_on_drift or None
+        given = message.given()
+        self.player.quality = given.get("jpeg_quality", self.player.quality)
+        if "refresh_on_drift" in given:
+            self.schedule.refresh_on_drift = given["refresh_on_drift"] or None
         if self.schedule.adjust(message, self.studio.model.check_knobs):  # another memory: it begins empty
             self._commands.ask(Do(action="reset"))
 

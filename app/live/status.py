@@ -189,13 +189,8 @@ def checkpoint(session: Session, *, running: bool) -> Callable[[str, str], Check
 
 def _settings_of(session: Session) -> Settings:
     controls = session.schedule.controls
-    knobs: dict[str, Any] = {**session.studio.model.knobs, **dict(controls.knobs)}
-    guidance = controls.guidance_scale
-    return Settings(
-        steps=knobs.get("num_inference_steps"),
-        guidance_scale=knobs.get("guidance_scale") if guidance is None else guidance,
-        window=knobs.get("local_attn_size"),
-        sink=knobs.get("sink_size"),
-        refresh_on_drift=session.schedule.refresh_on_drift,
-        jpeg_quality=session.player.quality,
-    )
+    values: dict[str, Any] = {**session.studio.model.knobs, **dict(controls.knobs)}
+    if controls.guidance_scale is not None:
+        values["guidance_scale"] = controls.guidance_scale
+    values |= {"refresh_on_drift": session.schedule.refresh_on_drift, "jpeg_quality": session.player.quality}
+    return Settings.of(values)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS
-from app.config.readers import READERS, SEED_LIMIT, VIEWING_SIDE
+from app.config.readers import SEED_LIMIT, VIEWING_SIDE
+from app.config.table import READERS
 from app.errors import UsageMistake, printable, shorten, shorten_path
 
 LARGEST_RECORD = 256 * 2**20

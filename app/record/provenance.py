@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length, Rhythm
-from app.config.readers import READERS
 from app.config.settings import Layer, given_by_flags
+from app.config.table import READERS
 from app.errors import UsageMistake, printable, shorten
 from app.loading.model import rhythm_of
 from app.loading.system import as_data, plain_system, system_of

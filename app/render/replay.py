@@ -15,6 +15,7 @@ from rich.console import Console
 
 from app.config.lengths import Length
 from app.config.settings import Layer, resolve
+from app.config.table import TABLE
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, shorten_path
 from app.loading.model import open_stream, rhythm_of
 from app.media.stills import sink_kind
@@ -28,7 +29,7 @@ from app.render.film_record import Known, find_record
 from app.render.render import StreamOpener, render
 from weights.catalog import MODELS
 
-_LOCATIONS = ("models_dir", "offline")
+_LOCATIONS = tuple(name for name, entry in TABLE.items() if entry.replay == "place")
 """Settings that say where weights are, and change no frame."""
 
 

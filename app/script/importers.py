@@ -14,7 +14,7 @@ from pathlib import Path
 from app.config.json_tree import parse_json
 from app.config.lengths import Length
 from app.config.nodes import Node, clean_text, one_line, read_text
-from app.config.readers import READERS
+from app.config.table import READERS
 from app.config.toml_tree import parse_toml
 from app.config.yaml_tree import parse_yaml
 from app.errors import UsageMistake

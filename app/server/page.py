@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.loading.model import EngineRequest, at_hand
+from app.server.controls import controls
 from app.server.scenes import WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
 from weights.catalog import MODELS
@@ -32,7 +33,6 @@ SCRIPTS = (
     "start.js",
 )
 STYLES = ("live.css", "tabs.css")
-JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
 
@@ -57,9 +57,8 @@ def page_facts(request: EngineRequest) -> dict[str, Any]:
         "scenes": scenes_of(request),
         "words": WORDS if is_embedded(request) else None,
         "steps": len(system.schedule.denoising_step_list),
-        "window": getattr(system.cache, "window", None),
         "sink": getattr(system.cache, "sink", None),
-        "jpeg_quality": JPEG_QUALITY,
+        "controls": controls(system),
         "drift_limit": DRIFT_LIMIT,
     }
 

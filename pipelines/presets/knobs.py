@@ -22,6 +22,8 @@ LARGEST_WINDOW = 4096
 LARGEST_CHUNK = 256
 MOST_STEPS = 1000
 """Entries of the schedule's table: there are no more levels to step through."""
+MOST_SHIFT = 100
+MOST_GUIDANCE = 100
 
 _FAR = 1e300  # past every range here
 
@@ -100,16 +102,16 @@ def _set_schedule(preset: Preset, knobs: Mapping[str, object]) -> Preset:
         if name in knobs:
             value = _truth(name, knobs[name]) if field == "warp" else _number(name, knobs[name])
             schedule = replace(schedule, **{field: value})
-    if not 0 < schedule.shift <= 100:
+    if not 0 < schedule.shift <= MOST_SHIFT:
         raise KnobError(
-            "shift", f"shift cannot be {schedule.shift:g}: give more than 0 and at most 100, usually 3 to 8."
+            "shift", f"shift cannot be {schedule.shift:g}: give more than 0 and at most {MOST_SHIFT}, usually 3 to 8."
         )
     if not schedule.warp and "shift" in knobs and schedule.shift != preset.schedule.shift:
         raise KnobError("shift", "shift does nothing without warp_denoising_step: change denoising_step_list instead.")
-    if not 0 <= schedule.guidance_scale <= 100:
+    if not 0 <= schedule.guidance_scale <= MOST_GUIDANCE:
         raise KnobError(
             "guidance_scale",
-            f"guidance_scale cannot be {schedule.guidance_scale:g}: give 0 to 100, where 1 is no guidance.",
+            f"guidance_scale cannot be {schedule.guidance_scale:g}: give 0 to {MOST_GUIDANCE}, where 1 is no guidance.",
         )
     if "context_noise" in knobs:
         level = _number("context_noise", knobs["context_noise"])

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config.aliases import GROUPS
-from app.config.readers import READERS
 from app.config.settings import (
     Layer,
     Resolved,
@@ -22,6 +21,7 @@ from app.config.settings import (
     parse_config,
     resolve,
 )
+from app.config.table import READERS
 from app.errors import UsageMistake
 from benchmarks.fuzz import run
 from benchmarks.fuzz_configs import CONFIGS

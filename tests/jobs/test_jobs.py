@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from app.config.readers import READERS
+from app.config.table import READERS
 from app.errors import UsageMistake
 from app.jobs.chunks import chunk_rows
 from app.jobs.job import SETTINGS, Job, VideoRequest, new_job, place, render_words

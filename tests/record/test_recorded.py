@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from app.cli.main import main
-from app.config.readers import LARGEST_PICTURE, MOST_THREADS, READERS, check_enlarged
+from app.config.readers import LARGEST_PICTURE, MOST_THREADS, check_enlarged
 from app.config.settings import given_by_flags
+from app.config.table import READERS
 from app.errors import UsageMistake
 from app.live.messages import Set
 from app.loading.model import EngineRequest

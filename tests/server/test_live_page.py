@@ -570,10 +570,10 @@ def test_rewinding_goes_back_and_branches(page: Any) -> None:
 def test_settings_reach_the_film_and_a_reload_goes_on_with_film_and_settings(page: Any) -> None:
     session = "JSON.parse(sessionStorage.getItem('rivulet.session')).session"
     before = page.evaluate(session)
-    assert "a chunk of 750" in page.locator("#rv-trade").inner_text()
+    assert "a chunk of 750" in page.locator("#rv-steps-hint").inner_text()
     page.get_by_text("Memory and drift").click()
     page.locator("#rv-refresh").check()
-    slide(page, "jpeg", 50)
+    slide(page, "jpeg_quality", 50)
     slide(page, "sink", 1)
     with going_back(page, 24):
         slide(page, "window", 9)  # another memory begins empty
@@ -586,7 +586,7 @@ def test_settings_reach_the_film_and_a_reload_goes_on_with_film_and_settings(pag
     until(page, "window.spied?.drawn.length > 2")
     page.wait_for_selector("#rv-early", state="detached")
     assert page.evaluate(session) == before
-    for name, value in (("steps", "2"), ("jpeg", "50"), ("sink", "1"), ("window", "9")):
+    for name, value in (("steps", "2"), ("jpeg_quality", "50"), ("sink", "1"), ("window", "9")):
         assert page.locator(f"#rv-{name}").input_value() == value, name
     assert page.locator("#rv-refresh").is_checked()
     page.get_by_role("button", name="Recording", exact=True).click()  # it went on all the while

@@ -11,7 +11,7 @@ class Advice {
     const budget = (1000 * this.live.hello.chunk_frames) / this.live.hello.fps;
     const takes = ms && this.live.steps ? (ms * steps) / this.live.steps : null;
     const verdict = takes === null ? "" : ` About ${Math.round(takes)} ms a chunk of ${Math.round(budget)}: ${takes <= budget ? "this machine keeps up" : `${Math.max(1, Math.round((this.live.hello.fps * budget) / takes))} of ${this.live.hello.fps} frames a second`}.`;
-    this.live.$("trade").textContent = `Fewer steps: the film answers sooner and has less detail.${verdict}`;
+    this.live.$("steps-hint").textContent = `Fewer steps: the film answers sooner and has less detail.${verdict}`;
   }
 
   // Slower than the film for some seconds: one sentence, one action.

@@ -49,11 +49,11 @@ class CompareTab {
     const model = make("select", { name: "model" });
     fillChoice(preset, facts.presets, given.preset ?? facts.preset);
     fillChoice(model, facts.models, given.model ?? facts.model);
-    const fields = SETTINGS.map(settingField);
+    const fields = fieldsOf("compare").map(settingField);
     const remove = make("button", { type: "button", className: "rv-icon-only" });
     setIcon(remove, "close");
     const line = make("li", { className: "rv-card" }, make("b", { className: "rv-number" }), make("div", { className: "rv-fields" }, make("label", {}, "Preset ", preset), make("label", {}, "Model ", model), ...fields), remove);
-    for (const [name] of SETTINGS) line.querySelector(`[name="${name}"]`).value = given[name] ?? "";
+    fillSettings(line, fieldsOf("compare"), given);
     remove.onclick = () => {
       line.remove();
       this.number();
@@ -81,7 +81,7 @@ class CompareTab {
       ...common,
       preset: line.querySelector('[name="preset"]').value,
       model: line.querySelector('[name="model"]').value,
-      settings: { ...settingValues(line, SETTINGS), untrained: true },
+      settings: { ...settingValues(line, fieldsOf("compare")), untrained: true },
       name: `Compare ${LETTERS[i]}: ${script.value.split("\n")[0]}`.slice(0, 120),
     }));
     const same = asked.findIndex((one, i) => asked.slice(0, i).some((other) => JSON.stringify([one.preset, one.model, one.settings]) === JSON.stringify([other.preset, other.model, other.settings])));
@@ -175,7 +175,7 @@ class CompareTab {
   }
 
   settings(job) {
-    const named = SETTINGS.filter(([name]) => job.request.settings[name] !== undefined).map(([name, label]) => `${label.toLowerCase()} ${job.request.settings[name]}`);
+    const named = fieldsOf("compare").filter(({ name }) => job.request.settings[name] !== undefined).map(({ name, label }) => `${label.toLowerCase()} ${job.request.settings[name]}`);
     return [job.preset, ...(job.model === facts.model ? [] : [job.model]), ...named].join(", ");
   }
 

@@ -49,8 +49,7 @@ class Restorer {
       live.problem({ message: "Only who drives this film can bring another one back. Ask for the controls first." });
       return;
     }
-    const { num_inference_steps: steps, local_attn_size: window, sink_size: sink, guidance_scale } = request.settings;
-    const settings = Object.entries({ steps, window, sink, guidance_scale }).filter(([, value]) => value !== undefined && value !== null);
+    const settings = facts.controls.map(({ name, wire }) => [wire, request.settings[name]]).filter(([wire, value]) => wire && value !== undefined && value !== null);
     if (settings.length) live.set(Object.fromEntries(settings));
     const hold = (i) => (shots[i + 1] ? Math.max(0.1, Number((shots[i + 1].at - shots[i].at).toFixed(3))) : null);
     const [{ prompt }, ...others] = shots;

@@ -3,27 +3,22 @@
 const POLL = 1500; // ms between looks at the jobs while the tab is open
 const PAUSE = 350; // ms without a key before the script is looked at
 
-// Flags of `rivulet render` as fields: [name, label, what it costs or gives, limits].
-const SETTINGS = [
-  ["num_inference_steps", "Steps", "More steps: finer and slower", { min: 1, max: 64, step: 1 }],
-  ["guidance_scale", "Guidance", "How closely the words are followed; above 1 every step costs two passes", { min: 0, max: 30, step: "any" }],
-  ["local_attn_size", "Window", "Latent frames that are remembered: more is steadier and slower", { min: 1, max: 240, step: 1 }],
-  ["sink_size", "Sink", "First frames that are never forgotten: they hold the look", { min: 0, max: 240, step: 1 }],
-];
-const QUALITY = [
-  ["size", "Size", "Width x height, for example 96x96; the model's own where it is empty", null],
-  ["scale", "Enlarge", "Every pixel becomes so many squared, for viewing", { min: 0, max: 16, step: 1 }],
-];
+const fieldsOf = (tab) => facts.controls.filter(({ tabs }) => tabs.includes(tab)); // of app/config/table.py
 
-function settingField([name, label, means, limits]) {
+function settingField({ name, label, means, limits }) {
   const input = make("input", { type: limits ? "number" : "text", placeholder: "preset's", title: means, ...limits });
   input.name = name;
   return make("label", { title: means }, `${label} `, input);
 }
 
-function settingValues(root, names) {
-  const filled = names.map(([name]) => root.querySelector(`[name="${name}"]`)).filter((input) => input.value !== "");
-  return Object.fromEntries(filled.map((input) => [input.name, input.valueAsNumber]));
+// What a request has under `settings`; the size is a field of its own.
+function settingValues(root, fields) {
+  const inputs = fields.filter(({ setting }) => setting).map(({ name }) => root.querySelector(`[name="${name}"]`));
+  return Object.fromEntries(inputs.filter((input) => input.value !== "").map((input) => [input.name, input.valueAsNumber]));
+}
+
+function fillSettings(root, fields, values) {
+  for (const { name } of fields.filter(({ setting }) => setting)) root.querySelector(`[name="${name}"]`).value = values[name] ?? "";
 }
 
 function fillChoice(select, rows, chosen) {
@@ -91,7 +86,7 @@ class JobsTab {
     this.banner = new Banner(root.querySelector(".rv-banner"));
     this.strip = new ChunkStrip();
     this.place("strip").append(this.strip.node);
-    this.place("settings").append(...[...SETTINGS, ...QUALITY].map(settingField));
+    this.place("settings").append(...fieldsOf("render").map(settingField));
     this.table = new ShotTable(root.querySelector(".rv-shots"), () => this.changed());
     fillChoice(this.form.preset, facts.presets, facts.preset);
     fillChoice(this.form.model, facts.models, facts.model);
@@ -137,7 +132,7 @@ class JobsTab {
     const { script, script_kind, seconds, seed, name, preset, model, size, untrained } = this.form;
     const table = mode === "shots";
     const asked = { script: table ? shotsScript(this.table.shots) : script.value, script_kind: table ? "yaml" : script_kind.value, preset: preset.value, model: model.value };
-    asked.settings = settingValues(this.form, [...SETTINGS, QUALITY[1]]);
+    asked.settings = settingValues(this.form, fieldsOf("render"));
     if (untrained.checked) asked.settings.untrained = true;
     if (!table && seconds.value) asked.seconds = seconds.valueAsNumber;
     if (seed.value) asked.seed = seed.valueAsNumber;
@@ -156,7 +151,7 @@ class JobsTab {
     if (request.preset) preset.value = request.preset;
     if (request.model) model.value = request.model;
     const settings = request.settings ?? {};
-    for (const [key] of [...SETTINGS, QUALITY[1]]) this.form[key].value = settings[key] ?? "";
+    fillSettings(this.form, fieldsOf("render"), settings);
     untrained.checked = settings.untrained === true;
     this.form.mode.value = "shots";
     await this.turn("shots", script.value);
@@ -201,7 +196,7 @@ class JobsTab {
     Object.assign(script, { value: draft.script });
     [script_kind.value, seed.value, seconds.value, name.value, size.value] = [draft.script_kind, draft.seed ?? "", draft.seconds ?? "", draft.name ?? "", draft.size ?? ""];
     [preset.value, model.value, untrained.checked] = [draft.preset, draft.model, draft.settings.untrained === true];
-    for (const [key] of [...SETTINGS, QUALITY[1]]) this.form[key].value = draft.settings[key] ?? "";
+    fillSettings(this.form, fieldsOf("render"), draft.settings);
     this.form.mode.value = draft.mode;
     for (const part of this.root.querySelectorAll("[data-mode]")) part.hidden = part.dataset.mode !== draft.mode;
   }

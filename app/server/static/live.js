@@ -64,10 +64,13 @@ class Live {
     for (const radio of this.root.querySelectorAll('[name="rv-kind"]')) radio.onchange = () => this.transitionChanged();
     this.slider("chunks", (n) => `${n} chunks, ${((n * this.hello.chunk_frames) / this.hello.fps).toFixed(1)} s`, () => this.transitionChanged());
     this.slider("weight", (n) => `${n} %`, () => $("mixing").dataset.live === "on" && this.mix());
-    this.slider("steps", String, (steps) => this.set({ steps }), (steps) => this.advice.trade(steps));
-    this.slider("jpeg", String, (jpeg_quality) => this.set({ jpeg_quality }));
-    this.slider("window", String, (window) => this.set({ window }));
-    this.slider("sink", String, (sink) => this.set({ sink }));
+    const sliders = facts.controls.filter(({ slider }) => slider);
+    for (const place of this.root.querySelectorAll("[data-controls]")) {
+      place.replaceWith(...sliders.filter(({ card }) => card === place.dataset.controls).flatMap(settingSlider));
+    }
+    for (const { wire } of sliders) {
+      this.slider(wire, String, (value) => this.set({ [wire]: value }), wire === "steps" ? (steps) => this.advice.trade(steps) : undefined);
+    }
     $("refresh").onchange = () => this.set({ refresh_on_drift: $("refresh").checked ? facts.drift_limit : 0 });
     for (const button of this.root.querySelectorAll("[data-copy]")) {
       button.onclick = () => {
@@ -108,23 +111,22 @@ class Live {
     radio.checked = true;
     this.$("chunks").value = chunks;
     this.$("chunks").oninput();
-    const { steps, window, sink, jpeg_quality } = facts;
-    this.showSettings({ steps, window, sink, jpeg_quality, ...set });
+    this.showSettings({ ...Object.fromEntries(facts.controls.map(({ wire, value }) => [wire, value])), ...set });
     this.lock(locked);
     this.transitionChanged();
   }
 
-  showSettings({ steps, window, sink, jpeg_quality: jpeg, refresh_on_drift: refresh }) {
-    for (const [name, value] of Object.entries({ steps, window, sink, jpeg })) {
-      if (value === undefined) continue;
-      const { parentElement: label, max } = this.$(name);
-      label.hidden = value === null; // this preset has no such memory
-      this.$(name).max = Math.max(max, value);
-      this.$(name).value = value;
-      this.$(name).oninput();
+  showSettings(values) {
+    for (const { wire, slider } of facts.controls) {
+      if (!slider || values[wire] === undefined) continue;
+      const [input, value] = [this.$(wire), values[wire]];
+      input.parentElement.hidden = this.$(`${wire}-hint`).hidden = value === null; // this preset has no such memory
+      input.max = Math.max(input.max, value);
+      input.value = value;
+      input.oninput();
     }
-    if (steps) this.steps = steps;
-    this.$("refresh").checked = refresh > 0;
+    if (values.steps) this.steps = values.steps;
+    this.$("refresh").checked = values.refresh_on_drift > 0;
   }
 
   transition() {

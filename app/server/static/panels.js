@@ -52,6 +52,15 @@ function promptText(prompt) {
   return prompt.map(([text, weight]) => `${weight.toFixed(2)} ${text}`).join(" + ");
 }
 
+// A setting as a slider with its value, and what it means below.
+function settingSlider({ wire, anew, label, means, slider }) {
+  const input = make("input", { type: "range", id: `rv-${wire}`, ...slider });
+  const output = make("output");
+  output.htmlFor = input.id;
+  const hint = `${means}.${anew ? " It begins the film again." : ""}`;
+  return [make("label", { className: "rv-slide" }, `${label} `, input, output), make("p", { className: "rv-hint", id: `${input.id}-hint`, textContent: hint })];
+}
+
 // sent -> accepted at chunk k -> on screen in n ms, one line a prompt, the newest three.
 class Receipts {
   constructor(list, screen, onShown) {

@@ -1,0 +1,340 @@
+"""The table of settings: one entry each, and nothing else has to be told of a setting but the code that uses it.
+
+A field has the setting's name and type, its entry everything else (app/config/setting.py). From here come the flags of
+`rivulet render` and its help, config files, render jobs, messages and controls of live films, and docs/settings.md.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from app.config import readers as read
+from app.config.lengths import FASTEST_FPS
+from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
+from app.config.setting import Control, Setting, Wire, entries_of, setting
+from pipelines.presets import PRESETS
+from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
+from pipelines.types import TRANSITIONS
+
+EVERYWHERE = ("live", "render", "compare")
+LATENT = "latent frames"
+
+_shown = partial(setting, group="What to show", replay="script")
+_length = partial(setting, group="The film", replay="script")
+_picture = partial(setting, group="Picture", usual="the model's", replay="film")
+_encoded = partial(setting, group="Picture", section="output", replay="file", job="settings")
+_model = partial(setting, group="Model", replay="film")
+_schedule = partial(setting, None, group="Denoising", usual="the preset's", replay="film", job="settings")
+_memory = partial(setting, None, group="Memory", usual="the preset's", section="cache", replay="film", job="settings")
+_file = partial(setting, group="Files", section="output")
+_here = partial(setting, group="This machine")
+_run = partial(setting, group="This run")
+
+
+class Film:
+    """What decides a film or its file. None is the model's, the preset's or the script's own.
+
+    `fps` is a fraction as text, `duration` as written; `num_frames` counts pixel frames, `num_output_frames` latent
+    ones.
+    """
+
+    prompt: tuple[str, ...] = _shown((), "A prompt, as it stands; may be repeated.", read.prompts, job="prompt")
+    script: str | None = _shown(
+        None,
+        "Shot list, prompts a line, table, subtitles, ... (docs/render.md).",
+        read.text("the name of a script file"),
+        written="FILE",
+        job="script",
+    )
+    prompts: str | None = _shown(
+        None,
+        "A film a line; --output is then a folder.",
+        read.text("the name of a file with prompts"),
+        written="FILE",
+        aliases=("data_path", "prompt_file_path", "prompt_path", "extended_prompt_path"),
+    )
+    switch_frame_indices: tuple[int, ...] | None = _shown(
+        None, "Latent frames at which the prompts change.", read.places, written="40,80", unit=LATENT
+    )
+    preset: str = _model(
+        "embedded",
+        "Streaming system; `rivulet presets` lists them.",
+        read.one_of(tuple(PRESETS), "preset"),
+        written="NAME",
+        first=True,
+        job="preset",
+    )
+    model: str | None = _model(
+        None,
+        "Name or folder of a model.",
+        read.text("a name or a folder"),
+        written="NAME|FOLDER",
+        usual="the preset's",
+        aliases=("model_path",),
+        first=True,
+        job="model",
+    )
+    untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
+    device: str = _here(
+        "auto", "auto, cpu or cuda.", read.one_of(read.DEVICES, "device"), written="DEVICE", replay="machine"
+    )
+    threads: int | None = _here(
+        None, "CPU threads.", Whole(1, MOST_THREADS), usual="all cores", parser_bounds=True, replay="machine"
+    )
+    models_dir: str | None = _here(
+        None,
+        "Where downloads are.",
+        read.text("a folder"),
+        written="FOLDER",
+        usual="the Hugging Face cache",
+        replay="place",
+    )
+    offline: bool = _here(False, "Download nothing.", read.truth, replay="place")
+    seed: int = setting(
+        42,
+        "The same seed, the same film; -1 draws one.",
+        Whole(-1, SEED_LIMIT - 1, f"0 to {SEED_LIMIT - 1}, or -1 to draw one"),
+        group="The film",
+        aliases=("base_seed",),
+        first=True,
+        replay="film",
+        job="seed",
+    )
+    seed_mode: str = _length(
+        "increment",
+        "Of several films: fixed, increment or random.",
+        read.one_of(read.SEED_MODES, "seed mode"),
+        written="MODE",
+    )
+    duration: str | None = _length(
+        None,
+        "20s, 0:20, 1m30s, 320f (frames), 32l (latent frames) or 11c (chunks).",
+        read.duration,
+        written="TIME",
+        usual="the script's, or 20s",
+        first=True,
+        job="seconds",
+    )
+    num_frames: int | None = _length(
+        None, "Length in frames instead.", read.count_of("f"), unit="frames", aliases=("target_video_length",)
+    )
+    num_output_frames: int | None = _length(None, "Length in latent frames instead.", read.count_of("l"), unit=LATENT)
+    height: int | None = _picture(
+        None, "Picture height.", Whole(8, LARGEST_SIDE), unit="pixels", aliases=("target_height",)
+    )
+    width: int | None = _picture(
+        None, "Picture width.", Whole(8, LARGEST_SIDE), unit="pixels", aliases=("target_width",)
+    )
+    fps: str | None = _encoded(
+        None,
+        "Frame rate; another than the model's own plays faster or slower.",
+        read.frame_rate,
+        written="RATE",
+        unit="frames a second",
+        range=(1, FASTEST_FPS),
+        usual="the model's",
+    )
+    scale: int = _encoded(
+        0,
+        "Enlarge the film; 0 brings small ones near 384 pixels, 1 leaves them.",
+        Whole(0, 16),
+        parser_bounds=True,
+        control=Control("Enlarge", "Every pixel becomes so many squared, for viewing", ("render",)),
+    )
+    crf: int = _encoded(18, "H.264 quality, less is better.", Whole(0, 51), parser_bounds=True)
+    segment_chunks: int | None = _run(
+        None,
+        "What lies between two snapshots: what a kill can cost.",
+        Whole(1, 100_000),
+        unit="chunks",
+        usual="24",
+        section="output",
+        replay="file",
+        job="settings",
+    )
+    num_inference_steps: int | None = _schedule(
+        "Denoising steps; fewer are faster and coarser.",
+        Whole(1, MOST_STEPS),
+        unit="steps",
+        aliases=("steps", "step", "infer_steps"),
+        first=True,
+        wire=Wire("steps", 1, 16),
+        control=Control("Steps", "More steps: finer and slower", EVERYWHERE, slider=(1, 8, 1)),
+    )
+    denoising_step_list: tuple[float, ...] | None = _schedule(
+        "These steps instead: timesteps up to 1000 that fall.", read.steps, written="1000,750"
+    )
+    shift: float | None = _schedule(
+        "Of the schedule; more favours high noise.",
+        read.number,
+        range=(0, MOST_SHIFT),
+        above=True,
+        aliases=("timestep_shift",),
+    )
+    warp_denoising_step: bool | None = _schedule("Bend the steps by the shift.", read.truth)
+    guidance_scale: float | None = _schedule(
+        "How hard to follow the prompt; 1 is off.",
+        read.number,
+        range=(0, MOST_GUIDANCE),
+        aliases=("cfg", "sample_guide_scale"),
+        first=True,
+        wire=Wire("guidance_scale", 0, 30),
+        control=Control("Guidance", "How closely the words are followed; above 1 every step costs two passes"),
+    )
+    local_attn_size: int | None = _memory(
+        "Window: what is remembered, sink and chunk included.",
+        Whole(-1, LARGEST_WINDOW, "latent frames, for example 12"),
+        unit=LATENT,
+        range=(1, LARGEST_WINDOW),
+        aliases=("window",),
+        wire=Wire("window", 1, 240, anew=True),
+        control=Control(
+            "Window",
+            "Latent frames that are remembered: more is steadier and slower",
+            EVERYWHERE,
+            slider=(3, 48, 1),
+            card="memory",
+        ),
+    )
+    sink_size: int | None = _memory(
+        "First frames that are never forgotten.",
+        Whole(0, LARGEST_WINDOW),
+        unit=LATENT,
+        aliases=("sink",),
+        wire=Wire("sink", 0, 240, anew=True),
+        control=Control(
+            "Sink",
+            "First frames that are never forgotten: they hold the look",
+            EVERYWHERE,
+            slider=(0, 12, 1),
+            card="memory",
+        ),
+    )
+    num_frame_per_block: int | None = _memory(
+        "Frames a chunk.", Whole(1, LARGEST_CHUNK), unit=LATENT, aliases=("chunk",)
+    )
+    independent_first_frame: bool | None = _memory("Begin with a chunk of one.", read.truth)
+    kv_cache_attention_bias: float | None = _memory(
+        "How much past frames count; less repeats less, 1 changes nothing.", read.number, range=(0, 1), above=True
+    )
+    recache_on_switch: bool | None = _memory("Replay the memory under a new prompt.", read.truth)
+    global_sink: bool | None = _memory("Keep the sink as it is in a replay.", read.truth)
+    context_noise: float | None = _memory(
+        "Timestep of the remembered frames; 0 is clean.", read.number, range=(0, 999), aliases=("clean_level",)
+    )
+    transition: str = _shown(
+        "recache",
+        "How a prompt takes over: recache, soft, cut or keep.",
+        read.one_of(TRANSITIONS, "transition"),
+        written="HOW",
+        first=True,
+        job="transition",
+    )
+    transition_chunks: int | None = _shown(
+        None,
+        "Length of a soft transition.",
+        Whole(1, 10_000, "1 or more, up to 10000"),
+        unit="chunks",
+        usual="4",
+        job="transition_chunks",
+    )
+    output: str | None = _file(
+        None,
+        "The film: .mp4, .gif, .webp or a folder.",
+        read.text("a file name such as out.mp4"),
+        written="FILE|FOLDER",
+        usual="out.mp4",
+        aliases=("output_path", "output_folder", "output_dir", "save_result_path"),
+        section="output.path",
+        short="-o",
+        first=True,
+    )
+    report: str | None = _file(
+        None, "Write an .html page about the render.", read.text("a file name such as report.html"), written="FILE"
+    )
+    audio: str | None = _file(None, "Sound for the film.", read.text("the name of a sound file"), written="FILE")
+    metadata: bool = _file(
+        True,
+        "Without: the .mp4 tells no prompt, seed or setting, and its chapters are numbers. The .json and .vtt beside "
+        "it still do.",
+        read.truth,
+    )
+    subtitles: bool = _file(True, "Without: no .vtt, which holds the prompts.", read.truth)
+    sidecar: bool = _file(
+        True,
+        "Without: no .json, which holds prompts, seed and settings; nothing can then prove the film.",
+        read.truth,
+    )
+
+
+class Spellings:
+    """Other ways to say some of them, wherever they can be said."""
+
+    size: str | None = _picture(
+        None,
+        "Height and width in one.",
+        read.size,
+        written="WIDTHxHEIGHT",
+        first=True,
+        control=Control("Size", "Width x height, for example 96x96; the model's own where it is empty", ("render",)),
+        job="size",
+    )
+
+
+class Run:
+    """What a person decides when typing the command: flags that are no settings and stand in no file."""
+
+    config: str | None = _run(
+        None, "Settings as .yaml, .json or .toml.", written="FILE", aliases=("config_path", "config_json"), first=True
+    )
+    export: Path | None = _run(
+        None, "Write the script as .yaml, or .jsonl for LongLive, and film nothing.", written="FILE"
+    )
+    overwrite: bool = _run(False, "Replace an existing film.", first=True)
+    resume: bool = _run(False, "Go on with a render that did not finish.", first=True)
+    dry_run: bool = _run(
+        False, "Print what would be filmed, and what it costs; film nothing.", aliases=("dryrun",), first=True
+    )
+    json: bool = _run(False, "With --dry_run: for programs.")
+    json_progress: bool = _run(False, "Progress as a line of JSON a chunk, for programs.")
+    accept_licence: tuple[str, ...] = _here(
+        (), "You accept the licence of these weights.", written="MODEL", aliases=("accept_license",)
+    )
+
+
+class Live:
+    """What only films that play have."""
+
+    jpeg_quality: int = setting(
+        90,
+        "JPEG quality of what is sent to be watched; recordings do not change.",
+        group="Live",
+        wire=Wire("jpeg_quality", 20, 100),
+        control=Control(
+            "Picture", "JPEG quality of what is sent here; recordings do not change", ("live",), slider=(30, 95, 5)
+        ),
+    )
+    refresh_on_drift: float | None = setting(
+        None,
+        "The drift, in standard deviations, at which the memory is made anew; 0 is never.",
+        group="Live",
+        wire=Wire("refresh_on_drift", 0, 10),
+        replay="script",
+    )
+
+
+TABLE: Mapping[str, Setting] = {
+    **entries_of(Film, "film"),
+    **entries_of(Spellings, "spelling"),
+    **entries_of(Run, "run"),
+    **entries_of(Live, "live"),
+}
+"""Every entry by its name."""
+READERS: Mapping[str, Reader] = {
+    entry.name: entry.reader for entry in TABLE.values() if entry.kind == "film" and entry.reader is not None
+}
+"""The reader of every setting; `size` is read too, as height and width."""
+FLAGS_ONLY = tuple(entry.name for entry in TABLE.values() if entry.kind == "run")
+"""Flags that are no settings."""
+WIRED: tuple[tuple[Setting, Wire], ...] = tuple((entry, entry.wire) for entry in TABLE.values() if entry.wire)
+"""What changes while a film plays."""
