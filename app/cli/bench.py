@@ -69,17 +69,17 @@ def run(
             write_text(file, json.dumps(_plain(numbers | stamp), indent=2, ensure_ascii=False) + "\n")
 
     if name == "stream":
-        from benchmarks import stream
+        from benchmarks.speed import stream
 
         result = stream.measure(engine, seconds=seconds or STREAM_SECONDS)
         table = stream.table(result)
     elif name == "memory":
-        from benchmarks import memory
+        from benchmarks.speed import memory
 
         result = memory.measure(engine, frames=frames, decode=decode, report=console.print)
         table = memory.table(result)
     elif name == "quality":
-        from benchmarks import quality
+        from benchmarks.quality import quality
 
         result = quality.measure(
             engine,
@@ -93,7 +93,7 @@ def run(
         )
         table = quality.table(result)
     elif name == "ablation":
-        from benchmarks import ablation
+        from benchmarks.quality import ablation
 
         result = ablation.measure(
             engine,
@@ -105,12 +105,12 @@ def run(
         )
         table = ablation.table(result)
     elif name == "film":
-        from benchmarks import long_film
+        from benchmarks.speed import long_film
 
         result = long_film.measure(engine, seconds=seconds or FILM_SECONDS, report=console.print)
         table = long_film.table(result)
     elif name == "presets":
-        from benchmarks import presets as films
+        from benchmarks.quality import preset_films as films
 
         use_threads(engine.threads)
         short, sheet = (3.0, None) if quick else (PRESETS_SECONDS, _CHECKOUT / "docs" / "presets.png")
@@ -125,7 +125,7 @@ def run(
         )
         table = films.table(result)
     elif name == "cost" and random_weights:
-        from benchmarks import random_weights as built
+        from benchmarks.speed import random_model as built
 
         use_threads(engine.threads)
         result = built.measure(
@@ -133,29 +133,29 @@ def run(
         )
         table = built.table(result)
     elif name == "cost":
-        from benchmarks import cost
+        from benchmarks.speed import cost
 
         result = cost.measure(engine.model or cost.MODEL, presets)
         table = cost.table(result)
     elif name == "resume":
-        from benchmarks import resume
+        from benchmarks.robust import resume
 
         result = resume.measure(kills=repeats or KILLS, threads=engine.threads, report=console.print)
         table = resume.table(result)
     elif name == "damage":
-        from benchmarks import damage
+        from benchmarks.robust import damage
 
         result = damage.measure(
             count=repeats or DAMAGES, model=engine.model, threads=engine.threads, report=console.print
         )
         table = damage.table(result)
     elif name == "fuzz":
-        from benchmarks import fuzz
+        from benchmarks.robust import fuzz
 
         result = fuzz.measure(count=repeats or MUTANTS)
         table = fuzz.table(result)
     elif name == "live":
-        from benchmarks import live
+        from benchmarks.live import live
 
         result = live.measure(
             minutes=minutes or LIVE_MINUTES,
@@ -167,7 +167,7 @@ def run(
         )
         table = live.table(result)
     elif name == "flood":
-        from benchmarks import flood
+        from benchmarks.robust import flood
 
         result = flood.measure(
             seconds=seconds or FLOOD_SECONDS,
@@ -178,7 +178,7 @@ def run(
         )
         table = flood.table(result)
     else:
-        from benchmarks import startup
+        from benchmarks.speed import startup
 
         result = startup.measure(repeats=repeats or STARTS)
         table = startup.table(result)

@@ -11,7 +11,7 @@ from app.cli import bench
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
-from benchmarks import long_film, startup, stream
+from benchmarks.speed import long_film, startup, stream
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 

@@ -20,9 +20,10 @@ from app.live.frame_header import FrameHeader, pack_frame
 from app.live.messages import read_message
 from app.script.shot_list import parse_native
 from app.server.restore import read_dropped, restored
-from benchmarks import flood, flood_crowd, live_browser
-from benchmarks.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
-from benchmarks.live_client import LOCAL, Client, Link
+from benchmarks.live import browser as live_browser
+from benchmarks.live.client import LOCAL, Client, Link
+from benchmarks.live.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
+from benchmarks.robust import flood, flood_crowd
 
 FPS, CHUNK = 16.0, 12
 

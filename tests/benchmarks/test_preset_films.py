@@ -15,9 +15,18 @@ from PIL import Image
 from app.cli import bench
 from app.cli.main import main
 from app.loading.model import EngineRequest
-from benchmarks import preset_page
-from benchmarks import presets as films
-from benchmarks.presets import ALLOWED, MOMENTS, cells, measure, strangers, table, tensor_bytes, with_sampler
+from benchmarks.pages import presets as preset_page
+from benchmarks.quality import preset_films as films
+from benchmarks.quality.preset_films import (
+    ALLOWED,
+    MOMENTS,
+    cells,
+    measure,
+    strangers,
+    table,
+    tensor_bytes,
+    with_sampler,
+)
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from app.cli.main import main
-from benchmarks import random_weights
-from benchmarks.cost import chunk_flops, steady
-from benchmarks.random_weights import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table
+from benchmarks.speed import random_model as random_weights
+from benchmarks.speed.cost import chunk_flops, steady
+from benchmarks.speed.random_model import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table
 from pipelines.presets import PRESETS
 from weights.catalog import WAN_1_3B
 

@@ -23,7 +23,7 @@ from app.script.script import (
     check_script,
     script_of,
 )
-from benchmarks.fuzz import SCRIPTS, is_told_well, mutate, run
+from benchmarks.robust.fuzz import SCRIPTS, is_told_well, mutate, run
 from pipelines.types import Controls, Prompt, Transition
 
 
