@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from app.live.frame_header import FrameHeader, unpack_frame
+if TYPE_CHECKING:
+    from app.live.frame_header import FrameHeader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +48,7 @@ class Client:
 
     socket: Any
     link: Link = LOCAL
-    frames: list[tuple[float, FrameHeader]] = field(default_factory=list[tuple[float, FrameHeader]])
+    frames: list[tuple[float, FrameHeader]] = field(default_factory=list)
     told: list[tuple[float, dict[str, Any]]] = field(default_factory=list[tuple[float, dict[str, Any]]])
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -66,6 +67,8 @@ class Client:
             arriving.cancel()
 
     async def _arrive(self, wire: asyncio.Queue[tuple[float, str | bytes]]) -> None:
+        from app.live.frame_header import unpack_frame
+
         acks = set[asyncio.Task[None]]()
         while True:
             at, message = await wire.get()

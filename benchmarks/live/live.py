@@ -12,15 +12,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import rich.table
+import typer
 
-from app.live.frame_header import FrameHeader
-from benchmarks.live import browser as live_browser
+from benchmarks.benchmark import Run, ServerBenchmark, chosen_parts, parts_flag
+from benchmarks.live import browser
 from benchmarks.live.client import Client, Link, Server
+from benchmarks.live.table import table
+
+if TYPE_CHECKING:
+    from app.live.frame_header import FrameHeader
 
 PROMPTS = (
     "a blue star over the snow",
@@ -36,14 +41,6 @@ LEAVING_SECONDS, AGE_GROWTH, MEMORY_GROWTH, PROMPT_GROWTH = 5.0, 0.15, 0.05, 0.2
 growth of resident memory and of a prompt's time."""
 UNDO_BYTES = 2**28
 """Of the server's memory for rewinding: full before growth is judged, where the usual GiB takes longer to fill."""
-PART_NAMES = {
-    "wait": "until its chunk begins",
-    "recache": "re-cache",
-    "remember": "memory pass",
-    "rest": "hash, drift, log",
-    "pacing": "until its moment",
-    "socket": "socket, both ways",
-}
 PARTS = ("browser", "prompts", "viewers", "minutes", "slow", "leaving")
 """What can be measured: the page in a browser; prompts' times; 1 and 20 viewers; the server over minutes; slow links
 over as many; its end."""
@@ -54,11 +51,9 @@ SLOW = (Link("40 ms each way, 4 Mbit/s", 0.04, 4e6), Link("200 ms each way, 0.3 
 
 def measure(
     *,
-    minutes: float = 5.0,
+    minutes: float,
+    words: Sequence[str] = (),
     parts: Sequence[str] = PARTS,
-    preset: str = "embedded",
-    model: str | None = None,
-    threads: int | None = None,
     seed: int = 0,
     report: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
@@ -66,10 +61,8 @@ def measure(
 
     Args:
         minutes: how long the slow links and the server's memory are watched.
+        words: flags of the server.
         parts: those of PARTS that are measured.
-        preset: streaming system.
-        model: None takes the preset's.
-        threads: of torch in the server; None = all cores.
         seed: of the moments at which prompts are sent.
         report: told what was found.
 
@@ -77,14 +70,12 @@ def measure(
         "start", "browser", "prompts", "viewers", "links", "memory", "leaving": the figures of each part; "checks",
         "passed".
     """
-    words = ["--preset", preset, *(["--model", model] if model else [])]
-    words += [] if threads is None else ["--threads", str(threads)]
-    words += ["--undo_memory", str(UNDO_BYTES)]
+    words = [*words, "--undo_memory", str(UNDO_BYTES)]
     page: dict[str, Any] | None = None
     with tempfile.TemporaryDirectory() as folder:
         if "browser" in parts:
-            live_browser.require()
-            page = live_browser.measure(Path(folder) / "page", words)
+            browser.require()
+            page = browser.measure(Path(folder) / "page", words)
             report(f"browser: {page}")
         server = Server(Path(folder), words)
         try:
@@ -95,7 +86,7 @@ def measure(
         result["browser"] = page
         result["checks"] |= _browser_checks(page, result["session"]["fps"])
     result["passed"] = all(result["checks"].values())
-    return {"benchmark": "live", "preset": preset, "minutes": minutes, **result}
+    return {"benchmark": "live", "minutes": minutes, **result}
 
 
 async def _watch(
@@ -130,9 +121,9 @@ async def _watch(
 
 def _browser_checks(page: dict[str, Any], fps: float) -> dict[str, bool]:
     return {
-        "a page just opened shows a picture in 5 s": page["first_drawn_cold_s"] < live_browser.COLD,
-        "a further page shows one within a second": page["first_drawn_warm_s"] < live_browser.WARM,
-        "the film plays at its rate in a browser": page["drawn_fps"] >= live_browser.RATE * fps,
+        "a page just opened shows a picture in 5 s": page["first_drawn_cold_s"] < browser.COLD,
+        "a further page shows one within a second": page["first_drawn_warm_s"] < browser.WARM,
+        "the film plays at its rate in a browser": page["drawn_fps"] >= browser.RATE * fps,
     }
 
 
@@ -345,53 +336,23 @@ def _spread(values: list[float], digits: int = 0) -> dict[str, float]:
     }
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
-    """Lay the numbers out for a person."""
-    shown = rich.table.Table(
-        "what", "measured", title=f"rivulet web, {result['preset']}, {result['minutes']:g} minutes"
-    )
-    for what, measured in _rows(result):
-        shown.add_row(what, measured)
-    for check, passed in result["checks"].items():
-        shown.add_row(check, "yes" if passed else "NO")
-    return shown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live(ServerBenchmark):
+    """The live server as a viewer meets it: first picture, prompts, viewers, slow links, memory, its end."""
 
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.2, max=1440, help="How long slow links and memory are watched.")
+    ] = 5.0
+    only: Annotated[str | None, parts_flag(PARTS)] = None
+    table = staticmethod(table)
 
-def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    start, session = result["start"], result["session"]
-    yield "start of the process to hello, first frame", f"{start['cold_hello_s']} s, {start['cold_first_frame_s']} s"
-    yield "a further film, to hello, first frame", f"{start['warm_hello_s']} s, {start['warm_first_frame_s']} s"
-    length = session["chunk_frames"] / session["fps"]
-    yield "a chunk: its length, the time it takes", f"{length:g} s, {result['chunk_s']:.2f} s"
-    if page := result.get("browser"):
-        yield "page opened to its first picture", f"{page['first_drawn_cold_s']} s, warm {page['first_drawn_warm_s']} s"
-        yield "frames drawn a second in a browser", f"{page['drawn_fps']} of {session['fps']:g}"
-    if prompts := result.get("prompts"):
-        for key, name in (("accepted", "accepted"), ("applied", "applied"), ("seen", "its first frame here")):
-            spread = prompts[f"{key}_ms"]
-            yield f"prompt to {name}", f"median {spread['median']:g} ms, at most {spread['max']:g} ms"
-        for part, spread in prompts["parts_ms"].items():
-            yield f"  of it {PART_NAMES.get(part, part)}", f"median {spread['median']:g} ms, p95 {spread['p95']:g} ms"
-    if viewers := result.get("viewers"):
-        yield "frames a second, one viewer", f"{viewers['alone_fps']} of {session['fps']:g}"
-        yield (
-            f"{viewers['viewers']} viewers: slowest, encodes a frame",
-            f"{viewers['slowest_viewer_fps']} fps, {viewers['encodes_a_frame']}",
-        )
-    for link in result.get("links", ()):
-        age = link["age_s"]
-        ages = (
-            f"age median {age['median']} s, p95 {age['p95']} s, from the first third to the last {link['growth_s']:+} s"
-        )
-        yield link["link"], f"{link['fps']} fps; {ages}"
-    if memory := result.get("memory"):
-        sizes = [f"{memory[f'resident_bytes_{tenth}_tenth'] / 2**20:.0f} MiB" for tenth in ("first", "last")]
-        yield "memory, first and last tenth", ", ".join(sizes)
-        yield "  from the middle third to the last", f"{memory['growth']:+.2%}"
-        times = [memory[f"prompt_ms_{tenth}_tenth"] for tenth in ("first", "last")]
-        yield (
-            "prompt to applied, first and last tenth",
-            ", ".join("-" if ms is None else f"{ms:.0f} ms" for ms in times),
-        )
-    if leaving := result.get("leaving"):
-        yield "everybody gone, until the last chunk", f"{leaving['stopped_after_s']} s"
+    @property
+    def partial(self) -> bool:
+        """Some parts are not the table."""
+        return self.only is not None
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        parts, words = chosen_parts(self.only, PARTS), self.words
+        found = measure(minutes=self.minutes, words=words, parts=parts, report=run.report)
+        return {"preset": self.preset, **found}

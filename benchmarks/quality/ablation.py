@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
 from app.loading.model import EngineRequest
-from benchmarks.quality import drift, switching
-from benchmarks.quality.intervals import paired
-from benchmarks.quality.preset_films import strangers
-from benchmarks.quality.studio import Progress, Studio
-from benchmarks.quality.targets import seconds
+from benchmarks.benchmark import EngineBenchmark, Quick, Run
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import apply_knobs
 from pipelines.types import Transition
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from benchmarks.quality.studio import Studio
 
 ABSOLUTE = "longlive"
 """The preset whose policies differ from the embedded one's in positions; its knobs make the rest equal."""
@@ -101,6 +102,8 @@ def measure(
         keep: called with the result after every row.
         report: told how far it is.
     """
+    from benchmarks.quality.studio import Studio
+
     studio = Studio.open(engine, report)
     result: dict[str, Any] = {"benchmark": "ablation", **studio.identity(), "amount": asdict(amount), "rows": []}
     same = known is not None and all(
@@ -121,6 +124,10 @@ def measure(
 
 
 def _row(studio: Studio, setting: Setting, amount: Counts) -> dict[str, Any]:
+    from benchmarks.quality import drift, switching
+    from benchmarks.quality.preset_films import strangers
+    from benchmarks.quality.studio import Progress
+
     preset = setting.preset(studio.engine.preset)
     progress = Progress(studio.report, setting.name, amount.films * amount.minutes, "minutes of film")
     found = drift.long_films(studio, preset, amount.films, amount.minutes, progress)
@@ -186,6 +193,8 @@ def _ends(row: Mapping[str, Any]) -> list[float]:
 
 def _better(rows: Mapping[str, Any], worse: Setting, better: Setting, text: str, source: str) -> Claim | None:
     """A claim that one setting ends better than another."""
+    from benchmarks.quality.intervals import paired
+
     if worse.name not in rows or better.name not in rows:
         return None
     gap = paired(_ends(rows[worse.name]), _ends(rows[better.name]))
@@ -197,6 +206,8 @@ def _better(rows: Mapping[str, Any], worse: Setting, better: Setting, text: str,
 
 def _as_good(rows: Mapping[str, Any], long: Setting, short: Setting, text: str, source: str) -> Claim | None:
     """A claim that a cheaper setting loses nothing."""
+    from benchmarks.quality.intervals import paired
+
     if long.name not in rows or short.name not in rows:
         return None
     gap = paired(_ends(rows[long.name]), _ends(rows[short.name]))
@@ -214,6 +225,8 @@ def _points(gap: tuple[float, float, float]) -> str:
 
 def _switch_claims(part: Mapping[str, Any] | None) -> list[Claim]:
     """Of re-cached keys: new words are followed as after a cut, and the picture goes on as if they were kept."""
+    from benchmarks.quality.targets import seconds
+
     if part is None:
         return []
     again, keep, cut = part["recache"], part["keep"], part["cut"]
@@ -244,6 +257,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A setting's numbers under HEADINGS: right judgements in the first and the last minute, spreads that the
     pictures went, share of the time at rest, speed over the world's own, median switch, fps.
     """
+    from benchmarks.quality.targets import seconds
+
     speed = row["last"]["speed"]["median"]
     return (
         f"{row['first']['right']:.0%}",
@@ -258,6 +273,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def table(result: Mapping[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     amount = result["amount"]
     grid = Table(
         "memory",
@@ -269,3 +286,33 @@ def table(result: Mapping[str, Any]) -> Table:
         star = " *" if row["not_trained_for"] else ""
         grid.add_row(row["name"] + star, *cells(row))
     return grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation(EngineBenchmark):
+    """What sink, window and positions of the memory are worth; goes on where it was ended."""
+
+    quick: Quick = False
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, max=10**6, help="Films of each memory.", show_default="6")
+    ] = None
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.2, max=1440, help="Of a film.", show_default="3")
+    ] = None
+    table = staticmethod(table)
+
+    @property
+    def partial(self) -> bool:
+        """A glance is none."""
+        return self.quick
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(
+            self.engine,
+            counts(quick=self.quick, films=self.repeats, minutes=self.minutes),
+            settings=QUICK if self.quick else SETTINGS,
+            known=run.known(),
+            keep=run.keep,
+            report=run.report,
+        )

@@ -14,16 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import psutil
-from rich.table import Table
+import typer
 
-from app.errors import UsageMistake
 from app.loading.model import EngineRequest
-from benchmarks.quality import adherence, drift, noise_plans, painted, steps, switching, video_to_video
-from benchmarks.quality.studio import Studio
-from benchmarks.quality.targets import figures, readable
+from benchmarks.benchmark import EngineBenchmark, Quick, Run, chosen_parts, parts_flag
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from benchmarks.quality.studio import Studio
 
 PARTS = (
     "speed",
@@ -116,6 +117,11 @@ def measure(
         sheet: where the picture of the worst films goes; None for none.
         report: told how far it is.
     """
+    import psutil
+
+    from benchmarks.quality.studio import Studio
+    from benchmarks.quality.targets import readable
+
     studio = Studio.open(engine, report)
     whose = studio.identity()
     for part, found in _parts(known()).items():
@@ -139,26 +145,14 @@ def _parts(known: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _with_known(have: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
     """What this run has measured, and what is known of the other parts."""
+    from benchmarks.quality.targets import readable
+
     return {part: found for part, found in _parts(known).items() if readable(part, found)} | dict(have)
 
 
-def chosen_parts(only: str | None) -> tuple[str, ...]:
-    """The parts that `--only` names, all without it.
-
-    Raises:
-        UsageMistake: there is no such part.
-    """
-    if only is None:
-        return PARTS
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    wrong = [name for name in names if name not in PARTS]
-    if wrong or not names:
-        named = f"no part {wrong[0]!r}" if wrong else "nothing to measure in --only"
-        raise UsageMistake(f"There is {named}. Choose from {', '.join(PARTS)}.")
-    return tuple(part for part in PARTS if part in names)
-
-
 def _measure(part: str, studio: Studio, amount: Counts, sheet: Path | None) -> dict[str, Any]:
+    from benchmarks.quality import adherence, drift, noise_plans, painted, steps, switching, video_to_video
+
     if part == "speed":
         return _alone(studio, "stream", "--seconds", f"{amount.stream_seconds:g}")
     if part == "memory":
@@ -215,6 +209,8 @@ def _alone(studio: Studio, benchmark: str, *flags: str) -> dict[str, Any]:
 
 
 def _result(whose: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    from benchmarks.quality.targets import figures
+
     ordered = {part: parts[part] for part in PARTS if part in parts}
     rows = figures(ordered)
     return {
@@ -229,6 +225,10 @@ def _result(whose: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any
 
 def table(result: Mapping[str, Any]) -> Table:
     """Lay the figures out for a person, each beside its target."""
+    from rich.table import Table
+
+    from benchmarks.quality.targets import figures
+
     grid = Table(
         "figure",
         "measured",
@@ -244,3 +244,39 @@ def table(result: Mapping[str, Any]) -> Table:
         said = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}[row.passed]
         grid.add_row(row.name + marks, row.value, row.target, said)
     return grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality(EngineBenchmark):
+    """Every figure that the embedded model promises, beside its target; hours on two cores, kept part by part."""
+
+    only: Annotated[str | None, parts_flag(PARTS)] = None
+    quick: Quick = False
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", min=1, max=10_000, help="Films to judge.", show_default="200")
+    ] = None
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1, max=86400, help="Of each film.", show_default="4")
+    ] = None
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.2, max=1440, help="Of a long film.", show_default="10")
+    ] = None
+    table = staticmethod(table)
+
+    @property
+    def partial(self) -> bool:
+        """A glance is none."""
+        return self.quick
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(
+            self.engine,
+            counts(quick=self.quick, prompts=self.prompts, seconds=self.seconds, minutes=self.minutes),
+            parts=chosen_parts(self.only, PARTS),
+            quick=self.quick,
+            known=run.known,
+            keep=run.keep,
+            sheet=None if run.docs is None else run.docs / "quality" / "worst.png",
+            report=run.report,
+        )

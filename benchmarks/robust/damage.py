@@ -21,13 +21,16 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import av
-import rich.table
-from av.error import FFmpegError
+import typer
 
+from app.cli.options import ModelName, Threads
+from benchmarks.benchmark import Benchmark, Run
 from benchmarks.robust.fuzz import is_told_well
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PROMPTS = ("a big red ball bounces over the sea", "a blue star drifts to the right over the snow")
 OTHERS = ("a yellow heart at night", "a green ring over the meadow")
@@ -189,9 +192,11 @@ def measure(
     }
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
+def table(result: dict[str, Any]) -> Table:
     """A row a file: how often which outcome."""
-    shown = rich.table.Table(title=f"{result['count']} damages of a film of {result['film_frames']} frames")
+    from rich.table import Table
+
+    shown = Table(title=f"{result['count']} damages of a film of {result['film_frames']} frames")
     names = ("the film", "refused", "wrong film", "broke", "lost", "hung")
     for name in ("render had", "damaged", "asked", *names):
         shown.add_column(name, justify="right" if name in names else "left")
@@ -275,6 +280,9 @@ class _Judge:
 
 def _pictures(film: Path) -> list[int]:
     """A hash a decoded frame, up to the first that does not decode."""
+    import av
+    from av.error import FFmpegError
+
     hashes: list[int] = []
     with suppress(FFmpegError, IndexError, OSError), av.open(str(film)) as container:
         for frame in container.decode(video=0):
@@ -333,3 +341,17 @@ def _changed(data: bytes, damage: str, rng: random.Random, begin: int, end: int)
             return data[:at] + data[min(end, at + length) :]
         case _:
             return data + rng.randbytes(length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedFilms(Benchmark):
+    """Damages what a render leaves and asks for the film: it must be the film, or a sentence says why not."""
+
+    model: ModelName = None
+    threads: Threads = None
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=10**6, help="Damages.")] = 200
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(count=self.repeats, model=self.model, threads=self.threads, report=run.report)

@@ -13,16 +13,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
-import rich.table
+import typer
 
-from app.live.quota import HALVES, size_of
+from benchmarks.benchmark import Run, ServerBenchmark
 from benchmarks.live.client import ROOT, Client, Server
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FRAMES, PAUSE_MS, END_SECONDS = 0.95, 50.0, 5.0
 """Least share of its frames that the quiet viewer gets; most that 99 of 100 waits for the event loop take; most that
@@ -37,29 +41,23 @@ _ALONE_SECONDS, _LEFT_SECONDS, _SETTLE_SECONDS = 8.0, 150.0, 10.0
 
 def measure(
     *,
-    seconds: float = 60.0,
-    preset: str = "embedded",
-    model: str | None = None,
-    threads: int | None = None,
+    seconds: float,
+    words: Sequence[str] = (),
     report: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Start a server, flood it, leave it, end it.
 
     Args:
         seconds: how long the crowd stays.
-        preset: streaming system.
-        model: None takes the preset's.
-        threads: of torch in the server; None is its own choice.
+        words: flags of the server.
         report: told what was found.
 
     Returns:
         "quiet" (share of its frames alone and in the flood), "loop" (ms that the event loop kept others waiting),
         "crowd" (what it was answered), "memory" and "disk" in bytes, "end"; "checks", "passed".
     """
-    words = ["--preset", preset, *(["--model", model] if model else [])]
-    words += [] if threads is None else ["--threads", str(threads)]
     budgets = {"undo_memory": UNDO_MEMORY, "live_memory": LIVE_MEMORY, "live_disk": LIVE_DISK}
-    words += [word for name, size in budgets.items() for word in (f"--{name}", str(size))]
+    words = [*words, *(word for name, size in budgets.items() for word in (f"--{name}", str(size)))]
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), words)
         try:
@@ -169,6 +167,8 @@ async def _left(server: Server) -> tuple[int, dict[str, float]]:
 
 async def _end(server: Server, folder: Path) -> dict[str, Any]:
     """Ask for saves and a recording, then ask the server to end, and see what is left."""
+    from app.live.quota import HALVES
+
     async with server.visit() as driver:
         await driver.wait(lambda: len(driver.frames) > 2)
         await driver.send(type="session.do", action="record")
@@ -190,12 +190,16 @@ async def _end(server: Server, folder: Path) -> dict[str, Any]:
 
 
 def _disk(folder: Path) -> int:
+    from app.live.quota import size_of
+
     return sum(size_of(film) for film in folder.iterdir() if film.is_dir() and film.name != "jobs")
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
+def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
-    shown = rich.table.Table("what", "measured", title=f"rivulet web in a flood of {result['seconds']:g} s")
+    from rich.table import Table
+
+    shown = Table("what", "measured", title=f"rivulet web in a flood of {result['seconds']:g} s")
     quiet, loop, memory, disk = (result[name] for name in ("quiet", "loop", "memory", "disk"))
     shown.add_row("frames of the quiet viewer, alone, in the flood", f"{quiet['alone']:.1%}, {quiet['share']:.1%}")
     shown.add_row("waits for the event loop, 99 of 100, longest", f"{loop['p99_ms']:g} ms, {loop['max_ms']:g} ms")
@@ -209,3 +213,15 @@ def table(result: dict[str, Any]) -> rich.table.Table:
     for check, passed in result["checks"].items():
         shown.add_row(check, "yes" if passed else "NO")
     return shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flood(ServerBenchmark):
+    """Whether a viewer's film goes on while a crowd asks the live server for all it can; then its end."""
+
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="How long the crowd stays.")] = 60.0
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(seconds=self.seconds, words=self.words, report=run.report)

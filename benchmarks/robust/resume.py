@@ -16,12 +16,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import av
-import rich.table
-from av.error import FFmpegError
+import typer
+
+from app.cli.options import Threads
+from benchmarks.benchmark import Benchmark, Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ("a big red ball bounces over the sea", "a blue star drifts to the right over the snow")
@@ -87,9 +92,11 @@ def measure(
     }
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
+def table(result: dict[str, Any]) -> Table:
     """Show the rounds."""
-    shown = rich.table.Table(title=f"{result['kills']} kills of a film of {result['film_seconds']} s")
+    from rich.table import Table
+
+    shown = Table(title=f"{result['kills']} kills of a film of {result['film_seconds']} s")
     for name in ("killed after", "frames noted", "frames that play", "same film"):
         shown.add_column(name, justify="right")
     for each in result["rounds"]:
@@ -117,6 +124,8 @@ def _finish(command: list[str]) -> None:
 
 def _film(folder: Path) -> tuple[list[str], str]:
     """Chunk hashes and a hash over all decoded frames."""
+    import av
+
     chunks = json.loads((folder / "out.json").read_text("utf-8"))["chunks"]
     digest = hashlib.sha256()
     with av.open(str(folder / "out.mp4")) as film:
@@ -127,6 +136,9 @@ def _film(folder: Path) -> tuple[list[str], str]:
 
 def _left(folder: Path) -> int:
     """Frames that play of whatever is there."""
+    import av
+    from av.error import FFmpegError
+
     path = next((folder / name for name in ("out.part.mp4", "out.mp4") if (folder / name).is_file()), None)
     count = 0
     if path is not None:
@@ -142,3 +154,16 @@ def _noted(folder: Path) -> int:
         return 0
     lines = journal.read_text("utf-8").split("\n")[:-1]
     return sum(json.loads(line)["chunk"]["shown"] for line in lines if line.startswith('{"chunk"'))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(Benchmark):
+    """Kills renders at random moments and resumes them: it must be the same film."""
+
+    threads: Threads = None
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=10**6, help="Kills.")] = 20
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(kills=self.repeats, threads=self.threads, report=run.report)

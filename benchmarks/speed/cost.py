@@ -10,15 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
+from app.config.readers import READERS, choose
+from benchmarks.benchmark import Benchmark, EveryPreset, Run
 from cache.slots import SlotTable
 from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.plans import make_plan
 from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MODEL = "wan-1.3b"
 """Whose architecture is counted unless another is asked for: of every system here but one."""
@@ -165,6 +170,8 @@ def measure(model: str = MODEL, presets: Mapping[str, Preset] = PRESETS) -> dict
 
 def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     height, width = result["size"]
     rows = Table(
         title=f"counted, not measured: {result['model']} at {height}x{width}, {result['tokens']} tokens a frame",
@@ -259,3 +266,36 @@ class _Walk:
             reached = tuple(level or 0.0 for level in row.to[done:])
             self._levels = (*self._levels[:first], *reached, *self._levels[first + len(reached) :])
         return Forward(work.kind, len(row.frames), keys, self._guided if work.kind == "denoise" else 1)
+
+
+def chosen_presets(name: str | None) -> dict[str, Preset]:
+    """The preset of that name alone, or every one.
+
+    Raises:
+        UsageMistake: there is none.
+    """
+    return PRESETS if name is None else {name: PRESETS[choose(name, list(PRESETS), "preset")]}
+
+
+Architecture = Annotated[str, typer.Option("--model", help="Whose architecture.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Benchmark):
+    """What a chunk costs under each preset, counted: multiplications, frames attended to, bytes remembered.
+
+    Counted for the released architectures at 480x832; `rivulet bench random_weights` times them.
+    """
+
+    preset: EveryPreset = None
+    model: Architecture = MODEL
+    table = staticmethod(table)
+
+    @property
+    def partial(self) -> bool:
+        """One preset is not the table."""
+        return self.preset is not None
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(READERS["model"]("--model", self.model), chosen_presets(self.preset))

@@ -12,27 +12,25 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from app.config.lengths import Length
 from app.errors import EXIT_OK, RenderFailure
 from app.loading.model import EngineRequest, FilmStream, Opened, open_stream
-from app.record import sidecar
-from app.record.request import RenderRequest
-from app.render.estimate import estimate_film
-from app.render.render import render
 from app.script.script import Script, ScriptShot
+from benchmarks.benchmark import EngineBenchmark, Run
 from pipelines.types import Chunk, Controls, Transition
-from training.captions import held_out_prompts
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SHOT_SECONDS = 20
 TRANSITIONS = (Transition("recache"), Transition("soft", 4), Transition("cut"), Transition("keep"))
@@ -53,6 +51,13 @@ def measure(
         "predicted" and "was" of seconds, disk_bytes (at most), film_bytes (in the end) and memory_bytes (at most);
         "curve", 100 moments as [chunk, resident bytes, processor seconds a chunk]; "passed".
     """
+    from rich.console import Console
+
+    from app.record import sidecar
+    from app.record.request import RenderRequest
+    from app.render.estimate import estimate_film
+    from app.render.render import render
+
     with tempfile.TemporaryDirectory() as folder:
         request = RenderRequest(
             script=_script(seconds),
@@ -109,6 +114,8 @@ def measure(
 
 def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     title = f"{result['preset']}, {result['film_seconds'] / 60:.1f} minutes of film, {result['shots']} shots"
     rows = Table("what", "early", "late", "growth", title=f"{title}, {result['fps']:.1f} fps")
     for name, unit, scale in (
@@ -189,6 +196,8 @@ class _DiskWatch:
 
 
 def _script(seconds: float) -> Script:
+    from training.captions import held_out_prompts
+
     prompts = held_out_prompts(max(1, round(seconds / SHOT_SECONDS)), seed=SEED)
     return Script(
         tuple(
@@ -220,3 +229,15 @@ def _compare(values: Sequence[float]) -> dict[str, float]:
 def _curve(memory: Sequence[float], cpu: Sequence[float]) -> list[list[float]]:
     size = max(1, len(cpu) // 100)
     return [[chunk, memory[chunk], round(median(cpu[chunk : chunk + size]), 6)] for chunk in range(0, len(cpu), size)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongFilm(EngineBenchmark):
+    """Whether an hour of film costs what an hour should: memory, speed, and the disk as predicted."""
+
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="Of film.")] = 3600.0
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(self.engine, seconds=self.seconds, report=run.report)

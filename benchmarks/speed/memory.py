@@ -4,16 +4,23 @@ Resident memory is compared at two late moments, so that buffers filling up at t
 growth; a new prompt every 250 latent frames keeps the switch history and the text caches busy.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
 from app.loading.model import EngineRequest, open_stream, resident_bytes
+from benchmarks.benchmark import EngineBenchmark, Run
 from benchmarks.speed.stream import PROMPTS
 from pipelines.types import Controls
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 BASELINE = 500
 SAMPLES = 15
@@ -58,6 +65,8 @@ def measure(
 
 def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     how = "with decoding" if result["decode"] else "without decoding (--no_decode)"
     rows = Table("latent frame", "resident", title=f"{result['preset']}, {how}, {result['seconds']:.0f} s")
     rows.columns[1].justify = "right"
@@ -65,3 +74,16 @@ def table(result: dict[str, Any]) -> Table:
     rows.add_row(str(result["latent_frames"]), f"{result['rss_end_bytes'] / 2**20:.2f} MiB")
     rows.add_row("growth", f"{result['growth']:+.2%}")
     return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory(EngineBenchmark):
+    """Whether a stream that runs for ever stays as large as it was."""
+
+    frames: Annotated[int, typer.Option("--frames", min=20, max=10**7, help="Latent frames to go to.")] = 10_000
+    no_decode: Annotated[bool, typer.Option("--no_decode", help="Leave out decoding (faster).")] = False
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(self.engine, frames=self.frames, decode=not self.no_decode, report=run.report)

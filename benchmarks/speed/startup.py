@@ -1,13 +1,21 @@
 """How long a person waits for the command line itself: help, lists and refusals must not pay for torch."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
+
+from benchmarks.benchmark import Benchmark, Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "rivulet --help": ("--help",),
@@ -35,7 +43,21 @@ def measure(*, repeats: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     rows = Table("command", "seconds", title=f"median of {result['repeats']} processes each")
     for name, seconds in result["seconds"].items():
         rows.add_row(name, f"{seconds:.2f}")
     return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup(Benchmark):
+    """How long the command line takes for help, lists and refusals."""
+
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=10**6, help="Runs of each command.")] = 5
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(repeats=self.repeats)

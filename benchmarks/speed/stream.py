@@ -5,20 +5,26 @@ viewer waits for. Both are the frames of a chunk over the median time of a chunk
 memory is full.
 """
 
+from __future__ import annotations
+
 import resource
 import sys
 import tempfile
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
+import typer
 
 from app.loading.model import EngineRequest, open_stream, resident_bytes
-from app.media.mp4 import FilmWriter, viewing_scale
+from benchmarks.benchmark import EngineBenchmark, Run
 from pipelines.types import Controls
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PROMPTS = ("a red ball bounces over the sea at sunset", "a blue star drifts to the right over snow")
 SWITCHES = 5
@@ -27,6 +33,8 @@ HOPS = ("conditioning", "plan", "denoise", "remember", "decode", "rest", "encode
 
 def measure(engine: EngineRequest, *, seconds: float) -> dict[str, Any]:
     """Stream `seconds` of film after the warm-up and return the numbers; times in seconds, memory in bytes."""
+    from app.media.mp4 import FilmWriter, viewing_scale
+
     start = perf_counter()
     opened = open_stream(engine, 0)
     load = perf_counter() - start
@@ -109,6 +117,8 @@ def measure(engine: EngineRequest, *, seconds: float) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
+    from rich.table import Table
+
     chunk = result["chunk_s"]
     title = f"{result['preset']}, {result['width']}x{result['height']}, {result['device']}, {result['threads']} threads"
     rows = Table("what", "value", "means", title=title)
@@ -143,3 +153,15 @@ def peak_resident_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux brings the mark up to date only now and then: what is resident this moment may lie above it.
     return max(resident_bytes(), peak if sys.platform == "darwin" else peak * 1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpeed(EngineBenchmark):
+    """How fast a stream is and where the time goes, from the text to the MP4."""
+
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="Of film to measure.")] = 20.0
+    table = staticmethod(table)
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(self.engine, seconds=self.seconds)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app.cli import bench
 from app.cli.main import main
 from app.loading.model import EngineRequest
+from benchmarks import numbers
 from benchmarks.pages import presets as preset_page
 from benchmarks.quality import preset_films as films
 from benchmarks.quality.preset_films import (
@@ -166,7 +166,7 @@ def test_the_command_is_quick_and_keeps_its_numbers(tiny: Path, tmp_path: Path) 
 def test_a_part_of_the_table_does_not_replace_the_committed_one(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(numbers, "CHECKOUT", tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert main(["bench", "presets", "--quick", "--preset", "longlive", "--model", str(tiny)]) in (0, 1)

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.cli import bench
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
+from benchmarks import numbers
 from benchmarks.pages.figure_file import digest, drawn_from
 from benchmarks.quality import adherence, drift, painted, quality, switching, targets, video_to_video
 from benchmarks.quality.adherence import JUDGED, Judgement
@@ -337,11 +337,11 @@ def test_the_command_keeps_parts_where_it_was_told_to(
     assert [(name, part["quick"]) for name, part in parts.items()] == [("memory", True), ("size", False)]
     assert parts["memory"]["latent_frames"] >= quality.QUICK.latent_frames
     assert main([*command, "--only", "sise"]) == 2
-    assert "Choose from" in capsys.readouterr().err
+    assert "choose from" in capsys.readouterr().err
     file.write_text("{")
     assert main([*command, "--only", "size"]) == 2
     assert "not JSON" in capsys.readouterr().err
-    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(numbers, "CHECKOUT", tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert main(["bench", "quality", "--model", str(tiny), "--only", "size", "--quick"]) == 0
