@@ -137,6 +137,10 @@ class Server:
         pairs = (line.split() for line in lines if line and not line.startswith("#"))
         return {name.removeprefix("rivulet_"): float(value) for name, value in pairs}
 
+    def log_lines(self) -> int:
+        """Lines that it has written about what went wrong."""
+        return Path(self.log.name).read_bytes().count(b"\n")
+
     def resident(self) -> int:
         """Its memory, in bytes."""
         return int(self.process.memory_info().rss)

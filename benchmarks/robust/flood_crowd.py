@@ -11,6 +11,7 @@ what it should do.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import sys
@@ -18,18 +19,22 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from app.live.frame_header import MAGIC
+from benchmarks.robust.flood_sockets import address as visitor_address
+from benchmarks.robust.flood_sockets import many_addresses
 from benchmarks.robust.fuzz_live import a_log
 
-SOCKETS, WATCHERS = 200, 40
-"""All sockets, and those that watch each of four films; three of the others drive, and the rest wait for a film."""
+SOCKETS, WATCHERS, WATCHED = 200, 40, 3
+"""All sockets, and those that watch the film that is measured and each of WATCHED others; of those that are left some
+drive, and the rest wait for a film."""
+Asking = Iterator[tuple[float, dict[str, Any]]]
+"""Messages of a driver, each with the seconds until the next."""
 _PAUSE = 0.5
 _FOLLOW_SECONDS = 10.0
 _SEQ = struct.Struct("<H6xI")  # of a frame's header: magic, and the frame's number
@@ -41,41 +46,41 @@ class Crowd:
     Args:
         url: of the server.
         query: opens the film that is measured for watching.
+        films: that they can have beside it, one a driver.
         seconds: how long they stay.
     """
 
-    def __init__(self, url: str, query: str, seconds: float) -> None:
-        self.url, self.query = url, query
+    def __init__(self, url: str, query: str, films: int, seconds: float) -> None:
+        self.url, self.query, self.given = url, query, films
+        self._sources = itertools.count() if many_addresses() else None
         self.end = time.monotonic() + seconds
         self.counted: Counter[str] = Counter()
         self.films: list[str] = []
 
     async def stay(self) -> None:
         """Until the time is over."""
-        drivers = [self._drive(asked) for asked in (_saves, _prompts, _rewinds)]
+        drivers = [self._drive([asking() for asking in asked]) for asked in drivers_of(self.given)]
         members = [self._sit(self.query) for _ in range(WATCHERS)]
-        members += [self._follow(film) for film in range(len(drivers)) for _ in range(WATCHERS)]
+        members += [self._follow(film) for film in range(min(WATCHED, self.given)) for _ in range(WATCHERS)]
         members += [self._wait() for _ in range(SOCKETS - len(members) - len(drivers))]
         members += [self._ask("v1/videos/plan", plan_body()) for _ in range(4)]
         members += [self._ask("v1/restore", log_body()) for _ in range(2)]
         await asyncio.gather(*drivers, *members)
 
-    async def _drive(self, asked: Callable[[], Iterator[tuple[float, dict[str, Any]]]]) -> None:
+    async def _drive(self, asked: Sequence[Asking]) -> None:
         film = ""
-        asking = asked()
-
-        async def ask(socket: Any) -> None:
-            for pause, message in asking:
-                await socket.send(json.dumps(message))
-                self.counted[f"sent {message.get('action', message['type'])}"] += 1
-                await asyncio.sleep(pause)
-
         while time.monotonic() < self.end:
-            hello = await self._sit(film, ask)
+            hello = await self._sit(film, asked)
             if hello is None:
                 film = ""
             elif not film:
                 film = f"?session={hello['session']}&token={hello['token']}"
+
+    async def _ask_for(self, socket: Any, asking: Asking) -> None:
+        for pause, message in asking:
+            await socket.send(json.dumps(message))
+            self.counted[f"sent {message.get('action', message['type'])}"] += 1
+            await asyncio.sleep(pause)
 
     async def _follow(self, film: int) -> None:
         """Watch a film that is driven."""
@@ -90,14 +95,16 @@ class Crowd:
         await asyncio.sleep(_FOLLOW_SECONDS)
         await self._sit("")
 
-    async def _sit(self, query: str, ask: Callable[[Any], Any] | None = None) -> dict[str, Any] | None:
-        """Take frames, and drive with `ask`, until the time is over or the server ends it; returns its hello."""
-        asking: asyncio.Task[None] | None = None
+    async def _sit(self, query: str, asked: Sequence[Asking] = ()) -> dict[str, Any] | None:
+        """Take frames, and drive with `asked`, until the time is over or the server ends it; returns its hello."""
+        tasks: list[asyncio.Task[None]] = []
         hello: dict[str, Any] | None = None
         try:
             address = f"{self.url.replace('http', 'ws', 1)}v1/realtime/video{query}"
             left = asyncio.timeout_at(asyncio.get_running_loop().time() + self.end - time.monotonic())
-            async with connect(address, max_size=None, compression=None, open_timeout=30) as socket, left:
+            source = None if self._sources is None else (visitor_address(next(self._sources) % SOCKETS), 0)
+            link = connect(address, max_size=None, compression=None, open_timeout=30, local_addr=source)
+            async with link as socket, left:
                 async for message in socket:
                     if isinstance(message, bytes):
                         self.counted["frames"] += 1
@@ -108,8 +115,8 @@ class Crowd:
                     told = json.loads(message)
                     kind = told["type"]
                     self.counted[f"error {told['code']}" if kind == "error" else kind.removeprefix("session.")] += 1
-                    if kind == "hello" and ask is not None:
-                        hello, asking = told, asyncio.create_task(ask(socket))
+                    if kind == "hello" and asked:
+                        hello, tasks = told, [asyncio.create_task(self._ask_for(socket, each)) for each in asked]
                         if not query:
                             self.films.append(f"?session={told['session']}&token={told['view_token']}")
         except TimeoutError:
@@ -117,10 +124,9 @@ class Crowd:
         except (OSError, WebSocketException):
             self.counted["sockets refused or lost"] += 1
         finally:
-            if asking is not None:
-                asking.cancel()
-                with suppress(asyncio.CancelledError, WebSocketException):
-                    await asking
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(min(_PAUSE, max(0.0, self.end - time.monotonic())))
         return hello
 
@@ -131,7 +137,13 @@ class Crowd:
             await asyncio.sleep(0.01 if status == 200 else _PAUSE)
 
 
-def _saves() -> Iterator[tuple[float, dict[str, Any]]]:
+def drivers_of(films: int) -> list[tuple[Callable[[], Asking], ...]]:
+    """What the driver of each film asks for: of few films one asks for more, and further ones only rewind."""
+    kinds = (_rewinds, _saves, _prompts)
+    return [kinds[film::films] or (_rewinds,) for film in range(films)]
+
+
+def _saves() -> Asking:
     """Sixty saves at once, and then whatever makes files, for ever."""
     for _ in range(60):
         yield 0.0, {"type": "session.do", "action": "save_last", "seconds": 60}
@@ -140,7 +152,7 @@ def _saves() -> Iterator[tuple[float, dict[str, Any]]]:
             yield 0.1, {"type": "session.do", "action": action}
 
 
-def _prompts() -> Iterator[tuple[float, dict[str, Any]]]:
+def _prompts() -> Asking:
     """Forty prompts a second, of words that nobody knows, some of them for the queue."""
     number = 0
     while True:
@@ -151,7 +163,7 @@ def _prompts() -> Iterator[tuple[float, dict[str, Any]]]:
         yield 0.025, update | {"transition": {"kind": kind}}
 
 
-def _rewinds() -> Iterator[tuple[float, dict[str, Any]]]:
+def _rewinds() -> Asking:
     """Twenty rewinds and resets a second, and changes of the memory."""
     number = 0
     yield 5.0, {"type": "session.set", "jpeg_quality": 100}
@@ -197,12 +209,12 @@ def _status(url: str, body: bytes, timeout: float) -> int | str:
         return type(error).__name__
 
 
-def main(url: str, query: str, seconds: float) -> None:
+def main(url: str, query: str, films: int, seconds: float) -> None:
     """Be there, and print what was answered as JSON."""
-    crowd = Crowd(url, query, seconds)
+    crowd = Crowd(url, query, films, seconds)
     asyncio.run(crowd.stay())
     print(json.dumps(dict(sorted(crowd.counted.items()))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
