@@ -77,7 +77,7 @@ def until(true: Callable[[], bool], *, seconds: float = 120.0) -> None:
 
 def ask(prompt: str | list[str] = "a red ball", seconds: float = SHORT, **more: Any) -> VideoRequest:
     return VideoRequest.model_validate(
-        {"prompt": prompt, "seconds": seconds, "settings": {"segment_chunks": 2}, **more}
+        {"prompt": prompt, "seconds": seconds, "settings": {"segment_chunks": 2, "scale": 8}, **more}
     )
 
 
@@ -425,19 +425,25 @@ def test_chunks_are_told_while_they_are_made_and_when_the_film_is_done(tmp_path:
     assert [row["chunk"] for row in chunks(2)["data"]] == list(range(2, job.chunks))
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Its process takes a second to begin, and keeps nothing of what it has read."""
+    desk = Desk(Takes(tmp_path_factory.mktemp("desk"), Access(b"0" * 32)))
+    yield desk
+    desk.close()
+
+
 @pytest.fixture
-def client(jobs: Jobs) -> Iterator[Any]:
+def client(jobs: Jobs, desk: Desk) -> Iterator[Any]:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
     from app.server.jobs_api import jobs_router
 
     app = FastAPI()
-    desk = Desk(Takes(jobs.folder, Access(b"0" * 32)))
     app.include_router(jobs_router(jobs, desk))
     with TestClient(app) as found:
         yield found
-    desk.close()
 
 
 def test_a_film_is_ordered_watched_and_fetched_over_http(client: Any) -> None:

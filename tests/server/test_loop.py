@@ -205,10 +205,12 @@ def others_of(act: Callable[[], object]) -> float:
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_no_script_is_read_on_the_loop(name: str, server: Server) -> None:
     asked, status = SCRIPTS[name]
-    ask = lambda: server.ask("POST", "/v1/videos/plan", asked, status)  # noqa: E731
+    others: list[float] = []
+    ask = lambda: others.append(others_of(lambda: server.ask("POST", "/v1/videos/plan", asked, status)))  # noqa: E731
     assert server.pulse.of(ask) < MOST * SLACK
-    ours = min(others_of(ask) for _ in range(ATTEMPTS))
-    assert ours < 0.1, "nor by another thread of the server, which would hold the interpreter"
+    while min(others) >= 0.1 and len(others) < ATTEMPTS:
+        ask()
+    assert min(others) < 0.1, "nor by another thread of the server, which would hold the interpreter"
 
 
 def test_jobs_of_the_largest_scripts_are_made_listed_and_told(server: Server) -> None:

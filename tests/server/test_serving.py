@@ -404,10 +404,10 @@ def chunks_of(address: str) -> float:
 
 
 def chunks_settle(address: str, within: float) -> None:
-    """Chunks stop coming `within` seconds, and none comes in the next two."""
+    """Chunks stop coming `within` seconds, and none comes while two of 0.75 s would have."""
     end, made = time.monotonic() + within, chunks_of(address)
     last = time.monotonic()
-    while time.monotonic() < max(end, last + 2.0):
+    while time.monotonic() < last + 1.6:
         time.sleep(0.1)
         if (now := chunks_of(address)) != made:
             assert time.monotonic() < end, "films are still being made"
