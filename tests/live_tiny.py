@@ -31,7 +31,7 @@ CHUNK_SECONDS = 0.25
 
 
 class Clock:
-    """Seconds that pass when `sleep` is called; `during` does what is due meanwhile, and says when something is next."""
+    """Seconds that pass when `sleep` is called; `during` does what is due, and says when the next thing is."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -67,7 +67,7 @@ class SlowStream(EngineStream):
 
 @cache
 def _networks() -> Engine:
-    """One layer and one pass a chunk: these tests play minutes of film, and ask when it comes and what it goes back to."""
+    """One layer and one pass a chunk: these tests play minutes of film, and ask when it comes, not what it shows."""
     return tiny_engine(tiny_transformer(num_layers=1), levels=(1000.0,), autoencoder=tiny_autoencoder())
 
 
