@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.config.lengths import Rhythm
 from app.live.admission import Request
 from app.live.engine import LiveEngine
-from app.live.messages import Applied, PromptUpdate, WireTransition
+from app.live.messages import Applied, Problem, PromptUpdate, WireTransition
 from app.live.player import LiveFrame
 from app.live.session import Session
 from app.loading.live import EngineStream, Knobs, LiveModel
@@ -191,6 +191,20 @@ class Stage:
                 left = end - self.clock.now
                 self.clock.sleep(left if pause is None else min(pause, left), lambda: engine._woken)
         assert self.disk_hangs or self.engine._disk.idle(20)
+
+
+def watched(stage: Stage, name: str | None = None, *, sparse: bool = False) -> tuple[Watcher, Session]:
+    """A film that somebody watches; of a `sparse` one there is a copy every fourth chunk."""
+    film, watcher = stage.open(name), Watcher(stage.clock)
+    film.attach(watcher)
+    if sparse:
+        film.film._undo._memory = 20 * film.film._stream.copy().size
+    return watcher, film
+
+
+def problems(watcher: Watcher, code: str) -> list[Problem]:
+    """What it was told that went wrong, of one kind."""
+    return [problem for problem in watcher.of(Problem) if problem.code == code]
 
 
 def say(name: str, prompt: Any, kind: str = "recache", chunks: int = 0, **more: Any) -> PromptUpdate:

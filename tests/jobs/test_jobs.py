@@ -133,7 +133,7 @@ def test_a_paused_render_goes_on_to_the_film_it_would_have_been(jobs: Jobs) -> N
     rendered = jobs.get(job.id).frames_done
     assert 0 < rendered < job.frames
     assert jobs.film(job.id) is not None  # what there is plays
-    time.sleep(0.3)
+    time.sleep(0.1)
     assert jobs.get(job.id).frames_done == rendered
     jobs.resume(job.id)
     until(is_(jobs, job, "completed"))

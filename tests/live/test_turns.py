@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -13,22 +11,7 @@ from app.live.messages import Do, SessionStart
 from app.live.pacing import Pace
 from app.live.session import Session
 from app.live.turns import FACTOR, LONGEST_DEBT, PATIENCE, Debt, next_turn
-from tests.live_tiny import CHUNK_SECONDS, FPS, Stage, Watcher, say
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
-        yield stage
-
-
-def watched(stage: Stage, *, sparse: bool = False) -> tuple[Watcher, Session]:
-    """A film that somebody watches; of a `sparse` one there is a copy every fourth chunk."""
-    film, watcher = stage.open(), Watcher(stage.clock)
-    film.attach(watcher)
-    if sparse:
-        film.film._undo._memory = 20 * film.film._stream.copy().size
-    return watcher, film
+from tests.live_tiny import CHUNK_SECONDS, FPS, Stage, Watcher, say, watched
 
 
 @dataclass
