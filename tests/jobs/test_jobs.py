@@ -38,7 +38,7 @@ import app.render.estimate, app.render.batch
 from app.cli.main import main
 from app.render.render import render
 from tests.app_doubles import Opener
-opener = Opener(before=lambda index: time.sleep({delay}))
+opener = Opener(before=lambda index: time.sleep(600 if index == {hold} else {delay}))
 app.render.estimate.open_stream = opener
 app.render.batch.render = partial(render, opener=opener)
 sys.exit(main(sys.argv[1:]))
@@ -46,9 +46,10 @@ sys.exit(main(sys.argv[1:]))
 SHORT, LONG = 1.5, 60.0
 
 
-def renderer(tmp_path: Path, delay: float = 0.05) -> list[str]:
-    file = tmp_path / f"renderer-{delay}.py"
-    file.write_text(PAINTED.format(root=str(ROOT), delay=delay))
+def renderer(tmp_path: Path, delay: float = 0.05, hold: int = -1) -> list[str]:
+    """A command that renders, and stops before chunk `hold` for good."""
+    file = tmp_path / f"renderer-{delay}-{hold}.py"
+    file.write_text(PAINTED.format(root=str(ROOT), delay=delay, hold=hold))
     return [sys.executable, str(file)]
 
 
@@ -143,7 +144,9 @@ def test_a_paused_render_goes_on_to_the_film_it_would_have_been(jobs: Jobs) -> N
     assert films[0].read_bytes() == films[1].read_bytes()
 
 
-def test_the_preview_of_a_growing_film_is_its_newest_frame(jobs: Jobs, tmp_path: Path) -> None:
+def test_the_preview_of_a_growing_film_is_its_newest_frame(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs", renderer=renderer(tmp_path, hold=25))
+    jobs.start()
     job = jobs.create(ask(["a red ball", "a blue star"], seconds=30))
     assert jobs.preview(job.id) is None
     until(lambda: jobs.get(job.id).chunk >= 3)
@@ -158,6 +161,8 @@ def test_the_preview_of_a_growing_film_is_its_newest_frame(jobs: Jobs, tmp_path:
     assert 0 < progress.progress < 100
     assert (progress.fps or 0) > 0
     assert (progress.eta_seconds or 0) > 0
+    jobs.delete(job.id)
+    jobs.close()
 
 
 def test_a_closed_server_ends_its_render_and_the_next_one_goes_on_with_it(tmp_path: Path) -> None:
