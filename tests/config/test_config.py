@@ -25,7 +25,6 @@ from app.config.settings import (
 from app.errors import UsageMistake
 from benchmarks.fuzz import run
 from benchmarks.fuzz_configs import CONFIGS
-from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, knob_values
 from weights.catalog import get_model
@@ -131,6 +130,8 @@ def test_flags_win_over_overrides_over_the_file_over_preset_and_card(
 
 
 def test_the_preset_answers_for_its_knobs_and_the_card_for_the_picture() -> None:
+    from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
+
     resolved = resolve([])
     own = knob_values(PRESETS["embedded"])
     data = resolved.settings.model_dump(mode="json")

@@ -28,17 +28,17 @@ from tests.live_tiny import FPS, Stage, problems, watched
 def test_a_recording_that_nobody_watches_ends_and_whoever_comes_back_is_told(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hidden: bool
 ) -> None:
-    monkeypatch.setattr(session, "UNWATCHED_RECORDING", 9.0)
+    monkeypatch.setattr(session, "UNWATCHED_RECORDING", 6.0)
     watcher, film = watched(stage)
     stage.play(1)
     film.submit(Do(action="record"), watcher)
-    stage.play(12)
+    stage.play(7)
     assert film.screen.recorder.recording  # somebody watches
     if hidden:
         watcher.credit = 0
     else:
         film.detach(watcher)
-    stage.play(8)
+    stage.play(5)
     assert film.screen.recorder.recording
     stage.play(8)
     assert not film.screen.recorder.recording
@@ -51,12 +51,12 @@ def test_a_recording_that_nobody_watches_ends_and_whoever_comes_back_is_told(
         (told,) = problems(seen, "recording")
         other, _ = watched(stage, film.id)
         assert not problems(other, "recording")  # once
-    assert "Nobody watched for 0.15 minutes." in told.message
+    assert "Nobody watched for 0.1 minutes." in told.message
     (recorded,) = [
         line for line in map(json.loads, (film.folder / LOG).read_text().splitlines()) if line["event"] == "recorded"
     ]
     assert (recorded["ended"], recorded["name"] in told.message) == ("unwatched", True)
-    assert 18 * FPS < recorded["frames"] < 24 * FPS
+    assert 11 * FPS < recorded["frames"] < 15 * FPS
     import av
 
     with av.open(str(film.folder / recorded["name"])) as written:
