@@ -18,7 +18,7 @@ from training.noise import draw_rising_sigma
 from training.run import Clock, Curve, Ema, learning_rate, load_checkpoint, save_checkpoint, step_seed
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def films() -> list[data.Film]:
     rng = np.random.default_rng(0)
     return [data.draw_film(rng, switching=bool(i % 2)) for i in range(40)]
