@@ -401,7 +401,7 @@ def test_mutated_configs_end_in_settings_or_in_one_sentence() -> None:
 
 def test_a_resolved_record_cannot_be_changed() -> None:
     resolved: Resolved = resolve([])
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValueError, match="seed"):
         resolved.settings.seed = 3  # type: ignore[misc]
-    with pytest.raises(ValueError, match="Extra inputs"):
+    with pytest.raises(ValueError, match="sede"):
         Settings.model_validate({"sede": 3})
