@@ -47,9 +47,9 @@ def scorer() -> Scorer:
 def truth() -> list[ClipSpec]:
     """Clips as the world draws them, and as many of two objects."""
     rng = np.random.default_rng(20)
-    mixed = [sample_spec(rng, held_out=i % 4 == 0) for i in range(72)]
+    mixed = [sample_spec(rng, held_out=i % 4 == 0) for i in range(110)]
     pairs: list[ClipSpec] = []
-    while len(pairs) < 40:
+    while len(pairs) < 50:
         spec = sample_spec(rng)
         pairs += [spec] if spec.companion else []
     return mixed + pairs
