@@ -62,7 +62,7 @@ class Pulse:
     async def _beat(self) -> None:
         while True:
             before = time.thread_time()
-            await asyncio.sleep(0.005)  # oftener, and it is itself what takes the time of a slow machine
+            await asyncio.sleep(0.001)
             self.longest = max(self.longest, time.thread_time() - before)
             self.turns += 1
 
