@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import DeviceName, ModelName, Threads
-from app.config.readers import DEVICES, READERS, choose
+from app.config.readers import DEVICES, choose
+from app.config.table import READERS
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
 from pipelines.presets import PRESETS

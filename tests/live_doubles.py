@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from PIL import Image
 from pydantic import BaseModel
 
 from app.live.engine import Busy
+from app.live.frame_header import JPEG
 from app.live.messages import Accepted, Applied, Do, Done, Hello, Problem, PromptUpdate, Saved, SessionStart, Stop
+from app.live.player import LiveFrame, Viewer
 from app.server.doors import Doors
 from app.server.main import find_place, server_config
 
@@ -29,18 +30,9 @@ def jpeg(level: int = 128) -> bytes:
     return file.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """app.live.session.LiveFrame, without the engine."""
-
-    payload: bytes
-    seq: int
-    frame: int
-    t: float
-    made: float = 0.0
-    codec: int = 0
-    key: bool = True
-    epoch: int = 0
+def live_frame(payload: bytes, seq: int, fps: float = 16.0, *, codec: int = JPEG, epoch: int = 0) -> LiveFrame:
+    """Frame `seq` of a film that never jumped, made now."""
+    return LiveFrame(payload, codec, True, epoch, seq, seq, seq / fps, time.time())
 
 
 class PaintedSession:
@@ -52,18 +44,18 @@ class PaintedSession:
         self.fps, self.width, self.height, self.state = 16.0, 16, 16, "playing"
         self.over = False
         self.prompt = "a red ball"
-        self.viewers: list[Any] = []
+        self.viewers: list[Viewer] = []
         self.submitted: list[BaseModel] = []
         self.seq = 0
         self._last: bytes | None = None
 
-    def attach(self, viewer: Any) -> None:
+    def attach(self, viewer: Viewer) -> None:
         self.viewers.append(viewer)
 
-    def detach(self, viewer: Any) -> None:
+    def detach(self, viewer: Viewer) -> None:
         self.viewers = [other for other in self.viewers if other is not viewer]
 
-    def hello(self, viewer: Any) -> Hello:
+    def hello(self, viewer: Viewer) -> Hello:
         return Hello(
             session=self.id,
             role="driver" if viewer.driver else "viewer",
@@ -78,7 +70,7 @@ class PaintedSession:
             paused=self.state == "paused",
         )
 
-    def submit(self, message: BaseModel, viewer: Any) -> None:
+    def submit(self, message: BaseModel, viewer: Viewer) -> None:
         self.submitted.append(message)
         if isinstance(message, Stop):
             self.over = True
@@ -103,7 +95,7 @@ class PaintedSession:
         for _ in range(count):
             self._last = jpeg(self.seq % 256)
             for viewer in self.viewers:
-                viewer.offer(Frame(self._last, self.seq, self.seq, self.seq / self.fps, time.time()))
+                viewer.offer(live_frame(self._last, self.seq, self.fps))
             self.seq += 1
 
     def latest_jpeg(self) -> bytes | None:
@@ -173,7 +165,7 @@ def served(app: Any, doors: Doors | None = None) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def until(true: Any, seconds: float = 5.0) -> None:
+def until(true: Callable[[], object], seconds: float = 5.0) -> None:
     """Wait for something that another thread does."""
     end = time.monotonic() + seconds
     while not true():

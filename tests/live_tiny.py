@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.config.lengths import Rhythm
 from app.live.admission import Request
 from app.live.engine import LiveEngine
-from app.live.messages import Applied, PromptUpdate, WireTransition
+from app.live.messages import Applied, Problem, PromptUpdate, WireTransition
 from app.live.player import LiveFrame
 from app.live.session import Session
 from app.loading.live import EngineStream, Knobs, LiveModel
@@ -22,7 +22,7 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS, Preset
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, Controls, Prompt
-from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream
+from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream, tiny_transformer
 
 Kind = TypeVar("Kind", bound=BaseModel)
 FPS, CHUNK_FRAMES = 16, 12
@@ -31,20 +31,24 @@ CHUNK_SECONDS = 0.25
 
 
 class Clock:
-    """Seconds that pass when `sleep` is called; `during` is called in between."""
+    """Seconds that pass when `sleep` is called; `during` does what is due, and says when the next thing is."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.during: Callable[[], None] = lambda: None
+        self.during: Callable[[], float | None] = lambda: None
 
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, woken: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, until somebody is woken."""
         end = self.now + seconds
         while self.now < end:
-            self.now = min(end, self.now + 0.005)
-            self.during()
+            due = self.during()
+            if woken():
+                return
+            self.now = end if due is None else min(end, max(due, self.now))
+        self.during()
 
 
 class SlowStream(EngineStream):
@@ -63,7 +67,8 @@ class SlowStream(EngineStream):
 
 @cache
 def _networks() -> Engine:
-    return tiny_engine(autoencoder=tiny_autoencoder())
+    """One layer and one pass a chunk: these tests play minutes of film, and ask when it comes, not what it shows."""
+    return tiny_engine(tiny_transformer(num_layers=1), levels=(1000.0,), autoencoder=tiny_autoencoder())
 
 
 class TinyModel:
@@ -158,8 +163,8 @@ class Stage:
         for session in self.engine._all():
             session.end("the test is over")
 
-    def _show(self) -> None:
-        self.engine._encode.step(self.clock.now)
+    def _show(self) -> float | None:
+        return self.engine._encode.step(self.clock.now)
 
     def open(self, name: str | None = None) -> Session:
         """A session, as the engine thread would admit it once the disk has told what there is of it."""
@@ -177,12 +182,29 @@ class Stage:
         assert self.engine._disk.idle(20)
 
     def play(self, seconds: float) -> None:
-        """Let time pass, and then what was given to the disk be there, unless it hangs."""
-        end = self.clock.now + seconds
+        """Let time pass as the engine's thread does, and then what was given to the disk be there, unless it hangs."""
+        engine, end = self.engine, self.clock.now + seconds
         while self.clock.now < end:
-            pause = self.engine.step()
-            self.clock.sleep(min(0.005 if pause is None else max(pause, 0.0), 0.005))
+            engine._woken = False
+            pause = engine.step()
+            if not engine._woken:
+                left = end - self.clock.now
+                self.clock.sleep(left if pause is None else min(pause, left), lambda: engine._woken)
         assert self.disk_hangs or self.engine._disk.idle(20)
+
+
+def watched(stage: Stage, name: str | None = None, *, sparse: bool = False) -> tuple[Watcher, Session]:
+    """A film that somebody watches; of a `sparse` one there is a copy every fourth chunk."""
+    film, watcher = stage.open(name), Watcher(stage.clock)
+    film.attach(watcher)
+    if sparse:
+        film.film._history._memory = 20 * film.film._stream.copy().size
+    return watcher, film
+
+
+def problems(watcher: Watcher, code: str) -> list[Problem]:
+    """What it was told that went wrong, of one kind."""
+    return [problem for problem in watcher.of(Problem) if problem.code == code]
 
 
 def say(name: str, prompt: Any, kind: str = "recache", chunks: int = 0, **more: Any) -> PromptUpdate:

@@ -35,14 +35,26 @@ SMALL_DIT: dict[str, Any] = {
 SMALL_TEXT: dict[str, Any] = {"text_len": 32, "text_dim": 16, "num_layers": 1, "num_heads": 2}
 
 
+_made: tuple[dict[Path, bytes], torch.Tensor] | None = None
+
+
 def fake_data(out: Path) -> None:
-    """A few films, beginnings and pictures, as a random autoencoder sees them."""
-    torch.manual_seed(0)
-    model = AutoencoderTAEHV(**SMALL_AE).eval()
-    for frames, folder in data.FOLDERS.items():
-        (out / folder).mkdir(parents=True)
-        films = {data.PICTURE: data.ALIKE, data.TURN: data.CORNERS}.get(frames, 2)
-        data.make_shard(out / folder / "00000.safetensors", model, seed=0, number=0, films=films, frames=frames)
+    """A few films, beginnings and pictures, as a random autoencoder sees them; painted once for all tests."""
+    global _made
+    if _made is None:
+        torch.manual_seed(0)
+        model = AutoencoderTAEHV(**SMALL_AE).eval()
+        for frames, folder in data.FOLDERS.items():
+            (out / folder).mkdir(parents=True)
+            films = {data.PICTURE: data.ALIKE, data.TURN: data.CORNERS}.get(frames, 2)
+            data.make_shard(out / folder / "00000.safetensors", model, seed=0, number=0, films=films, frames=frames)
+        shards = [path for folder in data.FOLDERS.values() for path in (out / folder).iterdir()]
+        _made = {path.relative_to(out): path.read_bytes() for path in shards}, torch.get_rng_state()
+    files, state = _made
+    for path, shard in files.items():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(shard)
+    torch.set_rng_state(state)  # whoever asks first and whoever asks later draw the same
 
 
 def noise_shelves(films: list[data.Film], groups: int = 12) -> data.Shelves:

@@ -88,7 +88,8 @@ class _Hands:
     def run(self, words: Sequence[str], *, limit: float = _START, stop: tuple[int, int] | None = None) -> _Told:
         """Run a command of `rivulet`; `stop` is a chunk and the signal to send to itself when it is noted."""
         if self._process is None or not self._process.is_alive():
-            context = multiprocessing.get_context("spawn")
+            context = multiprocessing.get_context("forkserver")  # which imports the model once for all of them
+            context.set_forkserver_preload(["app.cli.main", "app.render.batch", "pipelines.build"])
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs,), daemon=True)
             self._process.start()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.config.readers import READERS, choose
+from app.config.readers import choose
+from app.config.table import READERS
 from benchmarks.benchmark import Benchmark, EveryPreset, Run
 from cache.slots import SlotTable
 from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row

@@ -9,7 +9,8 @@ import typer
 
 from app.cli.options import DeviceName, Threads
 from app.config.lengths import parse_length
-from app.config.readers import DEVICES, READERS, choose
+from app.config.readers import DEVICES, choose
+from app.config.table import READERS
 from app.errors import UsageMistake, shorten
 from app.loading.model import use_threads
 from benchmarks.benchmark import Benchmark, EveryPreset, Run

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,14 @@ from benchmarks.pages.presets import FILMS, GOLDEN, PAGE, page, traces_of, train
 from pipelines.presets import PRESETS
 from tests import golden_replay
 from tests.golden_trace import ATOL
+
+
+@pytest.fixture(scope="module", autouse=True)
+def walked_once() -> Iterator[None]:
+    """What a preset costs is counted anew only where it has changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preset_page, "steady", functools.cache(preset_page.steady))
+        yield
 
 
 def golden() -> list[dict[str, Any]]:

@@ -154,6 +154,24 @@ def test_a_final_zero_of_a_released_list_is_no_step() -> None:
     assert changed.schedule.denoising_step_list == (1000, 500)
 
 
+def test_a_preset_whose_own_list_ends_in_zero_says_its_steps_without_it() -> None:
+    longlive = PRESETS["longlive"]
+    released = replace(longlive, schedule=replace(longlive.schedule, denoising_step_list=(1000.0, 500.0, 0.0)))
+    values = knob_values(released)
+    assert (values["num_inference_steps"], values["denoising_step_list"]) == (2, [1000, 500])
+    assert apply_knobs(released, {"num_inference_steps": 2}) is released
+    assert apply_knobs(released, {"denoising_step_list": [1000, 500]}) is released
+
+
+def test_a_replay_keeps_the_sink_of_a_memory_that_has_one() -> None:
+    keeps = replace(PRESETS["longlive"], switch=Keep())
+    for sink in (0, 3):
+        changed = apply_knobs(keeps, {"sink_size": sink, "recache_on_switch": True})
+        assert isinstance(changed.switch, Recache)
+        assert (changed.switch.window, changed.switch.sink) == (12, sink)
+        assert changed.switch.keep_sink == (sink > 0)
+
+
 # ------------------------------------------------------------------ what is refused
 
 REFUSED: dict[str, tuple[str, dict[str, object], str, str]] = {

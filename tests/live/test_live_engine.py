@@ -6,7 +6,6 @@ import io
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,12 +25,6 @@ from app.record.session_log import read_log
 from app.render.replay_log import replay_log
 from pipelines.presets import PRESETS
 from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
-        yield stage
 
 
 def test_two_films_share_the_engine_and_both_keep_their_rate(stage: Stage) -> None:

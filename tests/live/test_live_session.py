@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from app.live.messages import (
-    Accepted,
-    Applied,
     Do,
     Done,
     Metrics,
-    Overtaken,
     Problem,
     QueueEdit,
     QueueItem,
@@ -31,26 +27,11 @@ from app.live.messages import (
 )
 from app.live.player import Receipt
 from app.live.prompts import respelled
-from app.live.session import Session
-from app.record.session_log import read_log
 from app.render.replay_log import replay_log
 from pipelines.types import Transition, in_words
-from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, Watcher, say
+from tests.live_tiny import CHUNK_SECONDS, FPS, Clock, Stage, TinyModel, say, watched
 
 PERIOD = 1 / FPS
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
-        yield stage
-
-
-def watched(stage: Stage) -> tuple[Watcher, Session]:
-    session = stage.open()
-    watcher = Watcher(stage.clock)
-    session.attach(watcher)
-    return watcher, session
 
 
 def test_frames_come_one_by_one_at_the_films_own_rate(stage: Stage) -> None:
@@ -75,109 +56,6 @@ def test_a_chunk_is_begun_just_in_time_and_never_kept_in_stock(stage: Stage) -> 
         stage.play(0.01)
     stage.play(0.01)
     assert stage.model.made - made_before <= 1
-
-
-def test_a_prompt_is_accepted_at_once_and_applied_with_its_first_frame(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(2)
-    session.submit(say("wolf", "a grey wolf"), watcher)
-    (accepted,) = watcher.of(Accepted)
-    stage.play(1.5)
-    applied = watcher.applied("wolf")
-    assert applied is not None
-    assert applied.chunk == accepted.chunk
-    assert applied.frame == stage.engine._shared.model.rhythm.start_frame(applied.chunk)
-    assert 0 < applied.ms <= 1000 * (0.75 + CHUNK_SECONDS + 0.15)
-
-
-def answers(watcher: Watcher) -> dict[str, list[str]]:
-    """The receipts after `accepted` that every prompt got, in the order in which they came."""
-    told: dict[str, list[str]] = {}
-    for event in watcher.told:
-        if isinstance(event, Applied | Overtaken):
-            told.setdefault(event.id, []).append(event.type.rpartition(".")[2])
-        elif isinstance(event, Problem) and event.id:
-            told.setdefault(event.id, []).append(event.code)
-    return told
-
-
-def test_of_two_prompts_before_one_chunk_the_first_is_overtaken_by_the_second(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(1)
-    session.submit(say("a", "a grey wolf"), watcher)
-    session.submit(say("b", "a blue bird"), watcher)
-    assert [(event.id, event.by) for event in watcher.of(Overtaken)] == [("a", "b")]
-    stage.play(1.5)
-    assert answers(watcher) == {"a": ["overtaken"], "b": ["applied"]}
-    assert session.schedule.controls.prompt == "a blue bird"
-
-
-def test_prompts_that_flood_in_are_applied_as_often_as_the_log_has_them(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(1)
-    kinds = ("recache", "cut", "keep")
-    for number in range(120):
-        session.submit(say(f"p{number}", f"a grey wolf {number}", kinds[number % 3]), watcher)
-        stage.play(0.02 * (number % 4))
-    stage.play(2)
-    told = answers(watcher)
-    assert set(told) == {f"p{number}" for number in range(120)}
-    assert {len(answer) for answer in told.values()} == {1}
-    stage.settle()
-    log = read_log(session.folder / "session.jsonl")
-    seen = [str(chunk.controls.prompt) for chunk in log.chunks if chunk.shown]
-    switches = [after for before, after in pairwise(seen) if after != before]
-    applied = watcher.of(Applied)
-    assert [f"a grey wolf {event.id[1:]}" for event in applied] == switches
-    assert 3 < len(applied) < 60
-
-
-def test_a_prompt_whose_frames_went_by_unseen_is_overtaken_and_not_applied(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    session.attach(Watcher(stage.clock, driver=False))
-    stage.play(1)
-    watcher.credit = 0
-    session.submit(say("a", "a grey wolf"), watcher)
-    stage.play(1.5)
-    session.submit(say("b", "a blue bird"), watcher)
-    stage.play(1.5)
-    watcher.credit = 3
-    stage.play(0.5)
-    assert answers(watcher) == {"a": ["overtaken"], "b": ["applied"]}
-
-
-@pytest.mark.parametrize("action", ["reset", "stop"])
-def test_a_prompt_that_is_still_in_force_after_a_reset_or_a_stop_is_applied_when_it_is_seen(
-    stage: Stage, action: str
-) -> None:
-    watcher, session = watched(stage)
-    session.attach(Watcher(stage.clock, driver=False))
-    stage.play(1)
-    watcher.credit = 0
-    session.submit(say("a", "a grey wolf"), watcher)
-    while session.schedule.controls.prompt != "a grey wolf":
-        stage.play(0.05)
-    session.submit(Do(action=action), watcher)
-    stage.play(1)
-    assert answers(watcher) == {}
-    watcher.credit = 3
-    session.submit(Do(action="resume"), watcher)
-    stage.play(2)
-    assert answers(watcher) == {"a": ["applied"]}
-
-
-def test_a_prompt_that_a_rewind_or_a_new_film_leaves_behind_is_overtaken(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    session.attach(Watcher(stage.clock, driver=False))
-    stage.play(3)
-    watcher.credit = 0
-    for name, command in (("a", Do(action="rewind", seconds=2.0)), ("b", SessionStart(prompt="a blue bird"))):
-        session.submit(say(name, "a grey wolf"), watcher)
-        while session.schedule.controls.prompt != "a grey wolf":
-            stage.play(0.05)
-        session.submit(command, watcher)
-        stage.play(1)
-    assert answers(watcher) == {"a": ["overtaken"], "b": ["overtaken"]}
 
 
 def test_a_cut_takes_the_screen_at_once_and_no_old_frame_follows(stage: Stage) -> None:
@@ -372,20 +250,6 @@ def test_a_recording_keeps_the_film_going_without_viewers(stage: Stage) -> None:
     assert [event.kind for event in watcher.of(Saved)] == ["recording"]
 
 
-def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(1)
-    session.submit(say("bad", "xyzzy"), watcher)
-    stage.play(1.5)
-    (problem,) = watcher.of(Problem)
-    assert problem.code == "refused"
-    assert answers(watcher) == {"bad": ["refused"]}
-    drawn = len(watcher.frames)
-    stage.play(1)
-    assert len(watcher.frames) > drawn
-    assert session.schedule.controls.prompt == "a red fox runs"
-
-
 @pytest.mark.parametrize(
     ("error", "code"), [(MemoryError("no more"), "memory"), (RuntimeError("a kernel failed"), "engine")]
 )
@@ -432,115 +296,6 @@ def test_session_start_begins_anew_with_its_prompt_and_stop_ends_it(stage: Stage
     assert stage.engine.metrics()["sessions"] == 0
 
 
-def test_a_receipt_waits_until_the_driver_can_be_sent_the_frame(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    other = Watcher(stage.clock, driver=False)
-    session.attach(other)
-    stage.play(1)
-    watcher.credit = 0
-    session.submit(say("wolf", "a grey wolf"), watcher)
-    stage.play(1.5)
-    assert watcher.applied("wolf") is None
-    watcher.credit = 3
-    stage.play(0.2)
-    assert watcher.applied("wolf") is not None
-    assert not other.of(Accepted)
-
-
-def waiting(stage: Stage, watcher: Watcher, session: Session, prompt: str = "a blue bird") -> None:
-    session.submit(QueueEdit(items=[QueueItem(id="next", prompt=prompt, hold=60.0)]), watcher)
-    session.submit(say("first", "a red fox", "keep", hold=60.0), watcher)
-    stage.play(2)
-
-
-def auditioned(stage: Stage, watcher: Watcher) -> list[Saved]:
-    stage.settle()
-    return [event for event in watcher.of(Saved) if event.kind == "audition"]
-
-
-@pytest.mark.parametrize("paused", [False, True])
-def test_an_audition_shows_the_chunk_that_the_queued_prompt_would_begin_with_and_leaves_the_film_alone(
-    stage: Stage, tmp_path: Path, paused: bool
-) -> None:
-    watcher, session = watched(stage)
-    waiting(stage, watcher, session)
-    if paused:
-        session.submit(Do(action="pause"), watcher)
-    asked, underruns = stage.clock.now, session.pace.underruns
-    session.submit(Do(action="audition", id="next"), watcher)
-    while session.previews.wait:
-        stage.play(0.05)
-    assert stage.clock.now - asked < 2
-    stage.settle()
-    log = (session.folder / "session.jsonl").read_text()
-    assert "a blue bird" not in log
-    session.submit(Do(action="resume"), watcher)
-    stage.play(2)
-    assert session.pace.underruns == underruns
-    (saved,) = auditioned(stage, watcher)
-    assert saved.id == "next"
-    import av
-
-    with av.open(str(session.folder / saved.name)) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 12
-    session.submit(Do(action="audition"), watcher)  # the first of the queue; the file before it gives way
-    stage.play(2)
-    assert len(auditioned(stage, watcher)) == 2
-    assert len([*session.folder.glob("audition-*.mp4")]) == 1
-    with Stage(tmp_path / "plain") as plain:
-        other, undisturbed = watched(plain)
-        waiting(plain, other, undisturbed)
-        plain.play(4)
-        shown = {frame.frame: frame.payload for frame in other.frames}
-        assert len(shown) > 60
-        assert all(shown.get(frame.frame, frame.payload) == frame.payload for frame in watcher.frames)
-
-
-def test_the_chunk_of_an_audition_is_the_one_that_is_made_when_the_prompt_comes(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    waiting(stage, watcher, session)
-    session.submit(Do(action="pause"), watcher)
-    seen = session.film.preview("a blue bird")
-    session.submit(say("now", "a blue bird"), watcher)
-    session.submit(Do(action="resume"), watcher)
-    while watcher.applied("now") is None:
-        stage.play(0.05)
-    stage.settle()
-    log = [json.loads(line) for line in (session.folder / "session.jsonl").read_text().splitlines()]
-    applied = watcher.applied("now")
-    assert applied is not None
-    made = next(line for line in log if line["event"] == "chunk" and line["chunk"] == applied.chunk)
-    assert (made["sha256"], seen.index) == (seen.sha256, applied.chunk)
-
-
-def test_an_audition_is_refused_where_there_is_no_time_or_nothing_to_show(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(1)
-    session.submit(Do(action="audition"), watcher)
-    waiting(stage, watcher, session, "xyzzy")
-    session.submit(Do(action="audition", id="other"), watcher)
-    session.submit(Do(action="audition"), watcher)
-    stage.play(2)
-    stage.model.chunk_seconds = 0.5  # of 0.75
-    stage.play(30)
-    session.submit(Do(action="audition"), watcher)
-    told = [problem for problem in watcher.of(Problem) if problem.code == "audition"]
-    assert ["queue" in problem.message for problem in told] == [True, True, False, False]
-    assert "xyzzy" in told[2].message
-    assert "Pause it" in told[3].message
-    assert not auditioned(stage, watcher)
-
-
-def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    waiting(stage, watcher, session)
-    session.submit(Do(action="audition"), watcher)
-    session.submit(QueueEdit(items=[QueueItem(id="next", prompt="a green frog", hold=60.0)]), watcher)
-    stage.play(2)
-    assert not session.previews.wait
-    assert not auditioned(stage, watcher)
-
-
 def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(stage: Stage, tmp_path: Path) -> None:
     watcher, session = watched(stage)
     stage.play(2)
@@ -566,37 +321,37 @@ def test_a_film_that_drifts_is_refreshed_by_a_re_cache_that_its_log_makes_again(
 
 
 def test_a_refresh_neither_ends_a_hold_nor_a_blend_and_gives_way_to_a_prompt(stage: Stage) -> None:
-    schedule = stage.open().schedule
-    schedule.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
-    schedule.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
-    assert schedule.plan(4).controls.transition == Transition("soft", 3)
-    due = schedule.queued_start(0)
-    schedule.refresh(6)
-    assert not schedule.waits
-    schedule.refresh(7)
-    plan = schedule.plan(7)
-    assert in_words(plan.controls.prompt) == "a grey wolf"
-    assert plan.controls.transition == Transition()
-    assert schedule.queued_start(0) == due
-    schedule.refresh(8)
-    schedule.say("a green frog", Transition(), None, Receipt("frog", 0.0))
-    plan = schedule.plan(8)
-    assert (plan.controls.prompt, [receipt.id for receipt in plan.receipts]) == ("a green frog", ["frog"])
+    course = stage.open().schedule
+    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    course.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
+    assert course.turn(4).controls.transition == Transition("soft", 3)
+    due = course.queued_start(0)
+    course.refresh(6)
+    assert not course.waits
+    course.refresh(7)
+    turn = course.turn(7)
+    assert in_words(turn.controls.prompt) == "a grey wolf"
+    assert turn.controls.transition == Transition()
+    assert course.queued_start(0) == due
+    course.refresh(8)
+    course.say("a green frog", Transition(), None, Receipt("frog", 0.0))
+    turn = course.turn(8)
+    assert (turn.controls.prompt, [receipt.id for receipt in turn.receipts]) == ("a green frog", ["frog"])
 
 
 def test_the_track_shows_how_far_a_soft_transition_goes(stage: Stage) -> None:
-    schedule = stage.open().schedule
-    schedule.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
-    schedule.plan(4)
+    course = stage.open().schedule
+    course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
+    course.turn(4)
     start = stage.engine._shared.model.rhythm.start_frame
-    assert [(span.kind, span.begin, span.end) for span in schedule.spans()] == [
+    assert [(span.kind, span.begin, span.end) for span in course.spans()] == [
         ("past", 0, start(4)),
         ("transition", start(4), start(7)),
         ("now", start(7), None),
     ]
-    schedule.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
-    schedule.plan(6)
-    assert [(span.kind, span.begin, span.end) for span in schedule.spans()][1:] == [
+    course.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
+    course.turn(6)
+    assert [(span.kind, span.begin, span.end) for span in course.spans()][1:] == [
         ("transition", start(4), start(6)),  # it did not come to its end
         ("now", start(6), None),
     ]
@@ -608,19 +363,6 @@ def test_saying_a_mix_again_and_again_keeps_its_weights_in_bounds() -> None:
         before, prompt = prompt, respelled(prompt)
         assert prompt != before
     assert 0.1 < sum(weight for _, weight in prompt) < 10
-
-
-def test_a_receipt_says_where_its_time_went(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    stage.play(2)
-    session.submit(say("wolf", "a grey wolf"), watcher)
-    stage.play(1.5)
-    applied = watcher.applied("wolf")
-    assert applied is not None
-    assert [*applied.parts] == ["wait", "recache", "denoise", "remember", "decode", "rest", "pacing", "encode"]
-    assert sum(applied.parts.values()) == pytest.approx(applied.ms, abs=1)
-    assert applied.parts["wait"] >= 0
-    assert applied.parts["pacing"] >= 0
 
 
 def test_a_machine_that_is_too_slow_says_so_once_and_does_not_fall_behind(stage: Stage) -> None:
@@ -648,29 +390,6 @@ def test_a_machine_that_is_too_slow_says_so_once_and_does_not_fall_behind(stage:
     stage.model.chunk_seconds = 1.5
     stage.play(15)
     assert len([problem for problem in watcher.of(Problem) if problem.code == "slow"]) == 2
-
-
-def test_with_a_fast_model_a_prompt_is_seen_within_a_chunk_and_150_ms(stage: Stage) -> None:
-    stage.model.chunk_seconds = 0.12
-    watcher, session = watched(stage)
-    stage.play(2)
-    seen: list[Applied] = []
-    for number in range(12):
-        stage.play(1.5 + 0.067 * number)
-        session.submit(say(f"p{number}", f"a grey wolf {number}"), watcher)
-        stage.play(1.5)
-        applied = watcher.applied(f"p{number}")
-        assert applied is not None
-        seen.append(applied)
-    assert max(applied.ms for applied in seen) < 1000 * (0.75 + 0.15)
-    assert max(applied.parts["pacing"] for applied in seen) < 100  # it is finished when it is needed, not before
-    assert session.pace.underruns == 0
-
-
-def test_words_that_the_model_does_not_know_come_with_the_receipt(stage: Stage) -> None:
-    watcher, session = watched(stage)
-    session.submit(say("typo", [("a rde fox", 1.0), ("a wolf", 1.0)]), watcher)
-    assert watcher.of(Accepted)[0].unknown == {"rde": ["red"]}
 
 
 def test_hello_tells_the_settings_in_force(stage: Stage) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from io import StringIO
 from itertools import pairwise
@@ -26,12 +25,6 @@ from pipelines.streaming import Stream
 from tests import live_tiny
 from tests.live_tiny import Clock, Stage, TinyModel, Watcher, say
 from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
-        yield stage
 
 
 class SteppedModel(TinyModel):

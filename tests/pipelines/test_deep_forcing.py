@@ -394,7 +394,7 @@ def test_a_budget_without_tokens_evicts_whole_frames() -> None:
     assert {slot.tag for slot in stream.state.kv[0].entries} == {"sink", "recent"}
 
 
-def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
+def test_two_thousand_frames_leave_the_memory_as_large_as_before() -> None:
     policy = DeepForcing(window=29, sink=10, budget=20, recent=8)
     plan = Serial((1000.0,), chunk=8, memory="last")  # a single pass a chunk: the quickest film
     engine = deep_engine(policy, plan=plan, model=tiny_transformer(num_layers=1))
@@ -402,7 +402,7 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
     store = stream.state.kv[0]
     sizes = {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)}
     oldest = 0
-    for chunk in range(625):
+    for chunk in range(250):
         stream.next_chunk(FOX, decode=False)
         if chunk % 25 < 2:
             index, cur = store.tokens(0)[0], stream.state.cur
@@ -413,7 +413,7 @@ def test_five_thousand_frames_leave_the_memory_as_large_as_before() -> None:
             if cur > policy.window:
                 oldest = max(oldest, cur - int(index[policy.sink :, 0].min()))
                 assert cur - policy.budget - store.entries[0].base in (8, 16), "the sink was left behind"
-    assert stream.state.cur == 5000
+    assert stream.state.cur == 2000
     assert policy.recent < oldest < 200, "tokens are never kept, or for ever"
     assert {name: tensor.shape for name, tensor in copied(store).items() if isinstance(tensor, Tensor)} == sizes
     assert torch.isfinite(stream.state.latents.ring).all()

@@ -336,15 +336,15 @@ def test_a_million_frames_later_nothing_is_different() -> None:
 
 
 @pytest.mark.slow
-def test_five_thousand_frames_run() -> None:
+def test_two_thousand_frames_run() -> None:
     """T14. Tables of the released systems end at position 1024."""
     model = tiny_transformer(num_layers=1, num_attention_heads=1, attention_head_dim=12, ffn_dim=8)
     engine = tiny_engine(model, levels=(1000.0,), chunk=10, window=24, sink=1, position=Absolute())
     stream = Stream(engine, height=2, width=2)
-    hashes = film(stream, [FOX] * 500)
-    assert stream.state.cur == 5000
-    assert len(set(hashes)) == 500
-    assert [slot.frame for slot in stream.state.kv[0].entries] == [0, *range(4977, 5000)]
+    hashes = film(stream, [FOX] * 200)
+    assert stream.state.cur == 2000
+    assert len(set(hashes)) == 200
+    assert [slot.frame for slot in stream.state.kv[0].entries] == [0, *range(1977, 2000)]
     assert torch.isfinite(stream.state.latents.ring).all()
 
 

@@ -259,3 +259,57 @@ def test_a_dry_run_prints_where_settings_come_from_and_films_nothing(
     assert film(resolved, RunFlags(dry_run=True, as_json=True)) == 0
     assert capsys.readouterr().out == ""
     assert (asked, dry) == ([], [Path("out.mp4")] * 2)
+
+
+def test_one_film_is_rendered_and_several_are_a_batch(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[Path] = []
+    together: list[list[Path]] = []
+
+    def one(request: RenderRequest, **_: Any) -> int:
+        alone.append(request.output)
+        return 3
+
+    def several(requests: list[RenderRequest], **_: Any) -> int:
+        together.append([request.output for request in requests])
+        return 4
+
+    monkeypatch.setattr(app.render.batch, "render", one)
+    monkeypatch.setattr(app.render.batch, "render_batch", several)
+    assert film(resolve([given_by_flags({"prompt": ["a ball", "a star"]})]), RunFlags()) == 3
+    assert film(resolve([given_by_flags({"prompts": lines(2)})]), RunFlags()) == 4
+    assert (alone, together) == ([Path("out.mp4")], [[Path("out/000.mp4"), Path("out/001.mp4")]])
+
+
+def test_a_dry_run_of_several_films_ends_as_its_worst_one_and_shows_no_defaults(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app.render.batch, "OneModel", Opener)
+    monkeypatch.setattr(app.render.batch, "dry_run", lambda request, **_: int(request.output.name == "001.mp4"))
+    assert film(resolve([given_by_flags({"prompts": lines(3)})]), RunFlags(dry_run=True)) == 1
+    printed = capsys.readouterr().out
+    assert "prompts = lines.txt  (flag)" in printed
+    assert "(default)" not in printed
+
+
+def test_an_export_is_told_to_people_and_films_nothing_but_a_dry_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = rendered(monkeypatch, lambda index: 0)
+    dry: list[Path] = []
+    exported: list[tuple[Path, float | None, bool]] = []
+
+    def export(requests: list[RenderRequest], path: Path, *, fps: float | None, overwrite: bool) -> str:
+        exported.append((path, fps, overwrite))
+        return f"{len(requests)} film in {path}"
+
+    monkeypatch.setattr(app.render.batch, "export", export)
+    monkeypatch.setattr(app.render.batch, "dry_run", lambda request, **_: dry.append(request.output) or 0)
+    plain, quick = (resolve([given_by_flags({"prompt": ["a ball"], **more})]) for more in ({}, {"fps": "24"}))
+    to = Path("shots.yaml")
+    assert film(plain, RunFlags(export=to)) == 0
+    assert capsys.readouterr().out == "1 film in shots.yaml\n"
+    assert film(quick, RunFlags(export=to, as_json=True, overwrite=True)) == 0
+    assert capsys.readouterr().out == ""
+    assert (exported, asked, dry) == ([(to, 16.0, False), (to, 24.0, True)], [], [])
+    assert film(plain, RunFlags(export=to, dry_run=True)) == 0
+    assert (len(exported), asked, dry) == (3, [], [Path("out.mp4")])

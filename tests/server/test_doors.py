@@ -238,8 +238,8 @@ def test_a_body_that_drips_has_a_limit_and_one_that_flows_has_not(
             assert everything(link)[:10] in (b"HTTP/1.1 4", b"")
         with socket.create_connection(place, timeout=20) as link:
             link.sendall(head)
-            for _ in range(12):  # in all longer than a body may stand still
-                link.sendall(b"x" * 5000)
+            for _ in range(6):  # in all longer than a body may stand still
+                link.sendall(b"x" * 10_000)
                 time.sleep(0.1)
             assert link.recv(65_536).startswith(b"HTTP/1.1 4")
     assert capfd.readouterr().err == ""

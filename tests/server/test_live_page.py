@@ -261,12 +261,17 @@ def plays(address: str) -> bool:
 
 
 def stops(address: str, within: float = 5.0) -> bool:
-    """Whether no chunk begins any more after so many seconds; the one in hand may end."""
-    several = 2.0 + 3 * figure(address, "chunk_seconds")
-    time.sleep(within)
-    before = figure(address, "chunks")
-    time.sleep(several)
-    return figure(address, "chunks") == before
+    """Whether no chunk begins any more after so many seconds: none comes for as long as several would take."""
+    chunk = figure(address, "chunk_seconds")
+    made, since = figure(address, "chunks"), time.monotonic()
+    end = since + within + chunk  # the one in hand may end
+    while time.monotonic() < since + 2.0 + 3 * chunk:
+        time.sleep(0.1)
+        if (now := figure(address, "chunks")) != made:
+            if time.monotonic() > end:
+                return False
+            made, since = now, time.monotonic()
+    return True
 
 
 def choose(page: Any, kind: str) -> None:

@@ -156,43 +156,53 @@ def log(size: int) -> bytes:
 
 TWO_LONG = f"shots:\n- prompt: {'a' * 9000}\n- {{at: 1s, prompt: {'b' * 9000}, transition: soft 10000}}\n"
 DAY = {"seconds": 86_000}
-SCRIPTS: dict[str, tuple[bytes, int]] = {
-    "shots": (body(script=shots(10_000, "- prompt: a ball {n}\n"), **DAY), 200),
-    "timed shots": (body(script=shots(10_000, "- {{at: {at}s, prompt: a ball {n}}}\n"), **DAY), 200),
-    "the same prompt softly": (
+SCRIPTS: dict[str, Callable[[], tuple[bytes, int]]] = {
+    "shots": lambda: (body(script=shots(10_000, "- prompt: a ball {n}\n"), **DAY), 200),
+    "timed shots": lambda: (body(script=shots(10_000, "- {{at: {at}s, prompt: a ball {n}}}\n"), **DAY), 200),
+    "the same prompt softly": lambda: (
         body(script=shots(10_000, "- {{at: {at}s, prompt: a ball, transition: soft 4}}\n"), **DAY),
         200,
     ),
-    "soft shots": (body(script=shots(10_000, "- {{at: {at}s, prompt: b{n}, transition: soft 8}}\n"), **DAY), 200),
-    "long prompts": (body(script=shots(100, "- prompt: {n:09000d}\n"), **DAY), 200),
-    "two long prompts that blend for hours": (
+    "soft shots": lambda: (
+        body(script=shots(10_000, "- {{at: {at}s, prompt: b{n}, transition: soft 8}}\n"), **DAY),
+        200,
+    ),
+    "long prompts": lambda: (body(script=shots(100, "- prompt: {n:09000d}\n"), **DAY), 200),
+    "two long prompts that blend for hours": lambda: (
         body(
             script=f"shots:\n- prompt: {'a' * 9000}\n- {{at: 1s, prompt: {'b' * 9000}, transition: soft 10000}}\n",
             **DAY,
         ),
         200,
     ),
-    "a frame rate of 240": (
+    "a frame rate of 240": lambda: (
         body(
             script=shots(9, "- {{at: {at}00s, prompt: b{n}, transition: soft 10000}}\n"), settings={"fps": "240"}, **DAY
         ),
         200,
     ),
-    "prompts": (body(prompt=[f"a ball {n}" for n in range(9_000)], **DAY), 200),
-    "text": (body(script="\n".join(f"ball {n % 7}" for n in range(10_000)), script_kind="txt", **DAY), 200),
-    "lines of a megabyte": (body(script="\n" * 990_000 + "a", script_kind="txt"), 200),
-    "timed text": (body(script="".join(f"[{8 * n}s: ball {n}]" for n in range(9_000)), script_kind="txt", **DAY), 200),
-    "json": (body(script=json.dumps({"prompts": [f"b{n}" for n in range(10_000)]}), script_kind="json", **DAY), 200),
-    "escapes": (b'{"script": "' + b"\\u0041" * 660_000 + b'"}', 400),
-    "half a million prompts": (body(prompt=["a b"] * 490_000), 400),
-    "settings": (body(prompt="a", settings={f"f{n}": [1.0] for n in range(200_000)}), 400),
-    "fields": (body(**{f"f{n}": 1 for n in range(250_000)}), 400),
-    "brackets": (b"[" * LARGEST_BODY, 400),
-    "a deep script": (body(script="[" * 500_000, script_kind="json"), 400),
-    "a number": (b'{"prompt": "a", "seed": ' + b"9" * 3_900_000 + b"}", 400),
-    "flow": (body(script="{" * 400_000), 400),
-    "sections": (body(script="[0s" * 300_000, script_kind="txt"), 400),
+    "prompts": lambda: (body(prompt=[f"a ball {n}" for n in range(9_000)], **DAY), 200),
+    "text": lambda: (body(script="\n".join(f"ball {n % 7}" for n in range(10_000)), script_kind="txt", **DAY), 200),
+    "lines of a megabyte": lambda: (body(script="\n" * 990_000 + "a", script_kind="txt"), 200),
+    "timed text": lambda: (
+        body(script="".join(f"[{8 * n}s: ball {n}]" for n in range(9_000)), script_kind="txt", **DAY),
+        200,
+    ),
+    "json": lambda: (
+        body(script=json.dumps({"prompts": [f"b{n}" for n in range(10_000)]}), script_kind="json", **DAY),
+        200,
+    ),
+    "escapes": lambda: (b'{"script": "' + b"\\u0041" * 660_000 + b'"}', 400),
+    "half a million prompts": lambda: (body(prompt=["a b"] * 490_000), 400),
+    "settings": lambda: (body(prompt="a", settings={f"f{n}": [1.0] for n in range(200_000)}), 400),
+    "fields": lambda: (body(**{f"f{n}": 1 for n in range(250_000)}), 400),
+    "brackets": lambda: (b"[" * LARGEST_BODY, 400),
+    "a deep script": lambda: (body(script="[" * 500_000, script_kind="json"), 400),
+    "a number": lambda: (b'{"prompt": "a", "seed": ' + b"9" * 3_900_000 + b"}", 400),
+    "flow": lambda: (body(script="{" * 400_000), 400),
+    "sections": lambda: (body(script="[0s" * 300_000, script_kind="txt"), 400),
 }
+"""What is sent, and how it is answered; megabytes, so each is made for its test alone."""
 
 
 def others_of(act: Callable[[], object]) -> float:
@@ -204,18 +214,20 @@ def others_of(act: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_no_script_is_read_on_the_loop(name: str, server: Server) -> None:
-    asked, status = SCRIPTS[name]
+    asked, status = SCRIPTS[name]()
     kind = {"Content-Type": "application/json"}  # which FastAPI would parse
     ask = lambda: server.ask("POST", "/v1/videos/plan", asked, status, **kind)  # noqa: E731
     assert server.pulse.of(ask) < MOST * SLACK
     server.pulse.every = 0.1  # or the pulse is most of what a busy machine counts
-    ours = min(others_of(ask) for _ in range(ATTEMPTS))
+    others = [others_of(ask)]
+    while min(others) >= 0.1 and len(others) < ATTEMPTS:
+        others.append(others_of(ask))
     server.pulse.every = 0.001
-    assert ours < 0.1, "nor by another thread of the server, which would hold the interpreter"
+    assert min(others) < 0.1, "nor by another thread of the server, which would hold the interpreter"
 
 
 def test_jobs_of_the_largest_scripts_are_made_listed_and_told(server: Server) -> None:
-    asked = SCRIPTS["long prompts"][0]
+    asked = SCRIPTS["long prompts"]()[0]
     made: list[str] = []
 
     def create() -> None:
@@ -257,36 +269,22 @@ def delete(server: Server, name: str) -> None:
         server.ask("DELETE", f"/v1/videos/{name}")
 
 
-DROPPED = (
-    "a log",
-    "a log of 16 MiB",
-    "braces",
-    "a film of small boxes",
-    "a film of noise",
-    "json",
-    "too long",
-    "far too long",
-)
-
-
-def dropped() -> dict[str, tuple[bytes, int]]:
-    draw = random.Random(3).randbytes(1_000_000)
-    film = b"\0\0\0\x18ftypisom" + bytes(12)
-    return {
-        "a log": (log(2_000_000), 200),
-        "a log of 16 MiB": (log(LARGEST_UPLOAD - 2_000), 400),  # longer than a day
-        "braces": (b"{" * LARGEST_UPLOAD, 400),
-        "a film of small boxes": (film + b"\0\0\0\x08free" * 2_000_000, 400),
-        "a film of noise": (film + (draw * 17)[: LARGEST_UPLOAD - 100], 400),
-        "json": (b'{"format": 3, "chunks": [' + b"{}," * 5_000_000 + b"{}]}", 400),
-        "too long": (bytes(LARGEST_UPLOAD + 1), 413),
-        "far too long": (bytes(MAX_BODY), 413),
-    }
+FILM = b"\0\0\0\x18ftypisom" + bytes(12)
+DROPPED: dict[str, Callable[[], tuple[bytes, int]]] = {
+    "a log": lambda: (log(2_000_000), 200),
+    "a log of 16 MiB": lambda: (log(LARGEST_UPLOAD - 2_000), 400),  # longer than a day
+    "braces": lambda: (b"{" * LARGEST_UPLOAD, 400),
+    "a film of small boxes": lambda: (FILM + b"\0\0\0\x08free" * 2_000_000, 400),
+    "a film of noise": lambda: (FILM + (random.Random(3).randbytes(1_000_000) * 17)[: LARGEST_UPLOAD - 100], 400),
+    "json": lambda: (b'{"format": 3, "chunks": [' + b"{}," * 5_000_000 + b"{}]}", 400),
+    "too long": lambda: (bytes(LARGEST_UPLOAD + 1), 413),
+    "far too long": lambda: (bytes(MAX_BODY), 413),
+}
 
 
 @pytest.mark.parametrize("name", DROPPED)
 def test_no_film_that_is_dropped_is_read_on_the_loop(name: str, server: Server) -> None:
-    sent, status = dropped()[name]
+    sent, status = DROPPED[name]()
     assert server.pulse.of(lambda: server.ask("POST", "/v1/restore", sent, status)) < MOST * SLACK
 
 
@@ -422,7 +420,7 @@ def test_the_pulse_notices_work_on_the_loop(server: Server, monkeypatch: pytest.
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(server: Server) -> None:
-    slow = SCRIPTS["shots"][0]
+    slow = SCRIPTS["shots"]()[0]
     answers: list[tuple[int, str | None]] = []
 
     def one() -> None:
@@ -483,7 +481,7 @@ def test_what_takes_too_long_is_given_up_and_the_desk_goes_on(tmp_path: Path) ->
     try:
         assert asyncio.run(plan(b'{"prompt": "a"}'))[0] == 200
         desk._seconds = 0.05
-        status, told = asyncio.run(plan(SCRIPTS["shots"][0]))
+        status, told = asyncio.run(plan(SCRIPTS["shots"]()[0]))
         assert (status, told["error"]["message"]) == (400, "This cannot be read within 0.05 s. Send something shorter.")
         desk._seconds = 30
         process = desk._process

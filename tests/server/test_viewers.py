@@ -11,9 +11,10 @@ import pytest
 
 from app.live.frame_header import unpack_frame
 from app.live.messages import Accepted, Done, Metrics
+from app.live.player import LiveFrame
 from app.server import viewers
 from app.server.viewers import Gone, PictureViewer, SocketViewer
-from tests.live_doubles import Frame
+from tests.live_doubles import live_frame
 
 
 class Link:
@@ -35,8 +36,8 @@ class Link:
         await self._take(unpack_frame(data)[0])
 
 
-def frame(seq: int, epoch: int = 0, codec: int = 0) -> Any:
-    return Frame(b"jpeg", seq, seq, seq / 16, epoch=epoch, codec=codec)
+def frame(seq: int, epoch: int = 0, codec: int = 0) -> LiveFrame:
+    return live_frame(b"jpeg", seq, codec=codec, epoch=epoch)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

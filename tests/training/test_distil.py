@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from training import autoencoder, data, dit, windows
 from training.blend import blend
 from training.captions import vocabulary
 from training.distil import Teacher, train_distil
-from training.export import export, newest
+from training.export import drift_spreads, export, newest
 from training.sample import Redraw, sigmas
 from training.windows import Batch
 
@@ -120,7 +121,10 @@ def test_a_student_begins_as_its_teacher_and_is_kept_beside_it(tmp_path: Path, s
     assert any("loss" in json.loads(line) for line in (tmp_path / "distil.jsonl").read_text().splitlines())
 
 
-def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(tmp_path: Path, small: None) -> None:
+def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.drift_spreads", partial(drift_spreads, clips=2))  # of 64, which takes a minute
     fake_data(tmp_path)
     AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
     for name in ("autoencoder", "decoder"):
@@ -138,6 +142,7 @@ def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(tmp_path: Pa
             torch.testing.assert_close(value, torch.lerp(*ends, 0.25))
     card = export(tmp_path, tmp_path / "made")
     assert (card["training"]["blend_share"], card["training"]["blend_before"]) == (0.25, "7")
+    assert all(0 < spread < 1 for spread in card["drift_spreads"])
     assert "25% of the weights so made, the rest version 7's" in (tmp_path / "made" / "README.md").read_text()
     made = load_file(tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors")
     blended = dit.load_denoiser(tmp_path, "blend").transformer.state_dict()
@@ -158,6 +163,9 @@ def test_decoder_learns_while_the_encoder_stays_and_a_killed_run_goes_on(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autoencoder, "DECODER_MIX", ((2, 5, None),))
+    monkeypatch.setattr(autoencoder, "save_page", lambda *_: None)  # it has a test of its own
+    monkeypatch.setattr(autoencoder, "HELD_OUT_CLIPS", 1)
+    monkeypatch.setattr(autoencoder, "HELD_OUT_FRAMES", 9)
     torch.manual_seed(1)
     before = AutoencoderTAEHV(**SMALL_AE, latents_mean=[0.1] * 8, latents_std=[0.7] * 8)
     redraw = Redraw(dit.Denoiser(vocabulary(), patch=4))
@@ -166,12 +174,11 @@ def test_decoder_learns_while_the_encoder_stays_and_a_killed_run_goes_on(
         before.save_pretrained(tmp_path / name / "autoencoder")
         for stop in stops:
             if stop == 2:
-                monkeypatch.setattr(autoencoder, "JUDGED", 1)
-                monkeypatch.setattr(autoencoder, "held_out", _stop)
-                with pytest.raises(KeyboardInterrupt):
-                    autoencoder.train_decoder(tmp_path / name, steps=6, save_every=2, log_every=1, redraw=redraw)
-                monkeypatch.undo()
-                monkeypatch.setattr(autoencoder, "DECODER_MIX", ((2, 5, None),))
+                with monkeypatch.context() as killed:
+                    killed.setattr(autoencoder, "JUDGED", 1)
+                    killed.setattr(autoencoder, "held_out", _stop)
+                    with pytest.raises(KeyboardInterrupt):
+                        autoencoder.train_decoder(tmp_path / name, steps=6, save_every=2, log_every=1, redraw=redraw)
             else:
                 made.append(autoencoder.train_decoder(tmp_path / name, steps=6, log_every=1, redraw=redraw))
     after, again = (model.state_dict() for model in made)

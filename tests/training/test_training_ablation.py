@@ -173,21 +173,22 @@ def test_runs_that_are_done_are_not_done_again(tmp_path: Path, small: None, monk
     AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
     monkeypatch.setattr(ablation, "SHARDS", {data.FRAMES: 4, data.FIRST: 4, data.PICTURE: 9, data.TURN: 8})
     monkeypatch.setattr(ablation, "BATCHES", 1)
+    monkeypatch.setattr(ablation, "BATCH", 2)
     monkeypatch.setattr(ablation, "RUNS", 3)
     monkeypatch.setattr(ablation, "COLUMNS", 2)
     monkeypatch.setattr(ablation, "_ROW", "+-")
     ablation.make_held_out(tmp_path, 0)
     said: list[str] = []
-    result = ablation.ablate(tmp_path, steps=1, workers=1, report=said.append)
+    result = ablation.ablate(tmp_path, steps=1, workers=1, batch_size=2, report=said.append)
     assert list(result["errors"]) == ["0", "1", "2"]
     assert all(set(row) == set(ablation.ASKED) for row in result["errors"].values())
     assert len(said) == 3
-
+    monkeypatch.setattr(ablation, "RUNS", 1)
     one, other, _ = result["errors"].values()
     assert one != other, "other ingredients are other runs"
-    faster = ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=str)
+    faster = ablation.ablate(tmp_path, steps=1, workers=1, batch_size=2, rate=3.0, report=str)
     assert faster["errors"]["0"] != one, "another rate is another run, not the kept one"
     result = faster
     monkeypatch.setattr(ablation, "train_dit", lambda *_, **__: pytest.fail("trained again"))
-    assert ablation.ablate(tmp_path, steps=1, workers=1, rate=3.0, report=said.append) == result
+    assert ablation.ablate(tmp_path, steps=1, workers=1, batch_size=2, rate=3.0, report=said.append) == result
     assert len(said) == 3
