@@ -17,7 +17,7 @@ _PAUSE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds at which the histograms are cut."""
 
 
-class Metrics:
+class ServerMetrics:
     """Of one server.
 
     Attributes:

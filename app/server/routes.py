@@ -23,7 +23,7 @@ from app.server.connection import Connection
 from app.server.desk import Desk
 from app.server.jobs_api import jobs_router
 from app.server.loop_pauses import LoopPauses
-from app.server.metrics import CONTENT_TYPE, Metrics
+from app.server.metrics import CONTENT_TYPE, ServerMetrics
 from app.server.restore import restore_router
 from app.server.rooms import Lobby, Room
 from app.server.schemas import Detail, Health, Readiness
@@ -124,7 +124,7 @@ class LiveRoutes:
         self.access = access
         self.lobby = lobby
         self.connections: set[Connection] = set()
-        self.figures = Metrics()
+        self.figures = ServerMetrics()
         self.pauses = LoopPauses(self.figures.loop_pause.observe)
         self.figures.watch(self._gauges)
         engine.chunk_took = self.figures.chunk_time.observe

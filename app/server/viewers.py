@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from app.live.frame_header import JPEG, FrameHeader, pack_frame
 from app.live.messages import Applied, Done, Metrics, QueueState, Saved, Track
-from app.server import metrics
+from app.server.metrics import ServerMetrics
 
 if TYPE_CHECKING:
     from app.live.session import LiveFrame
@@ -91,12 +91,12 @@ class SocketViewer:
         figures: of the server that it watches.
     """
 
-    def __init__(self, *, may_drive: bool = True, client: str = "", figures: metrics.Metrics | None = None) -> None:
+    def __init__(self, *, may_drive: bool = True, client: str = "", figures: ServerMetrics | None = None) -> None:
         self.driver = False
         self.may_drive = may_drive
         self.client = client
         self.files: tuple[str, str] = ("", "")
-        self.figures = figures or metrics.Metrics()
+        self.figures = figures or ServerMetrics()
         self._newest = _Newest()
         self._lock = threading.Lock()
         self._unacked: deque[int] = deque()

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from app.live.messages import Applied, Done
-from app.server.metrics import Metrics
+from app.server.metrics import ServerMetrics
 from app.server.routes import make_app
 from app.server.viewers import SocketViewer
 from tests.live_doubles import SECRET, Frame, PaintedEngine, until
@@ -77,7 +77,7 @@ def test_a_prompt_and_the_age_of_a_frame_are_measured_when_they_are_sent() -> No
         viewer.tell(Done(reason="over"))
         await sending
 
-    measured = Metrics()
+    measured = ServerMetrics()
     asyncio.run(asyncio.wait_for(work(), 10))
     seen = figures(measured.exposition().decode())
     assert (seen["prompt_to_picture_seconds_count"], seen["prompt_to_picture_seconds_sum"]) == (1, 0.7)
