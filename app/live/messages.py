@@ -8,19 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from app.config.table import WIRED
 from app.errors import printable
+from app.live.wired import by_name, by_wire, changes, in_force
 from pipelines.types import Prompt, Transition, TransitionKind
 
 VERSION = 1
@@ -150,10 +141,7 @@ class QueueEdit(FromClient):
         return items
 
 
-_bounded: dict[str, Any] = {
-    wire.name: (entry.one | None, Field(None, ge=wire.least, le=wire.most)) for entry, wire in WIRED
-}
-_Changes = create_model("_Changes", __base__=FromClient, **_bounded)
+_Changes = changes(FromClient)
 
 
 class Set(_Changes):
@@ -163,8 +151,7 @@ class Set(_Changes):
 
     def given(self) -> dict[str, Any]:
         """What changes, by the names of the table."""
-        values = {entry.name: getattr(self, wire.name) for entry, wire in WIRED}
-        return {name: value for name, value in values.items() if value is not None}
+        return by_name(self)
 
 
 class Do(FromClient):
@@ -197,8 +184,7 @@ ClientMessage = SessionStart | PromptUpdate | QueueEdit | Set | Do | Ack | Stop
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
 
 
-_told: dict[str, Any] = {wire.name: (entry.type, ... if entry.type is entry.one else None) for entry, wire in WIRED}
-_InForce = create_model("_InForce", __base__=FromServer, **_told)
+_InForce = in_force(FromServer)
 
 
 class Settings(_InForce):
@@ -207,7 +193,7 @@ class Settings(_InForce):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From values by the names of the table."""
-        return cls.model_validate({wire.name: values.get(entry.name) for entry, wire in WIRED})
+        return cls.model_validate(by_wire(values))
 
 
 class Hello(FromServer):
