@@ -314,11 +314,11 @@ def test_a_target_is_reached_or_missed() -> None:
 
 
 def test_parts_and_counts_are_what_was_asked_for() -> None:
-    assert quality.chosen_parts(None) == quality.PARTS
-    assert quality.chosen_parts("drift, size") == ("size", "drift")
+    assert quality.chosen_parts(None, quality.PARTS) == quality.PARTS
+    assert quality.chosen_parts("drift, size", quality.PARTS) == ("size", "drift")
     for wrong in ("drift,quallity", ","):
-        with pytest.raises(UsageMistake, match="Choose from speed"):
-            quality.chosen_parts(wrong)
+        with pytest.raises(UsageMistake, match=r"[Cc]hoose from speed"):
+            quality.chosen_parts(wrong, quality.PARTS)
     few = quality.counts(quick=False, prompts=20, seconds=3, minutes=1)
     assert (few.prompts, few.pairs, few.films, few.seconds, few.minutes) == (20, 6, 1, 3, 1)
     whole = quality.counts(quick=False, prompts=None, seconds=None, minutes=None)
