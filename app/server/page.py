@@ -4,6 +4,7 @@ Gradio gives the frame, the theme and its dark mode. Pictures and controls trave
 opens before Gradio has drawn anything, because a click that goes through Gradio's queue costs a tenth of a second.
 """
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from app.errors import UsageMistake
 from app.loading.model import EngineRequest, at_hand
 from app.server.access import AsgiApp, Message, Receive, Scope, Send
 from app.server.content_policy import page_policy
-from app.server.scenes import WORDS, is_embedded, scenes_of
+from app.server.scenes import PERFORMANCE, WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
 from weights.catalog import MODELS
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (
     "link.js",
+    "enlarger.js",
     "screen.js",
     "panels.js",
     "advice.js",
+    "said.js",
+    "performer.js",
     "live.js",
     "drop.js",
     "shots.js",
@@ -39,6 +43,8 @@ SCRIPTS = (
     "start.js",
 )
 STYLES = ("live.css", "tabs.css")
+TABS = {"Live": "Live", "Long render": "Jobs", "Compare": "Compare"}
+"""Titles, and what fills them in app/server/static: window.rivuletLive and so on."""
 JPEG_QUALITY = 85
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
@@ -65,6 +71,7 @@ def page_facts(request: EngineRequest) -> dict[str, Any]:
         "models": [(name, name) for name in MODELS if name == model or at_hand(name)],
         "presets": [(preset.name, preset.name, preset.title) for preset in PRESETS.values()],
         "builtin": is_embedded(request),
+        "poster": _poster() if is_embedded(request) else None,
         "scenes": scenes_of(request),
         "words": WORDS if is_embedded(request) else None,
         "steps": len(system.schedule.denoising_step_list),
@@ -87,19 +94,18 @@ def build_page(jobs: object | None = None) -> "Blocks":
         raise UsageMistake("The page needs Gradio. Install it: pip install 'rivulet[web]'") from None
 
     with gradio.Blocks(title="Rivulet", analytics_enabled=False) as page, gradio.Tabs():
-        with gradio.Tab("Live"):
-            _place("Live")
-        if jobs is not None:
-            with gradio.Tab("Long render", render_children=True):
-                _place("Jobs")
-            with gradio.Tab("Compare", render_children=True):
-                _place("Compare")
+        for title, name in TABS.items() if jobs is not None else [("Live", "Live")]:
+            with gradio.Tab(title, render_children=True):
+                _place(name)
     return page
 
 
-def mount_page(app: "FastAPI", engine: "Engine", jobs: object | None = None, *, root_path: str = "") -> "FastAPI":
-    """Put the page at the root of `app`, below the routes that it has already."""
-    facts = page_facts(engine.request)
+def mount_page(
+    app: "FastAPI", engine: "Engine", jobs: object | None = None, *, root_path: str = "", perform: bool = False
+) -> "FastAPI":
+    """Put the page at the root of `app`, below the routes that it has already; `perform` as in make_app."""
+    facts = page_facts(engine.request) | {"tabs": ["Live"] if jobs is None else list(TABS)}
+    facts["perform"] = PERFORMANCE if perform and facts["builtin"] else None
     page = build_page(jobs)
     from gradio.routes import mount_gradio_app  # pyright: ignore[reportUnknownVariableType]  # of its `auth`
     from gradio.themes import Base
@@ -182,6 +188,12 @@ class Assets:
             await send(message)
 
         await self.app(scope, receive, kept)
+
+
+@cache
+def _poster() -> str:
+    """A picture of the first film as a data URL, there before the model is: frame 30 of the default prompt, seed 7."""
+    return "data:image/jpeg;base64," + base64.b64encode((STATIC / "poster.jpg").read_bytes()).decode()
 
 
 @cache

@@ -52,6 +52,7 @@ def make_app(
     hosts: Iterable[str] = (),
     proxies: Proxies | None = None,
     autostart: bool = True,
+    perform: bool = False,
 ) -> FastAPI:
     """Build the application around an engine that the caller starts and closes.
 
@@ -65,6 +66,7 @@ def make_app(
         hosts: names it answers to besides addresses, localhost and the machine's own name.
         proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
         autostart: whether a new film plays at once.
+        perform: whether the page changes the film now and then while nobody types.
     """
     access = Access(secret, login, frozenset(hosts))
     desk = Desk(Takes(engine.folder, access))
@@ -91,7 +93,7 @@ def make_app(
     if page:
         from app.server.page import mount_page
 
-        mount_page(app, engine, jobs, root_path=root_path)
+        mount_page(app, engine, jobs, root_path=root_path, perform=perform)
     describe(app, login=login is not None)
 
     def description(request: Request) -> Told:
