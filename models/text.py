@@ -1,14 +1,13 @@
 """Small word-level text encoder of the embedded model.
 
-Its vocabulary is a plain file beside the weights, so that a person can read what the model understands and a word it
-does not know can be answered with the nearest ones instead of with silence.
+Its vocabulary is a plain file beside the weights, so that a person can read what the model understands; a glossary
+beside it answers a word that it does not know with one that means the same, instead of with silence.
 
 Dimension key: B prompts, L text tokens, D text width, N heads.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+from models.glossary import GLOSSARY_FILE, Glossary
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 VOCABULARY_FILE = "vocabulary.json"
@@ -74,6 +75,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         if text_dim % num_heads:
             raise ValueError(f"text_dim {text_dim} must be a multiple of num_heads {num_heads}.")
         self.words: tuple[str, ...] = ()
+        self.glossary = Glossary()
         self._index: dict[str, int] = {}
         self.embedding = nn.Embedding(vocabulary_size, text_dim)
         self.positions = nn.Parameter(0.02 * torch.randn(text_len, text_dim))
@@ -124,13 +126,15 @@ class TextEncoder(ModelMixin, ConfigMixin):
         return self(self.tokenize(prompts).to(self.device))
 
     def unknown_words(self, prompt: str) -> dict[str, tuple[str, ...]]:
-        """Words of a prompt that the model does not know, each with up to three known words spelled most alike."""
-        known = self.words[2:]
-        return {
-            word: tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.6))
-            for word in words_of(prompt)
-            if word not in self._index
-        }
+        """Words of a prompt that the model does not know, each with up to three that it knows and that mean the same.
+
+        A word that nothing comes near has none; words that say nothing of a picture are left out.
+        """
+        return self.glossary.unknown(prompt, self._index)
+
+    def instead(self, prompt: str) -> str:
+        """The prompt in words that the model knows, as far as they mean the same."""
+        return self.glossary.instead(prompt, self._index)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode word numbers (B, L) with L <= text_len, 0 = padding, into (B, L, text_dim)."""
@@ -149,15 +153,19 @@ class TextEncoder(ModelMixin, ConfigMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
         text = json.dumps(list(self.words), ensure_ascii=False, indent=0)
         (Path(save_directory) / VOCABULARY_FILE).write_text(text + "\n", encoding="utf-8")
+        if self.glossary.meanings:
+            self.glossary.write(Path(save_directory) / GLOSSARY_FILE)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # the parent is decorated
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> Self:
-        """Load from a local folder written by `save_pretrained`."""
+        """Load from a local folder written by `save_pretrained`; a glossary there may be missing."""
         encoder = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         path = Path(pretrained_model_name_or_path) / kwargs.get("subfolder", "") / VOCABULARY_FILE
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; it is saved beside the text encoder's weights.")
         encoder.set_words(json.loads(path.read_text(encoding="utf-8")))
+        if (path.parent / GLOSSARY_FILE).exists():
+            encoder.glossary = Glossary.read(path.parent / GLOSSARY_FILE)
         return encoder

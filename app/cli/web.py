@@ -60,6 +60,9 @@ def web_command(
     ] = 10 * 10**9,
     no_open: Annotated[bool, typer.Option("--no_open", help="Do not open a browser.")] = False,
     no_autostart: Annotated[bool, typer.Option("--no_autostart", help="Films wait for Play.")] = False,
+    no_perform: Annotated[
+        bool, typer.Option("--no_perform", help="The page shows nothing of its own accord while nobody types.")
+    ] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where films, logs and render jobs go.")] = Path(
         "outputs/live"
     ),
@@ -124,6 +127,7 @@ def web_command(
         live_memory=live_memory,
         live_disk=live_disk,
         autostart=not no_autostart,
+        perform=not no_perform,
         auth=auth,
         hosts=host_names(allow_host or ()),
         proxies=read_proxies(trusted_proxies) if trusted_proxies else None,

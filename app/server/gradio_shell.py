@@ -25,7 +25,7 @@ from starlette.responses import PlainTextResponse
 
 from app.errors import UsageMistake
 from app.server.access import AsgiApp, Message, Receive, Scope, Send
-from app.server.page import Engine, page_facts, page_script
+from app.server.page import Engine, page_facts, page_script, tabs_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -64,19 +64,17 @@ def build_page(jobs: object | None = None) -> "Blocks":
         raise UsageMistake("The page needs Gradio. Install it: pip install 'rivulet[web]'") from None
 
     with gradio.Blocks(title="Rivulet", analytics_enabled=False) as page, gradio.Tabs():
-        with gradio.Tab("Live"):
-            _place("Live")
-        if jobs is not None:
-            with gradio.Tab("Long render", render_children=True):
-                _place("Jobs")
-            with gradio.Tab("Compare", render_children=True):
-                _place("Compare")
+        for title, name in tabs_of(jobs).items():
+            with gradio.Tab(title, render_children=True):
+                _place(name)
     return page
 
 
-def mount_page(app: "FastAPI", engine: Engine, jobs: object | None = None, *, root_path: str = "") -> "FastAPI":
-    """Put the page at the root of `app`, below the routes that it has already."""
-    facts = page_facts(engine.request)
+def mount_page(
+    app: "FastAPI", engine: Engine, jobs: object | None = None, *, root_path: str = "", perform: bool = False
+) -> "FastAPI":
+    """Put the page at the root of `app`, below the routes that it has already; `perform` as in make_app."""
+    facts = page_facts(engine.request, tabs=tuple(tabs_of(jobs)), perform=perform)
     page = build_page(jobs)
     from gradio.routes import mount_gradio_app  # pyright: ignore[reportUnknownVariableType]  # of its `auth`
     from gradio.themes import Base

@@ -65,6 +65,7 @@ class Serving:
     live_memory: int
     live_disk: int
     autostart: bool
+    perform: bool
     auth: str | None
     hosts: frozenset[str]
     proxies: Proxies | None
@@ -143,6 +144,7 @@ def serve(place: Place, asked: Serving) -> NoReturn:
                 hosts=asked.hosts,
                 proxies=asked.proxies,
                 autostart=asked.autostart,
+                perform=asked.perform,
             )
             code = _run(app, place, asked, engine.leave_off, lambda: _say_ready(url, open_browser=asked.open_browser))
     print("Stopped. Films and jobs are in", asked.folder)

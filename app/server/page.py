@@ -5,24 +5,28 @@ WebSocket that the script opens before Gradio has drawn anything, because a clic
 a tenth of a second.
 """
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from app.loading.model import EngineRequest, at_hand
 from app.server.controls import controls
-from app.server.scenes import WORDS, is_embedded, scenes_of
+from app.server.scenes import PERFORMANCE, WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
 from weights.catalog import MODELS
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (
     "link.js",
+    "enlarger.js",
     "screen.js",
     "panels.js",
     "advice.js",
+    "said.js",
+    "performer.js",
     "live.js",
     "drop.js",
     "shots.js",
@@ -44,8 +48,13 @@ class Engine(Protocol):
     def request(self) -> EngineRequest: ...
 
 
-def page_facts(request: EngineRequest) -> dict[str, Any]:
-    """What the page has to know before the film says hello."""
+def tabs_of(jobs: object | None) -> dict[str, str]:
+    """Titles of the tabs, and what fills each in app/server/static: window.rivuletLive and so on."""
+    return {"Live": "Live"} if jobs is None else {"Live": "Live", "Long render": "Jobs", "Compare": "Compare"}
+
+
+def page_facts(request: EngineRequest, *, tabs: Sequence[str] = ("Live",), perform: bool = False) -> dict[str, Any]:
+    """What the page has to know before the film says hello; `perform` as in make_app."""
     system = request.preset
     model = request.model or system.model
     return {
@@ -54,6 +63,9 @@ def page_facts(request: EngineRequest) -> dict[str, Any]:
         "models": [(name, name) for name in MODELS if name == model or at_hand(name)],
         "presets": [(preset.name, preset.name, preset.title) for preset in PRESETS.values()],
         "builtin": is_embedded(request),
+        "poster": _poster() if is_embedded(request) else None,
+        "tabs": tabs,
+        "perform": PERFORMANCE if perform and is_embedded(request) else None,
         "scenes": scenes_of(request),
         "words": WORDS if is_embedded(request) else None,
         "steps": len(system.schedule.denoising_step_list),
@@ -69,6 +81,12 @@ def page_script(engine_facts: Mapping[str, Any]) -> str:
     facts |= {"jobs_html": _text("jobs.html"), "compare_html": _text("compare.html")}
     told = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")  # no text of it can end the script
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
+
+
+@cache
+def _poster() -> str:
+    """A picture of the first film as a data URL, there before the model is: frame 30 of the default prompt, seed 7."""
+    return "data:image/jpeg;base64," + base64.b64encode((STATIC / "poster.jpg").read_bytes()).decode()
 
 
 @cache

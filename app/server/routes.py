@@ -58,6 +58,7 @@ def make_app(
     hosts: Iterable[str] = (),
     proxies: Proxies | None = None,
     autostart: bool = True,
+    perform: bool = False,
 ) -> FastAPI:
     """Build the application around an engine that the caller starts and closes.
 
@@ -71,6 +72,7 @@ def make_app(
         hosts: names it answers to besides addresses, localhost and the machine's own name.
         proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
         autostart: whether a new film plays at once.
+        perform: whether the page changes the film now and then while nobody types.
     """
     access = Access(secret, login, frozenset(hosts))
     desk = Desk(engine.folder, access)
@@ -110,7 +112,7 @@ def make_app(
     if page:
         from app.server.gradio_shell import mount_page
 
-        mount_page(app, engine, jobs, root_path=root_path)
+        mount_page(app, engine, jobs, root_path=root_path, perform=perform)
     # Last, so that it stands before everything.
     app.add_middleware(Gate, access=access, root_path=root_path, proxies=proxies)
     return app

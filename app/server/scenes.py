@@ -25,6 +25,17 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("in the sky", "in the starry night", "at sunset", "over the meadow", "in the desert", "over the sea", "over snow"),
 )
 """A surprise for the embedded model: one of each, in this order."""
+PERFORMANCE: tuple[str, ...] = (
+    "a big blue ball bounces over the sea",
+    "a big blue ball bounces over the snow",
+    "a big blue star spins over the snow",
+    "a big yellow star spins in the starry night",
+    "a big yellow heart floats up in the starry night",
+    "a big pink heart floats up over the meadow",
+    "a big pink ball bounces over the meadow",
+    "a big red ball bounces over the sea",
+)
+"""What the page shows of its own accord while nobody types: from each to the next one or two things change."""
 OPEN: tuple[Scene, ...] = (
     ("Fox", "A red fox walks through fresh snow in a birch forest at dawn, soft light, shallow depth of field."),
     ("Harbour", "Fishing boats rock in a small harbour while gulls circle above, overcast light, handheld camera."),

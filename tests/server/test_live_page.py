@@ -496,7 +496,7 @@ def test_an_audition_shows_what_a_queued_prompt_would_become(page: Any) -> None:
 def test_a_soft_transition_has_a_length_and_keep_and_mix_and_scenes_take_over(page: Any) -> None:
     choose(page, "soft")
     slide(page, "chunks", 2)
-    assert page.locator("#rv-soft output").inner_text() == "2 chunks, 1.5 s"
+    assert page.locator("#rv-soft output").inner_text() == "1.5 s"
     say(page, NIGHT, kind="soft")
     shown(page, NIGHT)
     assert [each for each in sent(page) if "transition" in each][-1]["transition"] == {"kind": "soft", "chunks": 2}

@@ -8,11 +8,11 @@ class Live {
     this.$ = (id) => root.querySelector(`#rv-${id}`);
     for (const node of root.querySelectorAll("[data-icon]")) setIcon(node, node.dataset.icon);
     this.hello = { fps: 16, prompt: "", chunk_frames: 12 };
-    this.screen = new Screen(this.$("canvas"), {
+    this.screen = new Screen({ canvas: this.$("canvas"), glow: this.$("glow"), fine: this.$("fine") }, {
       ack: (seq) => this.link.send({ type: "ack", seq }),
       onDrawn: (frame) => this.drawn(frame),
     });
-    this.receipts = new Receipts(this.$("receipts"), this.screen, (ms) => this.figures.set("prompt", `${ms} ms`));
+    this.receipts = new Receipts(this.$("receipts"), this.screen, (ms) => this.answered(ms));
     this.queue = new Queue(this.$("queue"), this.$("queue-hint"), (message) => this.send(message), (item) => this.put(item.prompt, false, item.transition));
     this.track = new TrackStrip(this.$("track"), (begin) => this.act("rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) }));
     this.figures = new Figures(this.$("metrics"));
@@ -22,6 +22,8 @@ class Live {
       onState: (state, wait) => this.linkState(state, wait),
     });
     this.advice = new Advice(this);
+    if (facts.poster) this.$("waiting").style.backgroundImage = `url(${facts.poster})`;
+    this.said = new Said(this.$("prompt"));
     this.wire();
     this.restore();
     this.restorer = new Restorer(this);
@@ -62,7 +64,7 @@ class Live {
       $("scenes").append(make("button", { type: "button", textContent: name, title: text, onclick: () => this.put(text) }));
     }
     for (const radio of this.root.querySelectorAll('[name="rv-kind"]')) radio.onchange = () => this.transitionChanged();
-    this.slider("chunks", (n) => `${n} chunks, ${((n * this.hello.chunk_frames) / this.hello.fps).toFixed(1)} s`, () => this.transitionChanged());
+    this.slider("chunks", (n) => `${((n * this.hello.chunk_frames) / this.hello.fps).toFixed(1)} s`, () => this.transitionChanged());
     this.slider("weight", (n) => `${n} %`, () => $("mixing").dataset.live === "on" && this.mix());
     const sliders = facts.controls.filter(({ slider }) => slider);
     for (const place of this.root.querySelectorAll("[data-controls]")) {
@@ -71,6 +73,9 @@ class Live {
     for (const { wire } of sliders) {
       this.slider(wire, String, (value) => this.set({ [wire]: value }), wire === "steps" ? (steps) => this.advice.trade(steps) : undefined);
     }
+    $("enlarging").hidden = !this.screen.enlarger.possible;
+    $("enlarge").checked = this.screen.enlarger.on;
+    $("enlarge").onchange = () => this.screen.enlarger.choose($("enlarge").checked);
     $("refresh").onchange = () => this.set({ refresh_on_drift: $("refresh").checked ? facts.drift_limit : 0 });
     for (const button of this.root.querySelectorAll("[data-copy]")) {
       button.onclick = () => {
@@ -187,7 +192,9 @@ class Live {
   say(queue) {
     const text = this.$("prompt").value.trim();
     if (!text) return;
-    if (this.put(text, queue)) this.$("prompt").select();
+    if (!this.put(text, queue)) return;
+    this.said.push(text);
+    this.$("prompt").value = "";
   }
 
   put(prompt, queue = false, transition = this.transition()) {
@@ -200,6 +207,12 @@ class Live {
     if (queue) this.receipts.queued(id);
     else memory.keep({ prompt });
     return true;
+  }
+
+  // A change that nobody asked for, while the page performs: clean, and not a wish that a reload repeats.
+  perform(prompt) {
+    const id = newId();
+    if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: "recache", chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
   }
 
   begin(prompt) {
@@ -396,12 +409,26 @@ class Live {
     if (!this.$("waiting").hidden) {
       this.$("waiting").hidden = true;
       performance.mark("rivulet-first-frame");
+      if (facts.perform && !memory.all().prompt) this.performer ??= new Performer(this, facts.perform);
     }
     this.receipts.drawn(frame);
   }
 
+  answered(ms) {
+    this.answer = ms;
+    this.figures.set("prompt", `${ms} ms`);
+  }
+
+  // All figures in one line; the rest is behind a click.
+  glance() {
+    const fps = `${Math.round(this.screen.fps())} fps`;
+    const text = this.state !== "playing" ? "" : this.answer ? `${fps}, answers in ${(this.answer / 1000).toFixed(1)} s` : fps;
+    if (this.$("glance").textContent !== text) this.$("glance").textContent = text || "Figures";
+  }
+
   tick() {
     const { last } = this.screen;
+    this.glance();
     this.figures.set("fps", `${this.screen.fps().toFixed(1)} / ${this.hello.fps}`, this.state === "playing" && last && this.screen.fps() < 0.8 * this.hello.fps);
     this.figures.set("dropped", String((this.metrics?.dropped ?? 0) + this.screen.skipped));
     if (!last) return;

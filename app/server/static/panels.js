@@ -102,6 +102,11 @@ class Receipts {
     if (drawn !== undefined) this.shown(id, drawn);
   }
 
+  // What was said long ago leaves the picture; the caption stays.
+  fade(line) {
+    setTimeout(() => (line.dataset.old = "true"), 6000);
+  }
+
   queued(id) {
     this.say(id, "queued", "queued");
     const receipt = this.open.get(id);
@@ -119,6 +124,7 @@ class Receipts {
     const ms = Math.max(1, Math.round(at - receipt.at));
     // A queued prompt waited for its turn, so its time from sending to showing says nothing about speed.
     this.say(id, "shown", receipt.queued ? "on screen" : `on screen in ${ms} ms`);
+    this.fade(receipt.line);
     this.open.delete(id);
     if (!receipt.queued) this.onShown(ms);
   }
@@ -126,6 +132,7 @@ class Receipts {
   // Not seen: another prompt came first, or the film went another way.
   overtaken({ id, by }) {
     this.say(id, "overtaken", by ? "overtaken by the next" : "left behind");
+    if (this.open.has(id)) this.fade(this.open.get(id).line);
     this.open.delete(id);
   }
 

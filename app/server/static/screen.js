@@ -1,11 +1,16 @@
 // The picture: decodes the newest frame, draws it with the display's clock, and says so to the server.
+// Around it the same picture glows, far out of focus, where a black bar would stand.
 
 const FPS_SPAN = 2000; // ms over which "fps" counts what was drawn
+const GLOW_EVERY = 400; // ms between two looks of the glow: a light that flickers draws the eye from the picture
+const GLOW_SPOTS = 6; // it knows so many spots across and down
 
 class Screen {
-  constructor(canvas, { ack, onDrawn }) {
-    Object.assign(this, { canvas, ack, onDrawn, drawn: [], skipped: 0, decoding: false, link: 0 });
+  constructor({ canvas, glow, fine }, { ack, onDrawn }) {
+    Object.assign(this, { canvas, glow, ack, onDrawn, drawn: [], skipped: 0, decoding: false, link: 0, glowed: -Infinity });
     this.context = canvas.getContext("2d", { alpha: false });
+    this.enlarger = new Enlarger(canvas, fine);
+    this.spots = Object.assign(document.createElement("canvas"), { width: GLOW_SPOTS, height: GLOW_SPOTS });
     this.forget();
     document.addEventListener("visibilitychange", () => this.show());
   }
@@ -69,10 +74,22 @@ class Screen {
 
   draw(frame, now) {
     this.context.drawImage(frame.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    this.enlarger.draw();
+    if (now - this.glowed > GLOW_EVERY) this.light(frame.bitmap, now);
     this.last = { seq: frame.seq, frame: frame.frame, t: frame.t, epoch: frame.epoch, made: frame.made, at: now };
     this.drawn.push(this.last);
     while (this.drawn[0].at < now - FPS_SPAN) this.drawn.shift();
     this.onDrawn(this.last);
+  }
+
+  // Shrunk to a few spots and stretched again: a blur that costs nothing.
+  light(bitmap, now) {
+    this.glowed = now;
+    for (const [canvas, picture] of [[this.spots, bitmap], [this.glow, this.spots]]) {
+      const context = canvas.getContext("2d", { alpha: false });
+      context.imageSmoothingQuality = "high";
+      context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    }
   }
 
   fps() {

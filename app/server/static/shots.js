@@ -1,6 +1,6 @@
 // The shot table: a script as rows, rows as a script, and the strip that shows its chunks.
 
-const TRANSITIONS = [["recache", "re-cache"], ["soft", "soft"], ["cut", "cut"], ["keep", "keep"]];
+const TRANSITIONS = [["recache", "Smooth"], ["soft", "Blend"], ["cut", "Cut"], ["keep", "Words only"]];
 const MOST_CELLS = 400; // of a strip: beyond, a cell stands for several chunks
 const SCRIPT_HEAD = ["version: 1", "shots:"];
 

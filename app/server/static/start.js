@@ -1,7 +1,11 @@
 // The film begins before Gradio has drawn its tabs: the section stands in the body until its place is there.
 // Gradio's forty scripts keep both cores of a small machine busy for half a second: they wait for the first picture.
 const PATIENCE = 1000;
-let live;
+const BRAND =
+  '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#0f766e"/>' +
+  '<path d="M5 21c4-7 7-7 11-2s7 5 11-2" fill="none" stroke="#99f6e4" stroke-width="3.2" stroke-linecap="round"/>' +
+  '<path d="M5 14c4-7 7-7 11-2s7 5 11-2" fill="none" stroke="#fff" stroke-width="3.2" stroke-linecap="round"/></svg><span>Rivulet</span>';
+let live, wanted;
 function begin() {
   if (live) return;
   document.head.append(make("style", { textContent: facts.css }));
@@ -9,8 +13,15 @@ function begin() {
   early.innerHTML = facts.html;
   const asked = new URLSearchParams(location.search).get("__theme"); // Gradio's own switch
   early.classList.toggle("dark", asked ? asked === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
-  document.body.append(early);
-  live = new Live(early.firstElementChild);
+  // Tabs from the start: which of them is clicked before Gradio's are there is opened when they are.
+  const tabs = make("div", { className: "rv-tabs" });
+  for (const name of facts.tabs) tabs.append(make("button", { type: "button", textContent: name, onclick: () => (wanted = name) }));
+  early.prepend(tabs);
+  const brand = make("h1", { className: "rv-brand", innerHTML: BRAND });
+  brand.classList.toggle("dark", early.classList.contains("dark"));
+  brand.ariaLabel = "Rivulet";
+  document.body.append(early, brand);
+  live = new Live(early.querySelector(".rv-live"));
   live.$("prompt").focus();
   const { screen } = live;
   const { onDrawn } = screen;
@@ -34,6 +45,7 @@ window.rivuletLive = (element) => {
   const [from, to] = [focused?.selectionStart, focused?.selectionEnd];
   element.replaceChildren(live.root);
   document.getElementById("rv-early")?.remove();
+  if (wanted) [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === wanted)?.click();
   if (live.root.contains(focused)) {
     focused.focus({ preventScroll: true });
     if (from !== undefined && from !== null) focused.setSelectionRange?.(from, to);
