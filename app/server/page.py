@@ -26,6 +26,7 @@ SCRIPTS = (
     "panels.js",
     "advice.js",
     "said.js",
+    "words.js",
     "performer.js",
     "live.js",
     "drop.js",

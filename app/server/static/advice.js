@@ -35,18 +35,36 @@ class Advice {
     };
   }
 
-  // A prompt with words that the model has never seen, and what it would understand instead.
-  hint(prompt, unknown) {
-    const line = this.live.$("unknown");
+  // A prompt with words that the model does not know: what it would understand instead, by meaning; or what there is.
+  hint(prompt, unknown, instead) {
+    const { live } = this;
+    const line = live.$("unknown");
     line.replaceChildren();
     line.hidden = !Object.keys(unknown).length;
+    const button = (text, said, title = `Say “${said}”`) => make("button", { type: "button", textContent: text, title, onclick: () => live.put(said) });
     for (const [word, near] of Object.entries(unknown)) {
-      const instead = (other) => {
-        const replaced = (text) => text.replace(new RegExp(`(?<![\\p{L}\\p{N}])${word.replace(/[$()*+.?[\\\]^{|}]/g, "\\$&")}(?![\\p{L}\\p{N}])`, "giu"), other);
-        this.live.put(typeof prompt === "string" ? replaced(prompt) : prompt.map(([text, weight]) => [replaced(text), weight]));
-      };
-      const words = near.map((other) => make("button", { type: "button", textContent: other, title: `Say ${other} instead`, onclick: () => instead(other) }));
-      line.append(make("span", { textContent: `The model does not know “${word}”${near.length ? ". Say instead:" : ": use another word."}` }), ...words);
+      const replaced = (text, other) => text.replace(new RegExp(`(?<![\\p{L}\\p{N}])${word.replace(/[$()*+.?[\\\]^{|}]/g, "\\$&")}(?![\\p{L}\\p{N}])`, "giu"), other);
+      const put = (other) => (typeof prompt === "string" ? replaced(prompt, other) : prompt.map(([text, weight]) => [replaced(text, other), weight]));
+      line.append(make("span", { textContent: near.length ? `“${word}”:` : `“${word}” is not in its world.` }));
+      // A place or a motion of several words stands in the whole sentence below; here it would stand beside the old ones.
+      line.append(...near.filter((other) => !other.includes(" ")).map((other) => button(other, put(other), `Say ${other} instead`)));
     }
+    if (instead && instead !== prompt) line.append(button(`Say “${instead}”`, instead, "In words that the model knows"));
+    if (Object.values(unknown).some((near) => !near.length)) this.offer(line);
+  }
+
+  // What the model knows, and chips that build a sentence of it.
+  offer(line) {
+    const { shapes = [], colours = [], scenes = [] } = this.live.knows;
+    if (!shapes.length) return;
+    const count = (words, name) => `${words.length} ${name}`;
+    line.append(make("span", { textContent: `It knows ${count(shapes, "shapes")}, ${count(colours, "colours")} and ${count(scenes, "scenes")}:` }));
+    const box = this.live.$("prompt");
+    const add = (word) => {
+      box.value = `${box.value.trim() || "a"} ${word}`;
+      box.dispatchEvent(new Event("input"));
+      box.focus();
+    };
+    line.append(...[...colours, ...shapes].map((word) => make("button", { type: "button", textContent: word, onclick: () => add(word) })));
   }
 }

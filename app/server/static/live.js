@@ -24,6 +24,8 @@ class Live {
     this.advice = new Advice(this);
     if (facts.poster) this.$("waiting").style.backgroundImage = `url(${facts.poster})`;
     this.said = new Said(this.$("prompt"));
+    this.words = new Words(this, this.$("prompt"), this.$("echo"));
+    this.knows = {};
     this.wire();
     this.restore();
     this.restorer = new Restorer(this);
@@ -195,6 +197,7 @@ class Live {
     if (!this.put(text, queue)) return;
     this.said.push(text);
     this.$("prompt").value = "";
+    this.words.clear();
   }
 
   put(prompt, queue = false, transition = this.transition()) {
@@ -266,6 +269,8 @@ class Live {
       if (!known && before.set && Object.keys(before.set).length) this.link.send({ type: "session.set", ...before.set });
       if (before.session && before.session !== event.session && before.prompt) this.put(before.prompt);
     }
+    this.knows = event.knows ?? {};
+    this.words.knows(this.knows);
     if (event.settings) this.showSettings(event.settings);
     this.showSeed(event.seed);
     const { session, token, view_token: view } = event;
@@ -298,7 +303,11 @@ class Live {
 
   on_session_prompt_update_accepted(event) {
     const prompt = this.receipts.accepted(event);
-    if (prompt && Object.keys(event.unknown ?? {}).length) this.advice.hint(prompt, event.unknown);
+    if (prompt && Object.keys(event.unknown ?? {}).length) this.advice.hint(prompt, event.unknown, event.instead);
+  }
+
+  on_session_words(event) {
+    this.words.told(event);
   }
 
   on_session_prompt_update_applied(event) {

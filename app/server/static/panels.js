@@ -86,8 +86,9 @@ class Receipts {
   }
 
   // Returns the prompt, as long as its receipt is open.
-  accepted({ id, chunk }) {
+  accepted({ id, chunk, unknown = {} }) {
     const receipt = this.open.get(id);
+    if (receipt) receipt.without = Object.entries(unknown).filter(([, near]) => !near.length).map(([word]) => `“${word}”`);
     if (receipt?.frame === undefined) this.say(id, "accepted", `${receipt?.queued ? "queued for" : "accepted at"} chunk ${chunk}`);
     return receipt?.prompt;
   }
@@ -123,7 +124,8 @@ class Receipts {
     const receipt = this.open.get(id);
     const ms = Math.max(1, Math.round(at - receipt.at));
     // A queued prompt waited for its turn, so its time from sending to showing says nothing about speed.
-    this.say(id, "shown", receipt.queued ? "on screen" : `on screen in ${ms} ms`);
+    const without = receipt.without?.length ? `, without ${receipt.without.join(", ")}` : "";
+    this.say(id, without ? "partly" : "shown", (receipt.queued ? "on screen" : `on screen in ${ms} ms`) + without);
     this.fade(receipt.line);
     this.open.delete(id);
     if (!receipt.queued) this.onShown(ms);
