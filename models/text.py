@@ -132,6 +132,14 @@ class TextEncoder(ModelMixin, ConfigMixin):
         """
         return self.glossary.unknown(prompt, self._index)
 
+    @property
+    def knows(self) -> dict[str, tuple[str, ...]]:
+        """What the model knows, for people: words of each category, and all `words`; empty without a glossary."""
+        if not self.glossary.categories:
+            return {}
+        categories = {name: tuple(words) for name, words in self.glossary.categories.items()}
+        return categories | {"words": self.words[2:]}
+
     def instead(self, prompt: str) -> str:
         """The prompt in words that the model knows, as far as they mean the same."""
         return self.glossary.instead(prompt, self._index)

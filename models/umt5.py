@@ -106,6 +106,15 @@ class UMT5TextEncoder(nn.Module):
         embeds_BLD = self.model(ids_BL.to(device), attention_mask=mask_BL).last_hidden_state
         return embeds_BLD.masked_fill(mask_BL[..., None] == 0, 0.0)
 
+    @property
+    def knows(self) -> dict[str, tuple[str, ...]]:
+        """Empty: there is no list of what it knows."""
+        return {}
+
+    def instead(self, prompt: str) -> str:
+        """The prompt itself."""
+        return prompt
+
     def unknown_words(self, prompt: str) -> dict[str, tuple[str, ...]]:
         """Always empty: pieces of words spell any word."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -107,9 +107,21 @@ class TinyModel:
             new_stream=self._new,
             check_knobs=lambda knobs: None,
             read_prompt=self._read,
-            unknown_words=lambda text: {word: ("red",) for word in text.split() if word == "rde"},
+            text=TinyText(),
             memory=lambda: 2**20,
         )
+
+
+class TinyText:
+    """Knows every word but one."""
+
+    knows: Mapping[str, Sequence[str]] = {"colours": ("red",), "words": ("red", "blue")}
+
+    def unknown_words(self, prompt: str) -> dict[str, tuple[str, ...]]:
+        return {word: ("red",) for word in prompt.split() if word == "rde"}
+
+    def instead(self, prompt: str) -> str:
+        return prompt.replace("rde", "red")
 
 
 class Watcher:

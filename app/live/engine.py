@@ -244,7 +244,7 @@ class LiveEngine:
         try:
             model = self._opener(self.request)
             self.max_sessions = self.max_sessions or films_at_once(model.device)
-            spelling = Spelling(model.unknown_words)
+            spelling = Spelling(model.text, self._clock)
             self._studio = Studio(model, self._clock, self._changed, self._disk, self._saves, self._quota, spelling)
             self.folder.mkdir(parents=True, exist_ok=True)
         except Exception as error:

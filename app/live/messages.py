@@ -4,13 +4,11 @@ The socket is open to programs as well as to the page, so every text and number 
 else is refused in one sentence; docs/live-api.md is the table for people.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.errors import printable
 from app.live.wired import by_name, by_wire, changes, in_force
 from pipelines.types import Prompt, Transition, TransitionKind
 
@@ -20,8 +18,6 @@ MAX_MESSAGE = 64 * 1024
 MAX_SEED = 2**53 - 1
 """The largest integer that JavaScript holds exactly."""
 QUEUE_LIMIT = 32
-
-_MOST_PARTS = 2 * QUEUE_LIMIT
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Weight = Annotated[float, Field(ge=0, le=100)]
@@ -167,6 +163,14 @@ class Do(FromClient):
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] | None = None
 
 
+class LookUp(FromClient):
+    """Tell the words of a text that the model does not know; nothing is changed."""
+
+    type: Literal["session.look_up"]
+    id: Name
+    prompt: Text
+
+
 class Ack(FromClient):
     """This frame has been drawn, and with it all before."""
 
@@ -180,10 +184,7 @@ class Stop(FromClient):
     type: Literal["session.stop"] = "session.stop"
 
 
-ClientMessage = SessionStart | PromptUpdate | QueueEdit | Set | Do | Ack | Stop
-_CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
-
-
+ClientMessage = SessionStart | PromptUpdate | QueueEdit | Set | Do | LookUp | Ack | Stop
 _InForce = in_force(FromServer)
 
 
@@ -199,7 +200,8 @@ class Settings(_InForce):
 class Hello(FromServer):
     """The first message: what plays, and the token that takes this session up again.
 
-    `view_token` opens the session for watching only: /live.mjpg, /frame.jpg and further sockets.
+    `view_token` opens the session for watching only: /live.mjpg, /frame.jpg and further sockets. `knows` is what a
+    small model knows: its shapes, colours, scenes and all `words`; {} for a model that reads any text.
     """
 
     type: Literal["hello"] = "hello"
@@ -219,6 +221,7 @@ class Hello(FromServer):
     paused: bool
     queue: list[QueueItem] = []
     settings: Settings | None = None
+    knows: dict[str, list[str]] = {}
 
 
 class VideoStart(FromServer):
@@ -230,7 +233,8 @@ class VideoStart(FromServer):
 class Accepted(FromServer):
     """The prompt is in: it begins with chunk `chunk`, about visible `at` (unix time).
 
-    `unknown` are words that the model does not know, each with the nearest that it does.
+    `unknown` are words that the model does not know, each with known ones that mean the same, if there are any;
+    `instead` is the prompt in words that it knows.
     """
 
     type: Literal["session.prompt_update.accepted"] = "session.prompt_update.accepted"
@@ -238,6 +242,15 @@ class Accepted(FromServer):
     chunk: int
     at: float
     unknown: dict[str, list[str]] = {}
+    instead: str | None = None
+
+
+class Words(FromServer):
+    """What a text that is being written says to the model: its `unknown` words, as `accepted` tells them."""
+
+    type: Literal["session.words"] = "session.words"
+    id: str
+    unknown: dict[str, list[str]]
 
 
 class Applied(FromServer):
@@ -361,40 +374,3 @@ class Done(FromServer):
 
     type: Literal["session.done"] = "session.done"
     reason: str
-
-
-def read_message(text: str | bytes) -> ClientMessage:
-    """Read a client's message.
-
-    Raises:
-        WireError: it is too long, no JSON, of no known type, or a field is missing, unknown or out of bounds.
-    """
-    if len(text) > MAX_MESSAGE:
-        raise WireError(f"A message is at most {MAX_MESSAGE} bytes long, this one has {len(text)}.")
-    if _bulky(text):
-        raise WireError(f"A message has at most {_MOST_PARTS} fields, and as many items in a list.")
-    try:
-        return _CLIENT.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        told = " ".join(printable(f"{where or 'message'}: {first['msg']}").split())  # it quotes what was sent
-        raise WireError(f"{told[:299]}.") from None
-
-
-def _bulky(text: str | bytes) -> bool:
-    """Whether an object or a list is larger than any that is allowed: pydantic tells every part that is wrong, and
-    forty milliseconds of that are taken from all who watch."""
-    try:
-        parts: list[Any] = [json.loads(text)]
-    except (ValueError, RecursionError):
-        return False  # which is told in one sentence
-    while parts:
-        part: Any = parts.pop()
-        inner = list(cast("dict[str, Any]", part).values()) if isinstance(part, dict) else part
-        if not isinstance(inner, list):
-            continue
-        if len(cast("list[Any]", inner)) > _MOST_PARTS:
-            return True
-        parts += cast("list[Any]", inner)
-    return False

@@ -22,6 +22,7 @@ from app.live.messages import (
     Do,
     Done,
     Hello,
+    LookUp,
     PromptUpdate,
     QueueEdit,
     QueueItem,
@@ -136,6 +137,10 @@ class Session:
         """
         if self.over or isinstance(message, Ack):
             return
+        if isinstance(message, LookUp):
+            if viewer is not None:
+                viewer.tell(status.words(self, message))
+            return
         if isinstance(message, PromptUpdate):
             self._say(message, viewer)
         elif isinstance(message, QueueEdit):
@@ -249,7 +254,7 @@ class Session:
             chunk, overtaken = self.schedule.say(prompt, transition, message.hold, receipt)
             wait = max(self.pace.lead(switching=True) - self.pace.margin, self.player.deadline(now) - now)
         if viewer is not None:
-            viewer.tell(status.accepted(message, chunk, wait, self.studio.spelling.unknown(prompt)))
+            viewer.tell(status.accepted(self, message, chunk, wait))
         self.audience.tell_overtaken(overtaken, message.id)
         if message.queue:
             self.audience.tell(status.queue(self))

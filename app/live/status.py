@@ -12,6 +12,7 @@ from app.live.film import Refused
 from app.live.messages import (
     Accepted,
     Hello,
+    LookUp,
     Metrics,
     Problem,
     PromptUpdate,
@@ -19,6 +20,7 @@ from app.live.messages import (
     SavingState,
     Settings,
     Track,
+    Words,
 )
 from app.live.prompts import respelled
 from app.live.recording import Ended
@@ -75,6 +77,7 @@ def hello(session: Session, viewer: Viewer) -> Hello:
         paused=session.state == "paused",
         queue=list(session.schedule.queue),
         settings=_settings_of(session),
+        knows={name: list(words) for name, words in model.text.knows.items()},
     )
 
 
@@ -97,9 +100,15 @@ def metrics(session: Session, now: float) -> Metrics:
     )
 
 
-def accepted(message: PromptUpdate, chunk: int, wait: float, unknown: dict[str, list[str]]) -> Accepted:
+def words(session: Session, message: LookUp) -> Words:
+    """The unknown words of a text that is being written."""
+    return Words(id=message.id, unknown=session.studio.spelling.unknown(message.prompt))
+
+
+def accepted(session: Session, message: PromptUpdate, chunk: int, wait: float) -> Accepted:
     """That a prompt begins with `chunk`, in about `wait` seconds, and which of its words the model does not know."""
-    return Accepted(id=message.id, chunk=chunk, at=time.time() + wait, unknown=unknown)
+    unknown, instead = session.studio.spelling.answer(message.of_engine())
+    return Accepted(id=message.id, chunk=chunk, at=time.time() + wait, unknown=unknown, instead=instead)
 
 
 def queue(session: Session) -> QueueState:

@@ -64,12 +64,29 @@ class LiveStream(Protocol):
         ...
 
 
+class TextFacts(Protocol):
+    """What a text encoder knows (models/text.py)."""
+
+    @property
+    def knows(self) -> Mapping[str, Sequence[str]]:
+        """Words by category, and all `words`; empty where any text is read."""
+        ...
+
+    def unknown_words(self, prompt: str) -> Mapping[str, Sequence[str]]:
+        """Words of a text that it does not know, each with known ones that mean the same."""
+        ...
+
+    def instead(self, prompt: str) -> str:
+        """The text in words that it knows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LiveModel:
     """What is loaded, and how to begin a film with it.
 
     `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
-    `unknown_words` are those of a text that the model does not know, each with the nearest known; on any thread.
+    `text` tells what the model knows and what it makes of a text, on any thread.
     `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out.
     """
 
@@ -88,7 +105,7 @@ class LiveModel:
     new_stream: Callable[[int, Knobs], LiveStream]
     check_knobs: Callable[[Knobs], object]
     read_prompt: Callable[[Prompt], None]
-    unknown_words: Callable[[str], Mapping[str, Sequence[str]]]
+    text: TextFacts
     memory: Callable[[], int]
 
     @property
@@ -161,7 +178,7 @@ def open_live(request: EngineRequest) -> LiveModel:
         new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
         check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
         read_prompt=lambda prompt: _embed(first, prompt),
-        unknown_words=components.text_encoder.unknown_words,
+        text=components.text_encoder,
         memory=loaded.memory,
     )
 

@@ -67,8 +67,8 @@ def dry_run_lines(
 
 def unknown_line(word: str, near: Sequence[str]) -> str:
     """Say that the model does not know a word: silence would look like a bad model."""
-    nearest = f"; nearest it knows: {', '.join(near)}" if near else ""
-    return f'Hint: the model does not know "{printable(word)}"{nearest}.'
+    meant = f"; say instead: {', '.join(near)}" if near else ", nor anything like it"
+    return f'Hint: the model does not know "{printable(word)}"{meant}.'
 
 
 def plan_data(timeline: Timeline, *, notes: Sequence[str] = ()) -> dict[str, Any]:

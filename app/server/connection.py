@@ -14,7 +14,8 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from app.errors import explain
 from app.live.checkpoint import NotKept
-from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError, read_message
+from app.live.message_reader import read_message
+from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError
 from app.server.rooms import Full, Lobby, Room
 from app.server.viewers import Gone, SocketViewer
 

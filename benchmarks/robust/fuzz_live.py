@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import UsageMistake
-from app.live.messages import WireError, read_message
+from app.live.message_reader import read_message
+from app.live.messages import WireError
 from app.server.restore import read_dropped, restored
 from benchmarks.robust.fuzz import Target
 from pipelines.presets import PRESETS

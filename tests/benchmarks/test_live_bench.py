@@ -19,7 +19,7 @@ from rich.console import Console
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.live.frame_header import FrameHeader, pack_frame
-from app.live.messages import read_message
+from app.live.message_reader import read_message
 from app.script.shot_list import parse_native
 from app.server.restore import read_dropped, restored
 from benchmarks.live import browser as live_browser

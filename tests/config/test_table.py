@@ -57,7 +57,8 @@ from app.config.settings import given_by_overrides, parse_config, resolve
 from app.config.settings_page import page
 from app.errors import UsageMistake
 from app.jobs.job import VideoRequest, render_words
-from app.live.messages import Set, Settings, WireError, read_message
+from app.live.message_reader import read_message
+from app.live.messages import Set, Settings, WireError
 from app.server.controls import controls
 from pipelines.presets import PRESETS
 import app.render.batch

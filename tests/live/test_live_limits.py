@@ -6,7 +6,7 @@ import errno
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,13 @@ class Ticking:
     def __call__(self) -> float:
         return self.now
 
-    def look_up(self, word: str) -> dict[str, tuple[str, ...]]:
+    knows: Mapping[str, Sequence[str]] = {}
+
+    def instead(self, prompt: str) -> str:
+        self.now += 0.005
+        return prompt.replace("rde", "red")
+
+    def unknown_words(self, word: str) -> dict[str, tuple[str, ...]]:
         self.now += 0.005
         self.words.append(word)
         return {} if word == "red" else {word: ("red",)}
@@ -276,11 +282,12 @@ class Ticking:
 
 def test_looking_words_up_takes_a_twentieth_of_the_time_at_most() -> None:
     clock = Ticking()
-    spelling = Spelling(clock.look_up, clock)
+    spelling = Spelling(clock, clock)
     text = " ".join(f"w{number}" for number in range(160))
     assert spelling.unknown("red rde") == {"rde": ["red"]}
     assert spelling.unknown("rde") == {"rde": ["red"]}  # remembered
     assert spelling.unknown("other") == {}  # there is no time for it
+    assert spelling.answer("a rde") == ({"rde": ["red"]}, None)  # nor for another sentence
     assert clock.words == ["red", "rde"]
     clock.now += 1
     begun = clock.now
@@ -293,6 +300,10 @@ def test_looking_words_up_takes_a_twentieth_of_the_time_at_most() -> None:
         spelling.unknown(text + f" {clock.now}")
         spent += clock.now - before
     assert spent < 1.2 * (clock.now - begun) / 20
+    clock.now += 10
+    assert spelling.answer("a rde red") == ({"a": ["red"], "rde": ["red"]}, "a red red")
+    clock.now += 10
+    assert spelling.answer("red") == ({}, None)
 
 
 # ------------------------------------------------------------------ logs, and the threads that write

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from app.live import messages as wire
 from app.live.frame_header import HEADER_BYTES, FrameHeader, pack_frame, unpack_frame
-from app.live.messages import WireError, read_message
+from app.live.message_reader import read_message
+from app.live.messages import WireError
 
 GOOD: list[dict[str, Any]] = [
     {"type": "session.start", "prompt": "a red ball", "seed": 7},

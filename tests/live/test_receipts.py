@@ -10,9 +10,11 @@ from app.live.messages import (
     Accepted,
     Applied,
     Do,
+    LookUp,
     Overtaken,
     Problem,
     SessionStart,
+    Words,
 )
 from app.record.session_log import read_log
 from tests.live_tiny import CHUNK_SECONDS, Stage, Watcher, say, watched
@@ -168,8 +170,21 @@ def test_with_a_fast_model_a_prompt_is_seen_within_a_chunk_and_150_ms(stage: Sta
 
 def test_words_that_the_model_does_not_know_come_with_the_receipt(stage: Stage) -> None:
     watcher, session = watched(stage)
+    assert session.hello(watcher).knows["words"] == ["red", "blue"]
     session.submit(say("typo", [("a rde fox", 1.0), ("a wolf", 1.0)]), watcher)
     assert watcher.of(Accepted)[0].unknown == {"rde": ["red"]}
+    stage.clock.now += 10
+    session.submit(say("again", "a rde fox"), watcher)
+    assert watcher.of(Accepted)[1].instead == "a red fox"
+
+
+def test_the_words_of_a_text_are_told_while_it_is_written_and_change_nothing(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    before = session.schedule.controls
+    session.submit(LookUp(type="session.look_up", id="w1", prompt="a rde fox"), watcher)
+    assert [(told.id, told.unknown) for told in watcher.of(Words)] == [("w1", {"rde": ["red"]})]
+    assert session.schedule.controls == before
+    assert not watcher.of(Accepted)
 
 
 def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: Stage) -> None:
