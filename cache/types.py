@@ -106,8 +106,8 @@ class Slots:
 class Entry:
     """What may enter of a video: one chunk that begins at timestep `level`, or none, so that what is in flight ends.
 
-    The chunk goes on with those of the plan's levels that are left below its own; `steps` bounds its passes, and the
-    last levels are then the ones that stay.
+    That level stands in for the plan's first. The chunk goes on with those of the others that are below its own;
+    `steps` bounds its passes, and the last levels are then the ones that stay.
     """
 
     level: float | None = None
@@ -117,7 +117,7 @@ class Entry:
         """All levels of the chunk, strictly falling; `listed` are the plan's. Empty where nothing enters."""
         if self.level is None:
             return ()
-        left = [level for level in listed if level < self.level]
+        left = [level for level in listed[1:] if level < self.level]
         most = len(left) if self.steps is None else min(len(left), self.steps - 1)
         return (self.level, *left[len(left) - most :])
 

@@ -85,6 +85,7 @@ class Passes:
 
     def run(self, work: Pass, start: Start | None = None) -> None:
         """All rows of a planned pass; frames in flight go on to their next level, and finished ones may leave."""
+        self._entered = range(0)
         rows = [(row, self.gather(row, start)) for row in work.rows]
         if rows:
             self.run_rows(work, rows)
@@ -95,7 +96,8 @@ class Passes:
         denoise = work.kind == "denoise"  # memory belongs to the prompt
         ready = [self._prepare(work, row, latents) for row, latents in rows]
         alike = len(ready) > 1 and len({each.layers for each in ready}) == 1
-        joint = self._buffers.joint([each.memory for each in ready]) if alike else None
+        lanes = [each.row.lane for each in ready]
+        joint = self._buffers.joint([each.memory for each in ready], lanes) if alike else None
         groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
         batches = [self._batch(members, memory) for members, memory in groups]
         asked, doubled = batches, denoise and self.guidance_scale != 1.0 and not self._residual
@@ -146,8 +148,8 @@ class Passes:
         state, self._entered = self.state, frames
         if self._residual and (start is None or not state.origin):
             raise ValueError(
-                f"guidance {self.engine.policies.guidance} pushes away from a video, and there is none: open the stream "
-                "for video, or choose the guidance full"
+                f"guidance {self.engine.policies.guidance} pushes away from a video, and there is none: open the "
+                "stream for video, or choose the guidance full"
             )
         if start is None:
             return self._draw(frames, levels, "initial")
@@ -243,7 +245,7 @@ class Passes:
         return x0
 
     def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
-        """Addressed noise [B, F, C, H, W] for the frames at their levels, a video's the same for every chunk if so set."""
+        """Addressed noise [B, F, C, H, W] for the frames at their levels; anchored, every chunk has the first one's."""
         state = self.state
         first = frames.start if state.origin and self.engine.policies.video.anchored else 0
         addresses = [

@@ -62,13 +62,11 @@ class StreamBatch:
             # With a chunk in every lane the oldest leaves; before that only when nothing follows it.
             work, flight, ended = self._pass(view, flight, own, leaves=len(flight) == self.lanes or not own)
             out.append(work)
-            if ended or view.entry is not None and own:
+            if ended or (own and view.entry is not None):
                 break
         return out
 
-    def _pass(
-        self, view: View, flight: _Flight, own: tuple[float, ...], *, leaves: bool
-    ) -> tuple[Pass, _Flight, bool]:
+    def _pass(self, view: View, flight: _Flight, own: tuple[float, ...], *, leaves: bool) -> tuple[Pass, _Flight, bool]:
         """One pass over the chunks in flight, oldest first; where they stand then, and whether the first one ended.
 
         A chunk goes through the lane of the level it stands at, and waits while an older one has still to pass there:

@@ -55,7 +55,7 @@ class MotionNoise:
         """The share of noise (0..1) of the next frames, given the last and the `motion`; None begins at `still`."""
         before = self.still if before is None else before
         amount = min(max(moved / self.full, 0.0), 1.0)
-        return (self.still - self.swing * amount) * (1.0 - self.inertia) + before * self.inertia
+        return max(0.0, self.still - self.swing * amount) * (1.0 - self.inertia) + before * self.inertia
 
     def level(self, share: float) -> int:
         """The timestep of the first pass as the released system cuts it, a whole number that may fall below 1."""

@@ -85,13 +85,20 @@ class SimilarityFilter:
 def _halved(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """uint8 [T, H, W, 3] as 0..1 at half the size; an odd last row or column is left out."""
     height, width = (max(2, size // 2 * 2) for size in pixels.shape[1:3])
-    part = pixels[:, :height, :width].astype(np.float32) / 255
-    return (part[:, ::2, ::2] + part[:, 1::2, ::2] + part[:, ::2, 1::2] + part[:, 1::2, 1::2]) / 4
+    part = pixels[:, :height, :width].astype(np.float32)
+    total = part[:, ::2, ::2] + part[:, 1::2, ::2] + part[:, ::2, 1::2] + part[:, 1::2, 1::2]
+    return total / np.float32(4 * 255)
 
 
-def _block_means(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _block_means(x: NDArray[np.float32]) -> NDArray[np.float64]:
     """Means of [T, H, W] over blocks; those at the far edges may be smaller."""
-    rows, columns = (np.arange(0, size, BLOCK) for size in x.shape[1:])
-    sums = np.add.reduceat(np.add.reduceat(x, rows, axis=1), columns, axis=2)
-    heights, widths = (np.diff([*starts, size]) for starts, size in zip((rows, columns), x.shape[1:], strict=True))
+    rows, heights = _blocks(x.shape[1])
+    columns, widths = _blocks(x.shape[2])
+    sums = np.add.reduceat(np.add.reduceat(x.astype(np.float64), rows, axis=1), columns, axis=2)
     return sums / (heights[:, None] * widths[None])
+
+
+def _blocks(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where blocks begin, and how long each is."""
+    starts = np.arange(0, size, BLOCK, dtype=np.int64)
+    return starts, np.minimum(BLOCK, size - starts)

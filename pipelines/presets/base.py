@@ -9,7 +9,6 @@ from cache.types import CachePolicy, PositionPolicy, Step, SwitchPolicy, WindowP
 from schedulers.motion import MotionNoise
 from schedulers.similarity import SimilarityFilter
 
-
 Guidance = Literal["full", "residual-self", "residual-once"]
 """What a guided pass is pushed away from."""
 
@@ -84,6 +83,6 @@ class Preset:
     switch: SwitchPolicy
     chunk: int = 3
     first_chunk: int | None = None
-    video: VideoEntry = VideoEntry()  # noqa: RUF009  # frozen
+    video: VideoEntry = VideoEntry()  # frozen
     fixes: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
