@@ -78,9 +78,7 @@ class Choice:
         }
 
 
-def ladder(
-    steps: int, sizes: Sequence[tuple[int, int]], rate: float, *, slowest: float = 4.0
-) -> tuple[Rung, ...]:
+def ladder(steps: int, sizes: Sequence[tuple[int, int]], rate: float, *, slowest: float = 4.0) -> tuple[Rung, ...]:
     """Every quality from the best down: fewer steps, then smaller sizes, then half the frames again and again.
 
     Args:
@@ -141,7 +139,7 @@ class DeadlineController:
 
     @property
     def line(self) -> tuple[float, float]:
-        """a and b of a + b * tokens seconds, neither below 0; seen at one size alone, all of it grows with the tokens."""
+        """a and b of a + b * tokens seconds, neither below 0; where one quality was seen, all grows with the tokens."""
         if not self._seen:
             return 0.0, 0.0
         known = {tokens: median(s for t, s in self._seen if t == tokens) for tokens, _ in self._seen}
@@ -210,12 +208,12 @@ class DeadlineController:
 
     def _choice(self, before: Rung) -> Choice:
         rung, age = self.rung, self.age(self.rung)
-        changed: dict[Lever, bool] = {
-            "steps": rung.steps != before.steps,
-            "size": rung.size != before.size,
-            "rate": rung.rate != before.rate,
+        pairs: dict[Lever, tuple[object, object]] = {
+            "steps": (rung.steps, before.steps),
+            "size": (rung.size, before.size),
+            "rate": (rung.rate, before.rate),
         }
-        levers = tuple(lever for lever in LEVERS if changed[lever])
+        levers = tuple(lever for lever in LEVERS if pairs[lever][0] != pairs[lever][1])
         best, reached = self.rungs[0], self._fits(rung, 1.0)
         parts = [f"{rung.steps} of {best.steps} steps"] if rung.steps != best.steps else []
         parts += [f"{rung.size[1]}x{rung.size[0]}"] if rung.size != best.size else []

@@ -19,7 +19,6 @@ from cache.switches import Keep
 from cache.types import NoisePlan
 from models.taehv import AutoencoderTAEHV
 from models.wan import CausalWanTransformer3DModel
-from pipelines.engine import Engine
 from pipelines.presets.base import VideoEntry
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.types import Controls, Transition
@@ -330,7 +329,7 @@ def test_a_video_goes_on_from_a_snapshot_to_the_bit(
         assert [piece.frames for piece in made] == [piece.frames for piece in expected]
         assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(made, expected, strict=True))
         assert [piece.chunk and piece.chunk.sha256 for piece in made] == [p.chunk and p.chunk.sha256 for p in expected]
-    with pytest.raises(ValueError, match="encoder is .* parts"):
+    with pytest.raises(ValueError, match=r"encoder is .* parts"):
         tiny_stream(whole.stream.engine).restore(load_snapshot(tmp_path / "a.snapshot"))
 
 
@@ -342,6 +341,6 @@ def test_a_cut_loses_no_picture(
     video = video_of(model, autoencoder, StreamBatch(LEVELS))
     shown = play(video, drifting(21), [FOX, FOX, FOX, FOX, cut])
     assert [number for piece in shown for number in piece.frames] == list(range(21))
-    usual = pictures(play(video_of(model, autoencoder, StreamBatch(LEVELS)), drifting(13), [FOX]))
+    usual = pictures(play(video_of(model, autoencoder, StreamBatch(LEVELS)), drifting(21)[:13]))
     assert np.array_equal(pictures(shown)[:13], usual), "what was on its way keeps the words it began with"
     assert [piece.chunk.epoch for piece in shown if piece.chunk] == [0] * 4 + [1] * 2
