@@ -26,8 +26,7 @@ double when what came back did not last as long."""
 _SAMPLES = 12
 
 Lever = Literal["steps", "size", "rate"]
-LEVERS: tuple[Lever, ...] = ("steps", "size", "rate")
-"""In the order in which they are taken."""
+"""In the order in which they are traded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +207,12 @@ class DeadlineController:
 
     def _choice(self, before: Rung) -> Choice:
         rung, age = self.rung, self.age(self.rung)
-        pairs: dict[Lever, tuple[object, object]] = {
+        traded: dict[Lever, tuple[object, object]] = {
             "steps": (rung.steps, before.steps),
             "size": (rung.size, before.size),
             "rate": (rung.rate, before.rate),
         }
-        levers = tuple(lever for lever in LEVERS if pairs[lever][0] != pairs[lever][1])
+        levers = tuple(lever for lever, (now, then) in traded.items() if now != then)
         best, reached = self.rungs[0], self._fits(rung, 1.0)
         parts = [f"{rung.steps} of {best.steps} steps"] if rung.steps != best.steps else []
         parts += [f"{rung.size[1]}x{rung.size[0]}"] if rung.size != best.size else []

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, Controls, Start, Transition, pixel_range
-from schedulers.motion import motion
+from schedulers.changes import change, motion
 from schedulers.noise import Address, uniform
-from schedulers.similarity import change
 
 _QUIET_KEPT = 32
 """Chunks whose quiet blocks tell what the sensor adds."""

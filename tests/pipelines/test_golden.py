@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cache.scorers.logit_sum import LogitSum
 from tests import golden_replay
-from tests.golden_replay import FAMILIES, HERE, find, main, replay_file
 from tests.golden_deep import Listener
+from tests.golden_replay import FAMILIES, HERE, find, main, replay_file
 from tests.golden_trace import ATOL, Ledger, Trace
 
 TRACES = find(HERE)

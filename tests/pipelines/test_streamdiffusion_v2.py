@@ -32,7 +32,8 @@ from pipelines.streaming import Stream
 from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Start, Transition, pixel_range
 from schedulers.batch import StreamBatch
-from schedulers.motion import MotionNoise, motion
+from schedulers.changes import motion
+from schedulers.motion import MotionNoise
 from tests.tiny import CHANNELS, FOX, HEIGHT, WIDTH, WOLF, FakeText, film, gap, tiny_stream, tiny_transformer
 
 PRESET = PRESETS["streamdiffusion-v2"]

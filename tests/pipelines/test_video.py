@@ -137,7 +137,7 @@ def test_a_video_is_encoded_in_pieces_as_it_would_be_whole(
         play(video, frames)
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
         whole = autoencoder.encode(clip, pad="start")
-        whole = autoencoder.unnormalised(whole) if raw else whole
+        whole = autoencoder.unnormalised(whole) if raw else whole  # tests/models/test_autoencoder.py
         assert (torch.cat(entered, dim=1) - whole).abs().max() < 1e-5
         assert whole.std() > 1e-2
 

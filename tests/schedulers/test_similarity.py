@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from schedulers.changes import BLOCK, Change, change
 from schedulers.noise import Address, uniform
-from schedulers.similarity import BLOCK, Change, SimilarityFilter, change
+from schedulers.similarity import SimilarityFilter
 
 Pixels = NDArray[np.uint8]
 ROOM = np.random.default_rng(5).integers(40, 200, (96, 144, 3), np.uint8)
