@@ -26,7 +26,7 @@ double when what came back did not last as long."""
 _SAMPLES = 12
 
 Lever = Literal["steps", "size", "rate"]
-"""In the order in which they are traded."""
+"""What can be traded, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +207,13 @@ class DeadlineController:
 
     def _choice(self, before: Rung) -> Choice:
         rung, age = self.rung, self.age(self.rung)
-        traded: dict[Lever, tuple[object, object]] = {
-            "steps": (rung.steps, before.steps),
-            "size": (rung.size, before.size),
-            "rate": (rung.rate, before.rate),
-        }
-        levers = tuple(lever for lever, (now, then) in traded.items() if now != then)
+        levers: list[Lever] = []
+        if rung.steps != before.steps:
+            levers.append("steps")
+        if rung.size != before.size:
+            levers.append("size")
+        if rung.rate != before.rate:
+            levers.append("rate")
         best, reached = self.rungs[0], self._fits(rung, 1.0)
         parts = [f"{rung.steps} of {best.steps} steps"] if rung.steps != best.steps else []
         parts += [f"{rung.size[1]}x{rung.size[0]}"] if rung.size != best.size else []
@@ -226,4 +227,4 @@ class DeadlineController:
                 f"{self.latency:.2f} s cannot be held on this machine: with {made} a picture is {age:.2f} s old, of "
                 f"which its chunk takes {waits:.2f} s to arrive"
             )
-        return Choice(rung, levers, age, reached, said)
+        return Choice(rung, tuple(levers), age, reached, said)
