@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schedulers.similarity import QUIET
+from schedulers.similarity import QUIET, Change
 
 BLOCK = 16
 """Side of a block, in pixels of the picture at half its size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What changed since the picture that was last worked on, in pixels of 0 to 1.
-
-    `most` is of the block that changed most, `quiet` the change that a fifth of the blocks stay below, `cosine` how
-    alike the pictures are as a whole (-1 to 1).
-    """
-
-    most: float
-    quiet: float
-    cosine: float
 
 
 def change(reference: NDArray[Any], pixels: NDArray[Any]) -> Change:

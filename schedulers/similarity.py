@@ -8,13 +8,22 @@ picture's cosine at .999; what a sensor adds to every block is taken off first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from schedulers.changes import Change
 
 QUIET = 0.2
 """The share of quiet blocks, and of quiet chunks, that tells what the sensor adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What changed since the picture that was last worked on, in pixels of 0 to 1.
+
+    `most` is of the block that changed most, `quiet` the change that a fifth of the blocks stay below, `cosine` how
+    alike the pictures are as a whole (-1 to 1).
+    """
+
+    most: float
+    quiet: float
+    cosine: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schedulers.changes import BLOCK, Change, change
+from schedulers.changes import BLOCK, change
 from schedulers.noise import Address, uniform
-from schedulers.similarity import SimilarityFilter
+from schedulers.similarity import Change, SimilarityFilter
 
 Pixels = NDArray[np.uint8]
 ROOM = np.random.default_rng(5).integers(40, 200, (96, 144, 3), np.uint8)
