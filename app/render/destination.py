@@ -38,6 +38,8 @@ def check_name(request: RenderRequest) -> None:
         own = {path.absolute() for path in _files(request)}
         if request.report is not None and request.report.absolute() in own:
             raise UsageMistake(f"{request.report} is a file of the film itself. Give --report another name.")
+        if request.video is not None and Path(request.video.input).resolve() in {path.resolve() for path in own}:
+            raise UsageMistake(f"{request.video.input} would be replaced by the film made of it. Give another output.")
         if request.audio is not None and request.audio.absolute() in own:
             raise UsageMistake(f"{request.audio} is a file of the film itself. Give another output.")
 

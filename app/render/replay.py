@@ -16,16 +16,17 @@ from rich.console import Console
 from app.config.lengths import Length
 from app.config.settings import Layer, resolve
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, shorten_path
-from app.loading.model import open_stream, rhythm_of
+from app.loading.model import StreamOpener, open_stream, rhythm_of
 from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.provenance import LIVE, Origin, origin_of, origin_of_take
 from app.record.request import RenderRequest, model_of_record, request_of
 from app.record.session_log import read_take
+from app.record.video import VideoRequest, find_input
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
-from app.render.render import StreamOpener, render
+from app.render.render import render
 from weights.catalog import MODELS
 
 _PLACES = ("models_dir", "offline")
@@ -35,12 +36,14 @@ _PLACES = ("models_dir", "offline")
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
-    loaded, and where weights are (`places`); licences that were accepted."""
+    loaded, and where weights are (`places`); licences that were accepted; where the `video` lies that the film is made
+    of."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
     places: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
+    video: str | None = None
 
     @property
     def models_dir(self) -> Path | None:
@@ -62,6 +65,7 @@ def replay(
     console: Console,
     changes: Sequence[Layer] = (),
     accept_licence: tuple[str, ...] = (),
+    video: str | None = None,
     opener: StreamOpener = open_stream,
 ) -> int:
     """Render again what `path` tells of, and return the exit code: 1 if it was to be the same film and is not.
@@ -76,6 +80,7 @@ def replay(
         changes: settings that are to be others than they were, the strongest first. A model that is named here and in
             the record alike is no change: it allows what a record alone may not ask for, a download or a folder.
         accept_licence: models, or weights, whose licence the person has accepted.
+        video: where the video lies that the film was made of; None looks beside the film, and here.
         opener: loads the model.
 
     Raises:
@@ -89,7 +94,7 @@ def replay(
         return _replay_take(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
     known = find_record(path)
     record, source = known.record, str(path)
-    asked = _same_model(_asked(changes, accept_licence), record.model.name)
+    asked = replace(_same_model(_asked(changes, accept_licence), record.model.name), video=video)
     output = output or _name_again(path, known.film)
     if asked.changes:
         _refuse_check(check, asked)
@@ -98,7 +103,7 @@ def replay(
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.places.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
-    request = replace(request, engine=engine, overwrite=overwrite)
+    request = replace(request, engine=engine, overwrite=overwrite, video=_found(request.video, path, asked))
     if check:
         _keep(path, known, output)
         return _check(known, request, console, opener)
@@ -136,7 +141,16 @@ def _changed(origin: Origin, asked: Asked, output: Path, overwrite: bool) -> Ren
     script = origin.script_for(rhythm_of(resolved.preset), fps)
     flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
-    return request
+    return replace(request, video=_found(origin.video, Path(origin.source), asked))
+
+
+def _found(video: VideoRequest | None, film: Path, asked: Asked) -> VideoRequest | None:
+    """What a film was made of, with the place where it lies."""
+    if video is not None:
+        return replace(video, input=find_input(video, film, asked.video))
+    if asked.video is not None:
+        raise UsageMistake(f"{printable(shorten_path(film))} was made of words alone. Leave out --input.")
+    return None
 
 
 def _asked(changes: Sequence[Layer], accepted: tuple[str, ...]) -> Asked:

@@ -16,6 +16,7 @@ from app.record.journal import Header, Journal
 from app.record.pictures import picture_record
 from app.record.request import RenderRequest
 from app.render.dry_run import unknown_line
+from app.render.interrupt import OF_VIDEO
 from app.render.output import Film
 from app.script.timeline import Timeline
 from pipelines.types import prompt_text
@@ -63,7 +64,10 @@ def finish(
     mp4 = sink_kind(request.output) == "mp4"  # pictures have their names already
     # Of a film that ended early only the packets are hashed: whoever stopped it does not wait until it is decoded.
     pictures = picture_record(
-        request.part if mp4 else request.output, [chunk.shown for chunk in chunks], decode=film.whole or not mp4
+        request.part if mp4 else request.output,
+        [chunk.shown for chunk in chunks],
+        decode=film.whole or not mp4,
+        times=request.times,
     )
     timing = timing.model_copy(update={"pictures": time.perf_counter() - begun})
     record = sidecar.Sidecar(
@@ -91,8 +95,11 @@ def finish(
         timing=timing,
     )
     chapters = chapters_of(
-        [(shot.actual.frame / film.timeline.fps, prompt_text(shot.prompt)) for shot in film.timeline.shots],
-        film.seconds,
+        [
+            (_second(request, film, min(shot.actual.frame, film.frames)), prompt_text(shot.prompt))
+            for shot in film.timeline.shots
+        ],
+        _second(request, film, film.frames),
     )
     told, joined = "metadata" not in header.left_out, None
     if mp4:
@@ -108,6 +115,8 @@ def finish(
             if told
             else {},
             audio=request.audio,
+            audio_begin=request.audio_begin,
+            times=request.times,
             frames=film.frames,
         )
     file_sha256 = joined.sha256 if joined is not None else file_hash(request.output)
@@ -133,6 +142,11 @@ def finish(
     return record
 
 
+def _second(request: RenderRequest, film: Film, frame: int) -> float:
+    """When a frame of the film is shown."""
+    return frame / film.timeline.fps if request.times is None else float(request.times.second(frame))
+
+
 def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) -> None:
     """Say what was made; as JSON for programs."""
     film = record.film
@@ -142,7 +156,8 @@ def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) 
         return
     size = f"{film.width * film.scale}x{film.height * film.scale}"
     enlarged = f" ({film.width}x{film.height} enlarged {film.scale} times)" if film.scale > 1 else ""
-    goes_on = "; the same command with --resume goes on" if sink_kind(request.output) == "mp4" else ""
+    over = sink_kind(request.output) != "mp4" or request.live or record.status.startswith(f"ended early by {OF_VIDEO}")
+    goes_on = "" if over else "; the same command with --resume goes on"
     early = "" if record.status == "whole" else f" ({record.status}{goes_on})"
     report = f" Report: {request.report}." if request.report is not None else ""
     beside = sidecar.sidecar_path(request.output)
