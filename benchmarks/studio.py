@@ -16,9 +16,8 @@ from torch import Tensor
 
 from app.loading.model import EngineRequest, Loaded, load_model, weights_checksum
 from pipelines.build import build_stream
-from pipelines.passes import Camera
 from pipelines.presets import Preset
-from pipelines.streaming import Stream
+from pipelines.streaming import Camera, Stream
 from pipelines.types import Controls, Transition
 from training.scorer import Scorer
 

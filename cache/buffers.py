@@ -59,24 +59,28 @@ class Buffers(NamedTuple):
         """The part of one lane of `batch` films."""
         return Buffers(*(tensor[:, :, number * batch : (number + 1) * batch] for tensor in self))
 
-    def joint(self, rows: Sequence[Sequence[LayerMemory]]) -> list[LayerMemory] | None:
-        """One memory for the rows of lanes 0, 1, 2 ..., or None where a forward each is needed.
+    def joint(self, rows: Sequence[Sequence[LayerMemory]], lanes: Sequence[int]) -> list[LayerMemory] | None:
+        """One memory for the rows of these lanes, or None where a forward each is needed.
 
-        They can share one if they see equally many keys, without a bias, and none decides by content what stays.
+        They can share one if their lanes follow each other, they see equally many keys, without a bias, and none
+        decides by content what stays.
         """
         first = rows[0][0]
+        if [*lanes] != [*range(lanes[0], lanes[0] + len(lanes))]:
+            return None
         sizes = {(memories[0].keys.shape, memories[0].own, memories[0].first) for memories in rows}
         if len(sizes) > 1 or any(memories[0].bias is not None or memories[0].observe is not None for memories in rows):
             return None
         assert first.staged_keys is not None
-        batch, seen = len(rows) * first.keys.shape[0], first.keys.shape[1]
+        films, seen = first.keys.shape[:2]
+        part = slice(lanes[0] * films, (lanes[0] + len(lanes)) * films)
         own = first.staged_keys.shape[1]
         return [
             LayerMemory(
-                self.view[0, layer, :batch, :seen],
-                self.view[1, layer, :batch, :seen],
-                self.staged[0, layer, :batch, :own],
-                self.staged[1, layer, :batch, :own],
+                self.view[0, layer, part, :seen],
+                self.view[1, layer, part, :seen],
+                self.staged[0, layer, part, :own],
+                self.staged[1, layer, part, :own],
                 first.own,
                 first.first,
             )

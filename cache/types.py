@@ -61,10 +61,14 @@ def clean_row(frames: range, level: float, source: Source, text: int, *, lane: i
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames)."""
+    """One call of the model: `rows` are independent sequences (a joint window is one row of many frames).
+
+    `leave` names frames in flight that were finished by an earlier pass and are emitted with this one.
+    """
 
     kind: PassKind
     rows: tuple[Row, ...]
+    leave: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,32 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What may enter of a video: one chunk that begins at timestep `level`, or none, so that what is in flight ends.
+
+    That level stands in for the plan's first. The chunk goes on with those of the others that are below its own;
+    `steps` bounds its passes, and the last levels are then the ones that stay.
+    """
+
+    level: float | None = None
+    steps: int | None = None
+
+    def levels(self, listed: Sequence[float]) -> tuple[float, ...]:
+        """All levels of the chunk, strictly falling; `listed` are the plan's. Empty where nothing enters."""
+        if self.level is None:
+            return ()
+        left = [level for level in listed[1:] if level < self.level]
+        most = len(left) if self.steps is None else min(len(left), self.steps - 1)
+        return (self.level, *left[len(left) - most :])
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a noise plan may look at: the next frame to emit, the prompt version, and what is in flight.
 
     `levels` are the timesteps at which the frames in flight stand, from frame `cur` on. `scene` is the frame with
-    which the film began after the last cut.
+    which the film began after the last cut. `entry` says what enters of a video; without one as many chunks of pure
+    noise enter as it takes to finish the next.
     """
 
     cur: int
@@ -111,6 +136,7 @@ class View:
     levels: tuple[float, ...] = ()
     switches: tuple[int, ...] = ()
     scene: int = 0
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +345,11 @@ class NoisePlan(Protocol):
     """Which passes make the next chunk, at which levels, and what each commits and emits.
 
     `needs` lists the kinds of memory it can work with, `chunk` how many latent frames it emits at once, `lanes` how
-    many memories its rows use, `width` how many frames its longest row has.
+    many memories its rows use, `width` how many frames its longest row has. `levels` are its timesteps, falling.
     """
+
+    @property
+    def levels(self) -> tuple[float, ...]: ...
 
     @property
     def needs(self) -> frozenset[Deps]: ...
@@ -334,4 +363,10 @@ class NoisePlan(Protocol):
     @property
     def width(self) -> int: ...
 
-    def passes(self, view: View) -> Sequence[Pass]: ...
+    def passes(self, view: View) -> Sequence[Pass]:
+        """The passes of the next chunk; with an entry fewer may be due before one is finished."""
+        ...
+
+    def entering(self, view: View) -> range:
+        """The frames of a video that enter next; none where the plan cannot begin with pictures."""
+        ...

@@ -34,3 +34,7 @@ class Autoencoder(Protocol):
     def encode_stream(self, pixels: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Latents of the next pixel frames, 1 + 4n of them in the first call and 4n in every later one; new state."""
         ...
+
+    def unnormalised(self, latents: Tensor) -> Tensor:
+        """The same latents [B, F, C, h, w] as the encoder made them, without the statistics taken off."""
+        ...

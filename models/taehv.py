@@ -295,8 +295,12 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         if pixels.shape[1] % self.time_scale:
             want = f"1 + a multiple of {self.time_scale}" if seen == 0 else f"a multiple of {self.time_scale}"
             raise ValueError(f"This call of encode_stream takes {want} pixel frames, got {frames}.")
-        latents, memory = _run(self.encoder, self.fold(pixels), state[1:])
+        latents, memory = _run(self.encoder, self.fold(pixels.to(self.dtype)), state[1:])
         return self._normalise(latents), [state[0] + frames, *memory]
+
+    def unnormalised(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, F, C, h, w) as the encoder made them."""
+        return self._denormalise(latents)
 
     # ------------------------------------------------------------------ parts
 

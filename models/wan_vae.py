@@ -161,6 +161,11 @@ class WanVAEStream(nn.Module):
         latents = (torch.cat(encoded, dim=2).to(mean.dtype).transpose(1, 2) - mean) / std
         return latents, [state[0] + frames, *self._pack("encoder", cache, size)]
 
+    def unnormalised(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, F, C, h, w) as the encoder made them, at least float32."""
+        mean, std = self._statistics(latents)
+        return latents.to(mean.dtype) * std + mean
+
     # ------------------------------------------------------------------ parts
 
     def _find_slots(self, half: Half) -> tuple[_Slot, ...]:

@@ -30,6 +30,7 @@ def open_stream(
     height: int | None = None,
     width: int | None = None,
     untrained: bool = False,
+    video: bool = False,
     models_dir: str | Path | None = None,
     offline: bool = False,
     licence_accepted: bool | Collection[str] = False,
@@ -44,6 +45,7 @@ def open_stream(
         height: of the picture in pixels; the model's own if None.
         width: of the picture in pixels; the model's own if None.
         untrained: allow a preset, or a size, that the model was not trained for.
+        video: it is made of a video: `VideoInput(stream)` of pipelines/video.py takes the pictures.
         models_dir: folder for downloads; None = the Hugging Face cache.
         offline: never download.
         licence_accepted: whether you have accepted the licences of the model's weights, or the names of those you have.
@@ -63,7 +65,7 @@ def open_stream(
         offline=offline,
         licence_accepted=licence_accepted,
     )
-    return build_stream(system, components, height=height, width=width, seed=seed, untrained=untrained)
+    return build_stream(system, components, height=height, width=width, seed=seed, untrained=untrained, video=video)
 
 
 def film(

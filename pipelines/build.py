@@ -166,6 +166,7 @@ def build_stream(
     width: int | None = None,
     seed: int = 0,
     untrained: bool = False,
+    video: bool = False,
 ) -> Stream:
     """A film about to begin.
 
@@ -176,6 +177,7 @@ def build_stream(
         width: of the picture in pixels; the model's own if None.
         seed: of all its noise.
         untrained: allow a preset, or a size, that the model's card does not list.
+        video: it is made of a video (pipelines/video.py).
 
     Raises:
         ValueError: as `build_engine`, or a size the model cannot make.
@@ -193,7 +195,7 @@ def build_stream(
     scale = components.autoencoder.spatial_scale
     if height % scale or width % scale or min(height, width) < scale:
         raise ValueError(f"a picture of {width}x{height} does not divide by {scale}: use multiples of {scale}")
-    return Stream(engine, height=height // scale, width=width // scale, seed=seed)
+    return Stream(engine, height=height // scale, width=width // scale, seed=seed, video=video)
 
 
 def make_policies(preset: Preset) -> Policies:
@@ -211,6 +213,9 @@ def make_policies(preset: Preset) -> Policies:
         schedule=schedule,
         clean_level=recipe.clean_level,
         guidance_scale=recipe.guidance_scale,
+        guidance=recipe.guidance,
+        guidance_delta=recipe.guidance_delta,
+        video=preset.video,
     )
 
 

@@ -11,6 +11,7 @@ from cache.types import CachePolicy, NoisePlan, PositionPolicy, SwitchPolicy, Wi
 from models.autoencoder import Autoencoder
 from models.transformer import Transformer
 from pipelines.conditioning import Conditioner
+from pipelines.presets.base import Guidance, VideoEntry
 
 
 class Sigmas(Protocol):
@@ -31,6 +32,9 @@ class Policies:
     schedule: Sigmas
     clean_level: float = 0.0
     guidance_scale: float = 1.0
+    guidance: Guidance = "full"
+    guidance_delta: float = 1.0
+    video: VideoEntry = VideoEntry()  # noqa: RUF009  # frozen
     layers: LayerPolicy = EveryLayer()  # noqa: RUF009  # frozen, without a field
 
 

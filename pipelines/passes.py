@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
 from typing import NamedTuple
@@ -21,13 +20,13 @@ from pipelines.derived import RotaryTables, TextKeys
 from pipelines.engine import Engine
 from pipelines.state import StreamState
 from pipelines.types import Start
-from schedulers.flow_match import to_x0
+from schedulers.flow_match import per_frame, to_x0
 from schedulers.noise import Address, NoiseSource
 from schedulers.steps import get_step, sigma_row
 from schedulers.unipc import Past
 
-Camera = Callable[[range], Start]
-"""Asked what latent frames begin from, when they enter."""
+PURE_NOISE = 1000.0
+"""The level at which the noise of a chunk of video is drawn: how much of it enters does not change what it is."""
 
 Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
 """Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
@@ -80,68 +79,86 @@ class Passes:
         self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
         self._past: list[Past] = []
         self.model_seconds = 0.0
-        self.guidance_scale = self.engine.policies.guidance_scale if guidance_scale is None else guidance_scale
+        policies, self._entered = self.engine.policies, range(0)
+        self.guidance_scale = policies.guidance_scale if guidance_scale is None else guidance_scale
+        self._residual = policies.guidance != "full" and self.guidance_scale != 1.0
 
-    def run(self, work: Pass, camera: Camera | None = None) -> None:
-        """All rows of a planned pass; frames in flight go on to their next level."""
-        self.run_rows(work, [self.gather(row, camera) for row in work.rows])
+    def run(self, work: Pass, start: Start | None = None) -> None:
+        """All rows of a planned pass; frames in flight go on to their next level, and finished ones may leave."""
+        self._entered = range(0)
+        rows = [(row, self.gather(row, start)) for row in work.rows]
+        if rows:
+            self.run_rows(work, rows)
+        self.state.latents.put(work.leave, self.state.flight.get(work.leave))
 
     def run_rows(self, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
         """Rows with their latents through the model, in one forward if their memories lie side by side."""
+        denoise = work.kind == "denoise"  # memory belongs to the prompt
         ready = [self._prepare(work, row, latents) for row, latents in rows]
         alike = len(ready) > 1 and len({each.layers for each in ready}) == 1
-        joint = self._buffers.joint([each.memory for each in ready]) if alike else None
+        lanes = [each.row.lane for each in ready]
+        joint = self._buffers.joint([each.memory for each in ready], lanes) if alike else None
         groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
         batches = [self._batch(members, memory) for members, memory in groups]
-        asked, guided = batches, work.kind == "denoise" and self.guidance_scale != 1.0  # memory belongs to the prompt
-        if guided:
+        asked, doubled = batches, denoise and self.guidance_scale != 1.0 and not self._residual
+        if doubled:
             sizes = [len(members) for members, _ in groups]
             asked = [part for each, count in zip(batches, sizes, strict=True) for part in self._guided(each, count)]
+        once = denoise and self._residual and self.engine.policies.guidance == "residual-once"
+        new = [each for each in ready if once and each.row.frames == self._entered]
         begun = perf_counter()
-        flows = self.runner.run(asked)
-        if guided:
+        without = [self._guided(self._batch([each], each.memory), 1)[1] for each in new]
+        flows = self.runner.run([*asked, *without])
+        flows, bare = flows[: len(asked)], flows[len(asked) :]
+        if doubled:
             pairs = zip(flows[::2], flows[1::2], strict=True)
-            flows = [torch.lerp(without, flow, self.guidance_scale) for flow, without in pairs]
+            flows = [torch.lerp(plain, flow, self.guidance_scale) for flow, plain in pairs]
         self.model_seconds += perf_counter() - begun
+        for each, flow in zip(new, bare, strict=True):  # what the empty prompt makes of them stands in for the video
+            self.state.origin[0].put(each.row.frames, self._clean_of(each.row, each.latents, flow.transpose(1, 2)))
         for (members, _), batch, flow in zip(groups, batches, flows, strict=True):
             if batch.buffers:
                 self._leave(members, batch)
             for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
-                self._finish(work, each, part)
+                self._finish(work, each, self._pushed(each, part) if denoise and self._residual else part)
 
-    def gather(self, row: Row, camera: Camera | None = None) -> tuple[Row, Tensor]:
-        """A planned row's latents [B, F, C, H, W], and the row as it begins: a camera has a say in its first level."""
+    def gather(self, row: Row, start: Start | None = None) -> Tensor:
+        """A planned row's latents [B, F, C, H, W]; frames that are new begin from noise, or from `start`."""
         state = self.state
         if row.source == "x0":
             frames, clean = self._clean
             first = row.frames.start - frames.start
-            return row, clean[:, first : first + len(row.frames)]
+            return clean[:, first : first + len(row.frames)]
         if row.source == "stored":
-            return row, state.latents.get(row.frames)
+            return state.latents.get(row.frames)
         finished = range(row.frames.start, min(row.frames.stop, state.cur))
         known = state.cur + len(state.levels)
         fresh = range(max(known, row.frames.start), row.frames.stop)
         if fresh:
             levels = row.levels[len(row.frames) - len(fresh) :]
-            latents = self._draw(fresh, levels, "initial")
-            if camera is not None:
-                start = camera(fresh)
-                following = max(level or 0.0 for level in row.to[-len(fresh) :])
-                if not following < start.level <= 1000:
-                    raise ValueError(
-                        f"a camera's chunk begins at level {start.level:g}, but goes on at {following:g}: begin above "
-                        "that and at most at 1000"
-                    )
-                state.scale = start.scale
-                levels = (start.level,) * len(fresh)
-                latents = (latents * start.scale + start.latents * (1.0 - start.scale)).to(latents.dtype)
-                row = replace(row, levels=(*row.levels[: len(row.frames) - len(fresh)], *levels))
-            state.flight.put(fresh, latents)
+            state.flight.put(fresh, self._enter(fresh, levels, start))
             state.levels = (*state.levels, *levels)
         flying = range(max(row.frames.start, state.cur), row.frames.stop)
         if not finished:
-            return row, state.flight.get(flying)
-        return row, torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
+            return state.flight.get(flying)
+        return torch.cat([state.latents.get(finished), state.flight.get(flying)], dim=1)
+
+    def _enter(self, frames: range, levels: Sequence[float], start: Start | None) -> Tensor:
+        """What new frames begin from: noise at their levels, or clean latents with a share of pure noise."""
+        state, self._entered = self.state, frames
+        if self._residual and (start is None or not state.origin):
+            raise ValueError(
+                f"guidance {self.engine.policies.guidance} pushes away from a video, and there is none: open the "
+                "stream for video, or choose the guidance full"
+            )
+        if start is None:
+            return self._draw(frames, levels, "initial")
+        noise = self._draw(frames, (PURE_NOISE,) * len(frames), "initial")
+        clean = start.latents.to(self._device)
+        for origin in state.origin:
+            origin.put(frames, clean)
+        state.scale = start.scale
+        return (noise * start.scale + clean * (1.0 - start.scale)).to(noise.dtype)
 
     def _prepare(self, work: Pass, row: Row, latents: Tensor) -> _Ready:
         """Ask the policies what the row sees, where everything stands, and which layers run."""
@@ -176,6 +193,19 @@ class Passes:
         text = self.texts.without_prompt(rows)
         return batch, batch._replace(text=text, memory=bare, layers=EVERY, buffers=())
 
+    def _pushed(self, ready: _Ready, flow: Tensor) -> Tensor:
+        """The flow away from the one that leads back to the video (residual guidance, StreamDiffusion)."""
+        policies, row = self.engine.policies, ready.row
+        sigma = per_frame(self._sigmas(row), flow)
+        back = (ready.latents - self.state.origin[0].get(row.frames)) / sigma * policies.guidance_delta
+        return torch.lerp(back, flow, self.guidance_scale)
+
+    def _sigmas(self, row: Row) -> Tensor:
+        return sigma_row(tuple(self.engine.policies.schedule.sigma(level) for level in row.levels), self._device)
+
+    def _clean_of(self, row: Row, latents: Tensor, flow: Tensor) -> Tensor:
+        return to_x0(latents, flow, self._sigmas(row))
+
     def _leave(self, rows: Sequence[_Ready], batch: Batch) -> None:
         """Keep what the plan left in buffers."""
         for number in batch.layers.writes():
@@ -200,7 +230,7 @@ class Passes:
         state, schedule = self.state, self.engine.policies.schedule
         sigma_from = tuple(schedule.sigma(level) for level in row.levels)
         sigma_to = tuple(None if level is None else schedule.sigma(level) for level in row.to)
-        x0 = to_x0(latents, flow, sigma_row(sigma_from, self._device))
+        x0 = self._clean_of(row, latents, flow)
         noise = None
         if row.step == "renoise" and any(level is not None for level in row.to):
             noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
@@ -215,10 +245,11 @@ class Passes:
         return x0
 
     def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
-        """Addressed noise [B, F, C, H, W] for the frames at their levels."""
+        """Addressed noise [B, F, C, H, W] for the frames at their levels; anchored, every chunk has the first one's."""
         state = self.state
+        first = frames.start if state.origin and self.engine.policies.video.anchored else 0
         addresses = [
-            Address(state.seed, state.stream, frame, level, purpose)
+            Address(state.seed, state.stream, frame - first, level, purpose)
             for frame, level in zip(frames, levels, strict=True)
         ]
         return self.noise.frames(addresses, self._frame).to(self._device, self._dtype)

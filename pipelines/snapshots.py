@@ -23,8 +23,12 @@ from torch import Tensor
 
 from pipelines.state import Snapshot, StreamState
 from pipelines.tree import Tree
+from pipelines.video_state import VideoState
 
-FORMAT = 3
+FORMAT = 4
+
+_NO_VIDEO: dict[str, Tree] = {"encoder": (), "origin": (), "video": VideoState()}
+"""What formats before 4 do not know of."""
 
 
 def save_snapshot(snapshot: Snapshot, path: Path) -> str:
@@ -73,6 +77,7 @@ def load_snapshot(path: Path, device: torch.device | str = "cpu", *, sha256: str
         raise ValueError(f"{path} is damaged ({error}): render without it") from error
     known: dict[Any, Callable[[Any, Mapping[str, Tensor]], Tree]] = {
         FORMAT: lambda head, held: _tree(head["state"], held),
+        3: lambda head, held: _NO_VIDEO | _tree(head["state"], held),
         2: _format_2,
     }
     version = cast("dict[str, Any]", header).get("format") if isinstance(header, dict) else None
@@ -142,6 +147,7 @@ def _format_2(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     drifts = ("recent", "reference", "early")
     arrays = {name: tuple(tensors[f"drift.{name}"].cpu().numpy()) for name in drifts if f"drift.{name}" in tensors}
     return {
+        **_NO_VIDEO,
         **{name: _tree(header[name], {}) for name in plain},
         "kv": tuple(lanes),
         "latents": {"ring": tensors["latents"]},

@@ -17,6 +17,7 @@ from cache.residuals import Residuals
 from pipelines.conditioning import TextState
 from pipelines.drift import DriftState
 from pipelines.tree import Tree, check, copied, moved, nbytes, put_back
+from pipelines.video_state import VideoState
 
 
 class Latents:
@@ -62,8 +63,10 @@ class StreamState:
     frames at which the prompt changed. `latents` are the last finished frames, `flight` those on their way from noise,
     and `levels` the timesteps at which these stand, from frame `cur` on. `scene` is the first frame since the last
     cut. `residuals` is what passes left on their way through the layers, a lane each, `decoder` the autoencoder's
-    memory. `scale` is the share of noise with which frames from a camera last entered: a noise controller goes on from
-    it.
+    memory. `scale` is the share of noise with which frames from a camera last entered.
+
+    `encoder`, `origin` and `video` are of streams that are open for video: the autoencoder's memory of the pictures,
+    their clean latents while they are in flight, and what the way in and out goes on from.
     """
 
     seed: int
@@ -73,6 +76,9 @@ class StreamState:
     flight: Latents
     residuals: list[Residuals]
     decoder: list[Tensor]
+    encoder: list[Tensor] = field(default_factory=list[Tensor])
+    origin: list[Latents] = field(default_factory=list[Latents])
+    video: VideoState = field(default_factory=VideoState)
     levels: tuple[float, ...] = ()
     text: TextState = field(default_factory=TextState)
     drift: DriftState = field(default_factory=DriftState)

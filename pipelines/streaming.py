@@ -18,14 +18,17 @@ from torch import Tensor
 from cache.buffers import Buffers, KVShape
 from cache.kv import KVStore
 from cache.residuals import Residuals
-from cache.types import Action, Blend, Drop, Pass, Replay, View, clean_row
+from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner
 from pipelines.drift import measure
 from pipelines.engine import Engine
-from pipelines.passes import Camera, Observer, Passes
+from pipelines.passes import Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
-from pipelines.types import Chunk, Controls, pixel_range, prompt_text
+from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
 from schedulers.noise import AddressedNoise, NoiseSource
+
+Camera = Callable[[range], Start]
+"""Asked what latent frames begin from, when they enter."""
 
 _SWITCHES_KEPT = 32
 
@@ -43,6 +46,7 @@ class Stream:
         noise: where noise comes from; addressed unless a trace is replayed.
         observer: sees every pass.
         runner: takes rows through the layers; in this process if None.
+        video: it is made of a video, and remembers what that takes (pipelines/video.py).
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Stream:
         noise: NoiseSource | None = None,
         observer: Observer | None = None,
         runner: Runner | None = None,
+        video: bool = False,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
         self._device, self._dtype = engine.transformer.expects
@@ -76,7 +81,9 @@ class Stream:
             head_dim=config["attention_head_dim"],
         )
         buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
-        decoder = engine.autoencoder
+        autoencoder, flying = engine.autoencoder, plan.lanes * plan.width
+        if video and autoencoder is None:
+            raise ValueError("a video enters through an autoencoder, and this engine has none")
         self.state = StreamState(
             seed=seed,
             stream=stream,
@@ -87,7 +94,7 @@ class Stream:
                 for lane in range(plan.lanes)
             ],
             latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
-            flight=Latents(self._frame, plan.lanes * plan.width, self._device, self._dtype),
+            flight=Latents(self._frame, flying, self._device, self._dtype),
             residuals=[
                 Residuals(
                     policies.layers.buffers,
@@ -98,8 +105,11 @@ class Stream:
                 )
                 for _ in range(plan.lanes)
             ],
-            decoder=[] if decoder is None else decoder.init_decode_state(batch, height, width, self._device),
+            decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
+        if video and autoencoder is not None:
+            self.state.encoder = autoencoder.init_encode_state(batch, height, width, self._device)
+            self.state.origin = [Latents(self._frame, flying, self._device, self._dtype)]
         runner = runner or LocalRunner(engine.transformer)
         self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
 
@@ -124,6 +134,52 @@ class Stream:
                 a film are decoded.
             camera: asked, when latent frames enter, what they begin from; without it they begin from noise alone.
         """
+        chunk = self._make(controls, None, None, decode) if camera is None else None
+        while chunk is None:
+            assert camera is not None  # without one the plan goes on until a chunk is finished
+            chunk = self.enter(controls, camera(self.entering), decode=decode)
+        return chunk
+
+    @property
+    def entering(self) -> range:
+        """The latent frames that enter next; ValueError where they cannot be of a video."""
+        frames = self.engine.policies.plan.entering(self._view(None))
+        if not frames:
+            raise ValueError(
+                "a joint window of chunks begins as pure noise and takes no video: choose a preset with the plan "
+                "serial or stream-batch"
+            )
+        return frames
+
+    @torch.inference_mode()
+    def enter(self, controls: Controls, start: Start, *, decode: bool = True) -> Chunk | None:
+        """Let the latent frames `entering` enter, and make the chunk that is finished with them, if one is.
+
+        Args:
+            controls: as in `next_chunk`.
+            start: what the frames begin from.
+            decode: as in `next_chunk`.
+        """
+        if start.latents.ndim == 5 and start.latents.shape[1] != len(self.entering):
+            raise ValueError(f"{len(self.entering)} latent frames enter, not {start.latents.shape[1]}")
+        return self._make(controls, Entry(start.level, start.steps), start, decode)
+
+    @torch.inference_mode()
+    def finish(self, controls: Controls, *, decode: bool = True) -> Chunk | None:
+        """Finish the oldest chunk in flight while nothing enters; None if there is none.
+
+        Args:
+            controls: as in `next_chunk`.
+            decode: as in `next_chunk`.
+        """
+        return self._make(controls, Entry(), None, decode)
+
+    def _view(self, entry: Entry | None) -> View:
+        state = self.state
+        return View(state.cur, state.text.version, state.levels, state.switches, state.scene, entry)
+
+    def _make(self, controls: Controls, entry: Entry | None, start: Start | None, decode: bool) -> Chunk | None:
+        """The five stages; without an emission they end after the third."""
         if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
             raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
         if decode and int(self.state.decoder[0]) != self.state.cur:  # the decoder's count of frames, on the host
@@ -135,27 +191,28 @@ class Stream:
         self._passes.begin_chunk(controls.guidance_scale)
 
         # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
-        switched = self._condition(controls)
+        self._condition(controls)
         clock.lap("conditioning")
 
         # 2. Plan: which passes make this chunk.
-        view = View(state.cur, state.text.version, state.levels, state.switches, state.scene)
-        passes = self.engine.policies.plan.passes(view)
+        passes = self.engine.policies.plan.passes(self._view(entry))
         clock.lap("plan")
 
         # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
         emitted = range(state.cur, state.cur)
         for work in passes:
-            self._passes.run(work, camera)
-            emitted = next((row.emit for row in work.rows if row.emit), emitted)
+            self._passes.run(work, start)
+            emitted = next((row.emit for row in work.rows if row.emit), work.leave or emitted)
             clock.lap("remember" if work.kind == "clean" else "denoise")
+        if not emitted:
+            return None
         clean = state.latents.get(emitted)
 
         # 5. Decode.
         pixels = self._decode(clean) if decode else None
         clock.lap("decode")
 
-        drift = None
+        drift, switched = None, state.switches[-1:] == (state.cur,)  # since the chunk before was finished
         if pixels is not None:
             state.drift, drift = measure(
                 state.drift, pixels, fps=self.fps, switched=switched, spreads=self.engine.drift_spreads
@@ -225,23 +282,23 @@ class Stream:
             noise=passes.noise,
             observer=passes.observer,
             runner=passes.runner,
+            video=bool(self.state.encoder),
         )
         twin.restore(self.snapshot())
         return twin
 
     # ------------------------------------------------------------------ stages
 
-    def _condition(self, controls: Controls) -> bool:
-        """Stage 1: bring the text up to date and the memory in line with it; True if the prompt changed."""
+    def _condition(self, controls: Controls) -> None:
+        """Stage 1: bring the text up to date and the memory in line with it."""
         state, before = self.state, self.state.text
-        switched = controls.prompt != before.prompt
         actions: list[Action] = []
         arrived = False
-        if switched:
+        if controls.prompt != before.prompt:
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
             if before.version == 0:  # the film begins: nothing to switch from
-                return False
+                return
             state.switches = (*state.switches, state.cur)[-_SWITCHES_KEPT:]
             actions = self._transition(controls, before.version)
             blend = next((action for action in actions if isinstance(action, Blend)), None)
@@ -253,7 +310,6 @@ class Stream:
             actions = self._plan_switch(before.version)
         for action in actions:
             self._carry_out(action)
-        return switched
 
     def _transition(self, controls: Controls, old: int) -> list[Action]:
         """A transition, as people name it, in actions on the memory."""

@@ -49,11 +49,16 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What a viewer may change, read once per chunk; `guidance_scale` None leaves the preset's."""
+    """What a viewer may change, read once per chunk; `guidance_scale` None leaves the preset's.
+
+    `strength` (0..1, above 0) is how much of a video is given up to the prompt, the share of noise a still picture
+    enters with; None leaves the preset's, and without a video it does nothing.
+    """
 
     prompt: Prompt
     transition: Transition = Transition()
     guidance_scale: float | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         texts = [self.prompt] if isinstance(self.prompt, str) else [text for text, _ in self.prompt]
@@ -61,6 +66,8 @@ class Controls:
             raise ValueError("the prompt is empty: say in a few words what the film should show")
         if not isinstance(self.prompt, str) and sum(weight for _, weight in self.prompt) <= 0:
             raise ValueError("the weights of a mixed prompt must add up to more than 0")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ValueError(f"a strength of {self.strength:g} cannot be: give more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +75,28 @@ class Start:
     """What a chunk begins from where it does not begin from noise alone (video to video).
 
     Its first latents are (1 - scale) * latents + scale * noise, and the model is told that they stand at `level`
-    (timestep, 0..1000), which need not be 1000 * scale.
+    (timestep, 0..1000), which need not be 1000 * scale. The chunk goes on with the plan's levels below its own.
 
     Attributes:
         latents: clean, [B, F, C, H, W].
         scale: 0..1.
-        level: timestep of the first pass, above that of the plan's second.
+        level: timestep of the first pass, above 0.
+        steps: most passes to take; None takes all levels that are left.
     """
 
     latents: Tensor
     scale: float
     level: float
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level <= 1000 or (self.steps is not None and self.steps < 1):
+            raise ValueError(
+                f"a chunk cannot begin at level {self.level:g} with {self.steps} steps: begin above 0 and at most at "
+                "1000, with 1 step or more"
+            )
+        if not 0 <= self.scale <= 1:
+            raise ValueError(f"a share of noise is between 0 and 1, got {self.scale:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from cache.types import Deps, Pass, Row, Step, View
 from schedulers.serial import check_levels, check_step
 
+_Flight = list[tuple[range, float]]
+
 
 @dataclass(frozen=True, slots=True)
 class StreamBatch:
     """One row a level: the row of level i works in lane i. `levels` and `step` as in `Serial`.
 
-    At the film's beginning, and after a cut, the batch fills up a row a tick: no row runs on zeros.
+    At the film's beginning, and after a cut, the batch fills up a row a tick: no row runs on zeros. At a video's end it
+    empties the same way.
     """
 
     levels: tuple[float, ...]
@@ -45,39 +48,72 @@ class StreamBatch:
     def width(self) -> int:
         return max(self.chunk, self.first_chunk or 0)
 
+    def entering(self, view: View) -> range:
+        start = view.cur + len(view.levels)
+        return range(start, start + self._size(start))
+
     def passes(self, view: View) -> Sequence[Pass]:
-        chunks = self._in_flight(view)
-        out: list[Pass] = []
-        while True:
-            start = chunks[-1].stop if chunks else view.cur
-            chunks.append(range(start, start + self._size(start)))
-            # The oldest chunk comes first in `chunks` and has been through the most levels.
-            rows = [self._row(view, frames, level) for level, frames in enumerate(reversed(chunks))]
-            out.append(Pass("denoise", tuple(rows)))
-            if rows[-1].emit:
-                return out
+        own = self.levels if view.entry is None else view.entry.levels(self.levels)
+        flight, out = self._in_flight(view), list[Pass]()
+        while flight or own:
+            if own:
+                start = flight[-1][0].stop if flight else view.cur
+                flight.append((range(start, start + self._size(start)), own[0]))
+            # With a chunk in every lane the oldest leaves; before that only when nothing follows it.
+            work, flight, ended = self._pass(view, flight, own, leaves=len(flight) == self.lanes or not own)
+            out.append(work)
+            if ended or (own and view.entry is not None):
+                break
+        return out
+
+    def _pass(self, view: View, flight: _Flight, own: tuple[float, ...], *, leaves: bool) -> tuple[Pass, _Flight, bool]:
+        """One pass over the chunks in flight, oldest first; where they stand then, and whether the first one ended.
+
+        A chunk goes through the lane of the level it stands at, and waits while an older one has still to pass there:
+        a chunk that began at a low level has fewer passes, and leaves no earlier for it.
+        """
+        rows, after, ahead = list[Row](), _Flight(), self.lanes
+        for number, (frames, level) in enumerate(flight):
+            entering = bool(own) and number == len(flight) - 1
+            lane = 0 if entering else self._lane(level)
+            if lane < ahead:
+                following = own[1:2] if entering else self.levels[lane + 1 : lane + 2]
+                emit = frames if leaves and not number and not following else range(0)
+                rows.append(self._row(view, frames, lane, level, following[0] if following else None, emit))
+                after.append((frames, following[0] if following else 0.0))
+            else:
+                after.append((frames, level))
+            ahead = min(ahead, lane)
+        first, stands = flight[0]
+        rests = first if leaves and stands == 0.0 else range(0)
+        return Pass("denoise", tuple(reversed(rows)), rests), after, leaves and after[0][1] == 0.0
 
     def _size(self, start: int) -> int:
         return self.first_chunk if self.first_chunk and start == 0 else self.chunk
 
-    def _in_flight(self, view: View) -> list[range]:
-        chunks: list[range] = []
-        start, stop = view.cur, view.cur + len(view.levels)
-        while start < stop:
-            chunks.append(range(start, start + self._size(start)))
-            start = chunks[-1].stop
+    def _in_flight(self, view: View) -> _Flight:
+        """Chunks and the levels they stand at, oldest first."""
+        chunks, start = _Flight(), view.cur
+        while start < view.cur + len(view.levels):
+            chunks.append((range(start, start + self._size(start)), view.levels[start - view.cur]))
+            start = chunks[-1][0].stop
         return chunks
 
-    def _row(self, view: View, frames: range, number: int) -> Row:
-        size, last = len(frames), number == len(self.levels) - 1
+    def _lane(self, level: float) -> int:
+        """Of a chunk that stands at a level, whoever's list that is from; one that is finished is past them all."""
+        if not level:
+            return self.lanes
+        return next((lane for lane, own in enumerate(self.levels) if own <= level), self.lanes - 1)
+
+    def _row(self, view: View, frames: range, lane: int, level: float, to: float | None, emit: range) -> Row:
         return Row(
-            lane=number,
+            lane=lane,
             frames=frames,
-            levels=(self.levels[number],) * size,
-            to=(None if last else self.levels[number + 1],) * size,
-            step="none" if last else self.step,
+            levels=(level,) * len(frames),
+            to=(to,) * len(frames),
+            step="none" if to is None else self.step,
             source="noisy",
             text=view.text,
             commit=frames,
-            emit=frames if last else range(0),
+            emit=emit,
         )

@@ -47,6 +47,11 @@ class Address:
         return int.from_bytes(digest.digest(), "little")
 
 
+def uniform(address: Address) -> float:
+    """One number from 0 to below 1 for a decision left to chance."""
+    return float(np.random.Generator(np.random.Philox(key=address.key())).random())
+
+
 class NoiseSource(Protocol):
     """Where the engine gets its noise from: one address a latent frame."""
 

@@ -58,16 +58,23 @@ class Serial:
     def width(self) -> int:
         return max(self.chunk, self.first_chunk or 0)
 
-    def passes(self, view: View) -> Sequence[Pass]:
+    def entering(self, view: View) -> range:
         size = self.first_chunk if self.first_chunk and view.cur == 0 else self.chunk
-        frames, none = range(view.cur, view.cur + size), range(0)
-        out: list[Pass] = []
-        for number, (level, to) in enumerate(pairwise((*self.levels, None))):
+        return range(view.cur, view.cur + size)
+
+    def passes(self, view: View) -> Sequence[Pass]:
+        frames, none = self.entering(view), range(0)
+        levels = self.levels if view.entry is None else view.entry.levels(self.levels)
+        if not levels:
+            return ()  # nothing enters, and nothing is ever left in flight
+        size, out = len(frames), list[Pass]()
+        for number, (level, to) in enumerate(zip(levels, (*levels[1:], None), strict=True)):
             last = to is None
+            lane = self.levels.index(level) if number else 0  # a level that was left out leaves its memory alone
             row = Row(
-                lane=number if self.memory == "level" else 0,
+                lane=lane if self.memory == "level" else 0,
                 frames=frames,
-                levels=(level or 0.0,) * size,
+                levels=(level,) * size,
                 to=(to,) * size,
                 step="none" if last else self.step,
                 source="noisy",

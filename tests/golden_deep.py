@@ -26,7 +26,7 @@ from tests.golden_rollout import Ring, Settings, Witness, run
 from tests.golden_trace import Ledger, NotSupportedError, Trace
 
 EXCLUDED = -1e30
-"""The score that the original writes where a token cannot be chosen."""
+"""The score that the original writes for the sink and for the frames that judge, which are not to be chosen from."""
 
 SCORES_ATOL = 5e-5
 """Sums of some hundred logits, in float32 on both sides; the last token kept and the first dropped are 1e-3 apart."""
@@ -36,20 +36,24 @@ TRAINED = 21
 
 
 class Listener:
-    """A scorer that writes down, layer by layer, what it answered last."""
+    """A scorer that writes down, layer by layer, its last scores and which tokens were used up.
+
+    The original records scores before it excludes those that were chosen too often.
+    """
 
     def __init__(self, scorer: LogitSum | None = None) -> None:
         self.scorer = scorer or LogitSum()
         self.heard: dict[int, Tensor] = {}
+        self.used_up: dict[int, Tensor] = {}
 
     @property
     def keep_q(self) -> int:
         return self.scorer.keep_q
 
     def score(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, uses: Tensor) -> Tensor:
-        scores = self.scorer.score(layer, queries, keys, values, uses)
-        self.heard[layer] = scores.masked_fill(uses >= self.scorer.max_reuse, EXCLUDED)
-        return scores
+        self.heard[layer] = self.scorer.score(layer, queries, keys, values, torch.zeros_like(uses))
+        self.used_up[layer] = uses >= self.scorer.max_reuse
+        return self.scorer.score(layer, queries, keys, values, uses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +137,9 @@ class DeepWitness(Witness):
             self._ledger.exact(f"pc.keep.{name}", torch.tensor(keep))
             scores = torch.full((total,), EXCLUDED)
             if self._kept:
-                heard = cache.listener.heard[layer][0]
-                scores[first:last] = heard
-                self._ledger.same(f"{name} used up", int((heard == EXCLUDED).sum()), recorded["n_excluded_by_reuse"])
+                scores[first:last] = cache.listener.heard[layer][0]
+                used_up = int(cache.listener.used_up[layer].sum())
+                self._ledger.same(f"{name} used up", used_up, recorded["n_excluded_by_reuse"])
                 self._ledger.close(f"pc.scores.{name}", scores, atol=SCORES_ATOL)
             elif f"pc.scores.{name}" in self._trace:
                 self._ledger.compared.add(f"pc.scores.{name}")

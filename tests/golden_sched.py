@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor
 
 from cache.rope import frequencies, rotary_tables, rotate
 from models.wan import time_sinusoid
+from pipelines.presets import PRESETS
 from schedulers.flow_match import (
     FlowMatchSchedule,
     add_noise,
     euler_step,
     to_x0,
 )
-from schedulers.motion import MotionNoise, motion
+from schedulers.motion import motion
 from schedulers.steps import STEPS
 from tests.golden_trace import Ledger, NotSupportedError, Trace
 
@@ -106,12 +108,12 @@ def _controller(video: Tensor, record: list[dict[str, Any]], ledger: Ledger, *, 
     """The motion-aware noise of a video [1, 3, T, H, W]: shares of noise and levels, chunk by chunk."""
     share = None
     for number, entry in enumerate(record):
-        controller = MotionNoise(still=entry["init_noise_scale"])
+        controller = replace(PRESETS["streamdiffusion-v2"].video.noise, still=entry["init_noise_scale"])
         frames = video[0].transpose(0, 1)[entry["end_idx"] - entry["chunk_size"] - 1 : entry["end_idx"]]
         moved = _half_motion(frames, controller.full) if half else motion(frames.numpy())
         share = controller.share(share, moved)
         label = f"{'bf16' if half else 'fp32'} controller, chunk {number}"
-        ledger.same(f"{label} level", controller.released_level(share), entry["current_step"])
+        ledger.same(f"{label} level", controller.level(share), entry["current_step"])
         # The original measures motion in the video's own precision; ours does in float64.
         off = abs(share - entry["noise_scale"])
         ledger.same(f"{label} share of noise off by {off:.1e}", off <= (0.0 if half else 1e-7), True)

@@ -30,12 +30,14 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS
 from pipelines.streaming import Stream
 from pipelines.types import Controls, Start
-from schedulers.motion import MotionNoise, motion
+from schedulers.motion import motion
 from schedulers.noise import Address
 from schedulers.serial import Serial
 from tests.golden_models import load_transformer
 from tests.golden_rollout import RecordedText
 from tests.golden_trace import ATOL, Ledger, NotSupportedError, Trace
+
+NOISE = PRESETS["streamdiffusion-v2"].video.noise
 
 JUMPS_AT = 50
 """Latent frame at which the released sessions, and its unbatched loop, set the frame counter back."""
@@ -76,7 +78,7 @@ class EvictQueues(KVStore):
         self.queues: list[list[int]] = [[] for _ in range(s.layers)]
         self.turns = [steps] * s.layers
         self.similarity: list[list[float]] = []
-        self.total = self.held = self.recorded_end = 0
+        self.total = self.held = 0
 
     def copy_from(self, other: EvictQueues) -> None:
         """Begin as another lane stands."""
@@ -93,8 +95,8 @@ class EvictQueues(KVStore):
         s, stop = self.shape, positions[0] + frames
         self._full = stop > self.size or self.held >= self.size
         held = self.held + stop - self.total
-        if self._full:  # where chunks do not fill the memory exactly, only the recording says how much is valid
-            held = self.size if self.held == self.size else self.recorded_end
+        if self._full:  # where chunks do not fill the memory exactly, places that were never written count as well
+            held = self.size
         seen, own = (held - frames) * s.tokens, frames * s.tokens
         self.similarity, self._after = [], (stop, held)
         memories: list[LayerMemory] = []
@@ -218,7 +220,7 @@ class Released:
             )
         )
         self.plan = policies.plan
-        self.levels: list[float] = list(self.plan.levels)  # type: ignore[attr-defined]  # both plans have them
+        self.levels: list[float] = list(self.plan.levels)
         ledger.close("sched.denoising_step_list", torch.tensor(self.levels), atol=0.0)
         self._serial = Serial(tuple(self.levels), chunk=self._chunk, first_chunk=1 + self._chunk, memory="last")
         self.tape = Tape(trace.numbered("noise."))
@@ -258,10 +260,11 @@ class Released:
         return state.flight.get(row.frames)
 
     def _enter(self, row: Row, start: Start) -> tuple[Row, Tensor]:
-        """New frames, mixed with noise by the product's loop."""
+        """New frames, mixed with noise by the product's loop; their level may be one that the list goes on with."""
         state = self.stream.state
         state.cur, state.levels = row.frames.start, ()
-        return self.stream._passes.gather(row, lambda _frames: start)
+        row = replace(row, levels=(start.level,) * len(row.frames))
+        return row, self.stream._passes.gather(row, start)
 
     def one_by_one(self, start: Start | None, kind: str) -> None:
         """One chunk through all levels on one lane; without a start the last one enters again as it is."""
@@ -287,14 +290,17 @@ class Released:
         self.rows = len(self.stores)
         frame = self._trace["in.latent.000"].shape
         self._flying = [torch.zeros(1, self._chunk, frame[1], *frame[3:]) for _ in self.stores]
-        self._starts = [self.position] * self.rows
+        # A row without a picture ends a frame after it starts, whatever the chunk: so much the call is told, and only
+        # the record shows it.
+        self._starts, self._ends = [self.position] * self.rows, [self.position + 1] * self.rows
 
     def tick(self, start: Start) -> None:
         """One call for a row a level: all move down a row and a new chunk enters above."""
-        flying = (self.rows - 1) * self._chunk
-        view = View(1 + self._chunk, self.stream.state.text.version, (0.0,) * flying)
+        flying = tuple(level for level in reversed(self.plan.levels[1:]) for _ in range(self._chunk))
+        view = View(1 + self._chunk, self.stream.state.text.version, flying)
         (work,) = self.plan.passes(view)
         self._starts = [self.position, *self._starts[:-1]]
+        self._ends = [self.position + self._chunk, *self._ends[:-1]]
         rows = [
             replace(row, frames=range(first, first + self._chunk), commit=range(0), emit=range(0))
             for row, first in zip(work.rows, self._starts, strict=True)
@@ -318,10 +324,6 @@ class Released:
         self._seen = []
         self.tape.events.append({"call": self.calls})
         self._before = self._counters()
-        if self.calls < len(self._trace.sidecar["calls"]):
-            ends = self._trace.sidecar["calls"][self.calls]["after"]["local_end_index"]
-            for store, end in zip(self.stores, ends, strict=False):
-                store.recorded_end = end // self._tokens
 
     def _decode(self) -> None:
         self.tape.events.append({"decode": len(self.film), "after_call": self.calls - 1})
@@ -342,12 +344,13 @@ class Released:
             return  # counted at the end
         call, stores = recorded[number], self.stores[: self.rows]
         rows = [seen[0] for seen in self._seen]
+        ends = self._ends if kind == "stream" else [row.frames.stop for row in rows]
         ours = {
             "kind": kind,
             "num_frames": len(rows[0].frames),
             "prompt": rows[0].text - 1,
             "current_start": [row.frames.start * tokens for row in rows],
-            "current_end": [row.frames.stop * tokens for row in rows],
+            "current_end": [end * tokens for end in ends],
             "timestep": [list(row.levels) for row in rows],
             "before": self._before,
             "after": self._counters(),
@@ -418,11 +421,11 @@ def replay(trace: Trace, ledger: Ledger) -> None:
             if pixel:
                 waiting.extend(latents.split(chunk, dim=1))
                 entry = next(entries)
-                controller = MotionNoise(still=entry["init_noise_scale"])
+                controller = replace(NOISE, still=entry["init_noise_scale"])
                 ledger.same("share of noise before", abs(scale - entry["noise_scale_in"]) <= 1e-7, True)
                 scale = controller.share(scale, motion(video[pixel - 1 : pixel + event["pixel_frames"]].numpy()))
                 # the released list is overwritten as it runs
-                released.levels[0] = controller.released_level(scale)
+                released.levels[0] = controller.level(scale)
                 off = abs(scale - entry["noise_scale"])
                 ledger.same(f"share of noise off by {off:.1e} before call {entry['before_call']}", off <= 1e-7, True)
                 ledger.same("first level", released.levels[0], entry["current_step"])

@@ -164,10 +164,19 @@ def tiny_stream(
     batch: int = 1,
     noise: NoiseSource | None = None,
     observer: Observer | None = None,
+    video: bool = False,
 ) -> Stream:
     """A film of 4 x 6 latents."""
     return Stream(
-        engine, height=HEIGHT, width=WIDTH, seed=seed, stream=stream, batch=batch, noise=noise, observer=observer
+        engine,
+        height=HEIGHT,
+        width=WIDTH,
+        seed=seed,
+        stream=stream,
+        batch=batch,
+        noise=noise,
+        observer=observer,
+        video=video,
     )
 
 

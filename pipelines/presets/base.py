@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cache.types import CachePolicy, PositionPolicy, Step, SwitchPolicy, WindowPolicy
+from schedulers.motion import MotionNoise
+from schedulers.similarity import SimilarityFilter
+
+Guidance = Literal["full", "residual-self", "residual-once"]
+"""What a guided pass is pushed away from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +20,9 @@ class Schedule:
     `denoising_step_list` holds timesteps of the unshifted schedule (1000 = pure noise). With `warp` they are looked
     up in the table shifted by `shift` (Self-Forcing's `warp_denoising_step`), else taken as they stand.
     `guidance_scale` other than 1 runs every denoising pass twice, with and without the prompt, and extrapolates
-    (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598); distilled models have it baked in.
+    (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598); distilled models have it baked in. Of a video,
+    `guidance` residual-self extrapolates away from the video itself, which costs no pass, and residual-once from what
+    the empty prompt made of a chunk in its first pass (StreamDiffusion); `guidance_delta` weighs that.
     `micro_steps` and `references` are of a moving buffer (schedulers/buffer.py).
 
     The step `unipc` brings a table of its own, in which only evenly spaced steps stand (schedulers/unipc.py).
@@ -27,8 +35,28 @@ class Schedule:
     plan: str = "serial"
     clean_level: float = 0.0
     guidance_scale: float = 1.0
+    guidance: Guidance = "full"
+    guidance_delta: float = 1.0
     micro_steps: int = 1
     references: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEntry:
+    """How the pictures of a video enter a film.
+
+    Attributes:
+        noise: what share of noise they get, and what level the model is told.
+        similarity: which chunks need no work; None works on all.
+        raw: the model takes latents as the autoencoder made them, without its statistics.
+        anchored: every chunk gets the noise of the first, so that a still video gives a still film, and the noise
+            leaves its imprint (StreamDiffusion, Kodaira et al. 2023, arXiv 2312.12491).
+    """
+
+    noise: MotionNoise = MotionNoise()  # noqa: RUF009  # frozen
+    similarity: SimilarityFilter | None = None
+    raw: bool = False
+    anchored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +83,6 @@ class Preset:
     switch: SwitchPolicy
     chunk: int = 3
     first_chunk: int | None = None
+    video: VideoEntry = VideoEntry()  # frozen
     fixes: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
