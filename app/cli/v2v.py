@@ -31,7 +31,8 @@ def v2v_command(
         typer.Option(
             "--input",
             metavar="VIDEO",
-            help="What the film is made of, where it does not come first: a file.",
+            help="What the film is made of, where it does not come first: a file, webcam:0, webcam:NAME, rtsp://..., "
+            "https://..., screen, screen:2.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +43,14 @@ def v2v_command(
         str | None, typer.Option("--script", metavar="FILE", help="Shot list, prompts a line, table, subtitles, ...")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="The film.", show_default="out.mp4")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|virtualcam",
+            help="The film, or a camera for others.",
+            show_default="out.mp4",
+        ),
     ] = None,
     strength: Annotated[
         float | None,

@@ -1,6 +1,6 @@
 """What is asked of a render, and how it is written down so that it can be asked again: to resume, and to replay."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -38,8 +38,9 @@ class RenderRequest:
     with. `segment_chunks` is what a kill can cost. `left_out` is what is not to be told: the .mp4's "metadata", the
     .vtt with the "subtitles", the .json ("sidecar").
 
-    `video` is what the film is made of. By it are settled (app/render/from_video.py): `times`, when its frames are
-    shown where their rate varies, and `audio_begin`, the moment of the sound at which the film begins.
+    `video` is what the film is made of. By it are settled (app/render/from_video.py): `moments`, which of its pictures
+    are taken, `times`, when they are shown where their rate varies, and `audio_begin`, the moment of the sound at
+    which the film begins.
     """
 
     script: Script
@@ -59,6 +60,7 @@ class RenderRequest:
     left_out: tuple[LeftOut, ...] = ()
     video: VideoRequest | None = None
     times: Times | None = None
+    moments: Sequence[int] = ()
     audio_begin: Fraction | None = None
 
     @property
@@ -112,7 +114,7 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         audio=None if request.audio is None else str(request.audio.absolute()),
         audio_sha256=None if request.audio is None else file_hash(request.audio),
         report=None if request.report is None else str(request.report.absolute()),
-        video=None if request.video is None else str(Path(request.video.input).absolute()),
+        video=None if request.video is None or request.live else str(Path(request.video.input).absolute()),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from app.atomic import file_hash
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.media.fit import FitKind
+from app.media.inputs import public_name
 from app.record import fields as recorded
 
 STRENGTH = 0.6
@@ -60,7 +61,7 @@ class VideoRecord(BaseModel):
     def of(cls, video: VideoRequest) -> Self:
         """Write a request down."""
         return cls(
-            input=Path(video.input).name if video.sha256 else video.input,
+            input=Path(video.input).name if video.sha256 else public_name(video.input),
             sha256=video.sha256,
             strength=video.strength,
             fit=video.fit,

@@ -29,6 +29,7 @@ from app.errors import (
     shorten,
 )
 from app.loading.model import EngineRequest, OneModel, StreamOpener
+from app.media.virtual_camera import NAME
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
 from app.record.video import VideoRequest
 from app.render.estimate import dry_run
@@ -79,6 +80,10 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
                 if origin != "default":
                     console.print(printable(f"{name} = {value}  ({origin})"), soft_wrap=True)
         return max(dry_run(request, console=console, as_json=flags.as_json) for request in requests)
+    if flags.video is not None and resolved.settings.output == NAME:
+        from app.render.on_air import show
+
+        return show(requests[0], console=console)
     if len(requests) == 1:
         return render(requests[0], console=console)
     return render_batch(requests, console=console, opener=opener)

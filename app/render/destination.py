@@ -52,7 +52,8 @@ def check_free(request: RenderRequest) -> None:
     """
     with _told(request.output):
         begun = (request.folder / "journal.jsonl").is_file()
-        for path in (*_files(request), *([] if request.report is None else [request.report])):
+        further = [request.report, None if request.video is None else request.video.side_by_side]
+        for path in (*_files(request), *(path for path in further if path is not None)):
             if path.is_dir():
                 raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
             if not path.parent.is_dir():

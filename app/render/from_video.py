@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.atomic import file_hash
-from app.config.lengths import FASTEST_FPS, Length
+from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length
 from app.config.readers import choose
 from app.errors import RenderFailure, UsageMistake, printable, shorten_path
 from app.loading.model import EngineRequest, Opened, StreamOpener, rhythm_of
 from app.media.files import FileSource, VideoFile, survey
 from app.media.fit import FITS, TURNS, Fit
-from app.media.reader import QUEUED, FileFeed, PictureFeed, Reader
+from app.media.inputs import is_live, live_source
+from app.media.reader import NEWEST, QUEUED, FileFeed, LiveFeed, PictureFeed, Reader
 from app.media.times import Times
 from app.record.request import RenderRequest
 from app.record.video import STRENGTH, VideoRequest
@@ -30,6 +31,8 @@ from pipelines.types import Chunk, Controls
 if TYPE_CHECKING:
     from pipelines.video import VideoInput
 
+_WORTH_TELLING = 1.0
+"""Seconds of a live source that may be left out without a word."""
 Feeds = Callable[[int, int, int], PictureFeed]
 """Opens what pictures come from, given their height and width, and how many were taken before."""
 
@@ -72,14 +75,25 @@ def read_request(
 
 
 @contextmanager
-def made_of_video(request: RenderRequest, opener: StreamOpener) -> Generator[tuple[RenderRequest, StreamOpener]]:
+def made_of_video(
+    request: RenderRequest, opener: StreamOpener, tell: Callable[[str], object]
+) -> Generator[tuple[RenderRequest, StreamOpener]]:
     """Settle a request by the video that it names, and open streams that are made of it; the rest stays as it is.
+
+    Args:
+        request: what is to be filmed.
+        opener: loads a model and builds its stream.
+        tell: takes a sentence for people, at the end.
 
     Raises:
         UsageMistake: the video cannot be read, is another one than it has to be, or is shorter than what is asked for.
     """
     if request.video is None:
         yield request, opener
+        return
+    if is_live(request.video.input):
+        with _made_live(request, request.video, opener, tell) as made:
+            yield made
         return
     with ExitStack() as open_sources:
         file, sha256 = _surveyed(request.video)
@@ -100,6 +114,44 @@ def made_of_video(request: RenderRequest, opener: StreamOpener) -> Generator[tup
             return replace(opened, stream=film, save=film.save, restore=film.restore)
 
         yield settled, open_stream
+
+
+@contextmanager
+def _made_live(
+    request: RenderRequest, video: VideoRequest, opener: StreamOpener, tell: Callable[[str], object]
+) -> Generator[tuple[RenderRequest, StreamOpener]]:
+    """The same of a live source: as long as is asked for, or until somebody ends it."""
+    if request.resume:
+        raise UsageMistake("What a live source showed has gone, so its film cannot go on. Leave out --resume.")
+    if video.side_by_side is not None:
+        raise UsageMistake("--side_by_side needs a video that can be read again. Leave it out for a live source.")
+    length = request.length or request.script.end
+    if length is None and len(request.script.shots) > 1 and any(shot.at is None for shot in request.script.shots[1:]):
+        raise UsageMistake("Prompts share the film's length, and a live film has none. Give --duration, or times.")
+    length = length or Length(LONGEST_SECONDS, "s")
+    settled = replace(request, script=replace(request.script, end=None), length=length, video=replace(video, sha256=""))
+    with ExitStack() as open_sources:
+        feeds: list[LiveFeed] = []
+
+        def open_stream(request: EngineRequest, seed: int) -> Opened:
+            opened = opener(replace(request, video=True), seed)
+            rate = settled.fps or Fraction(opened.fps)
+
+            def feed(height: int, width: int, begin: int) -> PictureFeed:
+                source = live_source(video.input, Fit(height, width, video.fit, video.turn))
+                feeds.append(LiveFeed(open_sources.enter_context(Reader(source, room=NEWEST, newest=True)), rate))
+                return feeds[-1]
+
+            film = FilmOfVideo(opened, feed, video.strength, frames=None)
+            return replace(opened, stream=film, save=film.save, restore=film.restore)
+
+        yield settled, open_stream
+        skipped = sum(feed.skipped for feed in feeds)
+        if skipped > _WORTH_TELLING:
+            tell(
+                f"This machine was slower than the source: {skipped:.1f} s of it are not in the film. Fewer steps or a "
+                "lower --fps keep up."
+            )
 
 
 def moments_of(file: VideoFile, rate: Fraction | None) -> Rhythmic:
@@ -209,6 +261,7 @@ def _settled(request: RenderRequest, video: VideoRequest, file: VideoFile, momen
         length=Length(min(frames, count), "f"),
         fps=moments.fps,
         times=times,
+        moments=moments.moments,
         audio=file.path.absolute() if own else request.audio,
         audio_begin=file.start if own else None,
     )

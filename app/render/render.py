@@ -101,7 +101,7 @@ def _render(request: RenderRequest, journal: Journal, past: Past | None, console
         for told in (past.damage, remains.told):
             if told:
                 _say(console, request, told)
-    with made_of_video(request, opener) as (settled, stream_opener):
+    with made_of_video(request, opener, lambda text: _say(console, request, text)) as (settled, stream_opener):
         return _film(settled, journal, past, remains, console, stream_opener, fresh=fresh)
 
 

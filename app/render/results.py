@@ -9,6 +9,7 @@ from app.atomic import file_hash
 from app.errors import RenderFailure, explain, printable
 from app.loading.model import Opened
 from app.media.join import join
+from app.media.source import SourceLost
 from app.media.stills import sink_kind
 from app.media.subtitles import chapters_of, numbered, write_vtt
 from app.record import sidecar
@@ -132,13 +133,19 @@ def finish(
             from app.render import report
 
             report.write(record, request.output, request.report)
+        if request.video is not None and request.video.side_by_side is not None:
+            from app.render.side_by_side import write_side_by_side
+
+            path = request.video.side_by_side
+            write_side_by_side(request, request.video, request.moments, record.film, path)
         # The last, because it says that the film is whole.
         if "sidecar" in header.left_out:
             beside.unlink(missing_ok=True)
         else:
             sidecar.write(record, beside)
-    except OSError as error:
-        raise RenderFailure(f"{explain(error)[0]} {request.output} is there, what belongs beside it is not.") from error
+    except (OSError, SourceLost) as error:
+        told = explain(error)[0] if isinstance(error, OSError) else f"{error}."
+        raise RenderFailure(f"{told} {request.output} is there, what belongs beside it is not.") from error
     return record
 
 

@@ -81,7 +81,7 @@ def clicks(path: Path) -> list[float]:
         for frame in film.decode(audio=0):
             samples = np.abs(frame.to_ndarray()).max(axis=0)
             for index in np.flatnonzero(samples > 0.25):
-                at = frame.time + index / frame.sample_rate - begin
+                at = (frame.time or 0.0) + index / frame.sample_rate - begin
                 if not loud or at - loud[-1] > 0.2:
                     loud.append(at)
     return loud
