@@ -1,5 +1,6 @@
 """The flags of `rivulet v2v`: a film made of a video, under the prompts and settings of `rivulet render`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +8,9 @@ import typer
 from app.cli.options import ModelName, Threads
 from app.cli.render import script_among, split_words
 from app.config.readers import READERS
-from app.errors import UsageMistake
+from app.errors import UsageMistake, printable, shorten
+from app.media.inputs import is_live
+from pipelines.file_names import names_a_file
 
 EPILOG = (
     'Example: rivulet v2v in.mp4 "a red ball bounces over the sea" -o out.mp4 --strength 0.6. '
@@ -143,6 +146,9 @@ def v2v_command(
         raise UsageMistake(
             'There is no video. Say what to make the film of: rivulet v2v in.mp4 "a red ball" -o out.mp4'
         )
+    if source is not None and not is_live(source) and not names_a_file(source):
+        shown = printable(shorten(source, 40))
+        raise UsageMistake(f'"{shown}" is no video. It comes first: rivulet v2v in.mp4 "a red ball" -o out.mp4')
     settings = {*READERS, "size"} - {"prompt"}
     flags: dict[str, object] = {name: value for name, value in context.params.items() if name in settings}
     file = script_among(texts, others=[*(prompt or []), *(f for f in (script,) if f)])
@@ -152,8 +158,6 @@ def v2v_command(
         flags["prompt"] = [*texts, *(prompt or [])]
     layers = [given_by_flags(flags), given_by_overrides(overrides)]
     if config is not None:
-        from pathlib import Path
-
         layers.append(given_by_file(Path(config)))
     resolved = resolve(layers)
     from app.render.batch import RunFlags, film

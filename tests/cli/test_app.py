@@ -45,7 +45,8 @@ def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from app.cli.main import main\n"
-        "for words in (['--help'], *([command, '--help'] for command in ('web', 'render', 'presets', 'bench'))):\n"
+        "commands = ('web', 'render', 'v2v', 'presets', 'bench')\n"
+        "for words in (['--help'], *([command, '--help'] for command in commands)):\n"
         "    assert main(words) == 0, words\n"
         "assert main(['render', '--no-such-flag']) == 2\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'av', 'numpy', 'yaml'} & sys.modules.keys()\n"
@@ -53,7 +54,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: rivulet") == 5
+    assert done.stdout.count("Usage: rivulet") == 6
     assert "--transition_chunks" in done.stdout
     assert "--transition-chunks" not in done.stdout
 
