@@ -60,7 +60,7 @@ def v2v_command(
         typer.Option(
             "--strength",
             help="How much of the video is given up to the prompt, above 0 and at most 1.",
-            show_default="0.6",
+            show_default="0.7",
         ),
     ] = None,
     fit: Annotated[

@@ -59,7 +59,7 @@ class VideoFile:
         end: when the last one ends.
         rate: pictures a second where they follow each other evenly, None where the rate varies.
         counted: the file gives its pictures no times; each lasts a tick.
-        sound: whether there is any.
+        sound: whether there is any; None where it is, and cannot be decoded.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class VideoFile:
     end: int
     rate: Fraction | None
     counted: bool
-    sound: bool
+    sound: bool | None
 
     @property
     def seconds(self) -> Fraction:
@@ -109,7 +109,8 @@ def survey(path: Path) -> VideoFile:
             stream = _video_of(container, shown)
             frame = _first_frame(container, stream)
             aspect = stream.sample_aspect_ratio or Fraction(1)
-            sound = bool(container.streams.audio)
+        with _open(path) as container:
+            sound = _sound_of(container)
     except PermissionError as error:
         raise UsageMistake(f"{shown} may not be read. Change its permissions, or give another file.") from error
     except (FFmpegError, OSError, IndexError, ValueError) as error:
@@ -137,10 +138,14 @@ class FileSource:
         file: what its survey found.
         fit: how they become the model's size.
         moments: in ticks from the first picture, rising; each shows the newest picture that is not later.
+
+    Attributes:
+        decoded: pictures that were decoded so far, those that are skipped too.
     """
 
     def __init__(self, file: VideoFile, fit: Fit, moments: Sequence[int]) -> None:
         self._file, self._fit, self._moments = file, fit, moments
+        self.decoded = 0
         self._container: InputContainer | None = None
         self._pictures: Iterator[Picture] = iter(())
 
@@ -216,6 +221,7 @@ class FileSource:
         """Frames with their ticks from the first picture."""
         stream = _video_of(container, self.name)
         for number, frame in enumerate(_frames(container, stream)):
+            self.decoded = number + 1
             if self._file.counted:
                 yield number, frame
             elif frame.pts is not None:
@@ -310,6 +316,22 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
         with suppress(FFmpegError):
             for frame in packet.decode():
                 return frame
+    return None
+
+
+def _sound_of(container: InputContainer) -> bool | None:
+    """Whether there is sound; None where none of its beginning can be decoded."""
+    from av.error import FFmpegError
+
+    if not container.streams.audio:
+        return False
+    with suppress(FFmpegError):
+        for number, packet in enumerate(container.demux(container.streams.audio[0])):
+            with suppress(FFmpegError):
+                if packet.decode():
+                    return True
+            if number >= _TRIED:
+                break
     return None
 
 

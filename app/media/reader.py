@@ -48,14 +48,21 @@ class Reader:
         source: what is read.
         room: pictures that are kept.
         newest: whether a picture that finds no room replaces the oldest (a live source), or waits (a file).
+        progress: a number that rises while the source is at work on its next picture.
         clock: seconds, for the arrival of pictures and for how long one is waited for.
     """
 
     def __init__(
-        self, source: VideoSource, *, room: int, newest: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        source: VideoSource,
+        *,
+        room: int,
+        newest: bool,
+        progress: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
-        self._room, self._newest, self._clock = room, newest, clock
+        self._room, self._newest, self._progress, self._clock = room, newest, progress, clock
         self._kept: deque[tuple[float, Picture]] = deque(maxlen=room if newest else None)
         self._changed = threading.Condition()
         self._open = self._ended = self._stopped = False
@@ -92,7 +99,9 @@ class Reader:
             SourceLost: the source broke off, or has sent nothing for `OPEN_SECONDS`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._kept or self._ended, OPEN_SECONDS)
+            seen = -1
+            while not (self._kept or self._ended) and seen != (seen := self._progress()):
+                self._changed.wait_for(lambda: self._kept or self._ended, OPEN_SECONDS)
             if self._kept:
                 _, picture = self._kept.popleft()
                 self._changed.notify_all()

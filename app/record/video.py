@@ -15,7 +15,7 @@ from app.media.fit import FitKind
 from app.media.inputs import public_name
 from app.record import fields as recorded
 
-STRENGTH = 0.6
+STRENGTH = 0.7
 """How much of a video is given up to the prompt, where nobody says it (docs/video-to-video.md)."""
 
 

@@ -106,7 +106,8 @@ def made_of_video(
         def feed(height: int, width: int, begin: int) -> PictureFeed:
             source = FileSource(file, Fit(height, width, how, turn), shown)
             source.skip(begin)
-            return FileFeed(open_sources.enter_context(Reader(source, room=QUEUED, newest=False)))
+            reader = Reader(source, room=QUEUED, newest=False, progress=lambda: source.decoded)
+            return FileFeed(open_sources.enter_context(reader))
 
         def open_stream(request: EngineRequest, seed: int) -> Opened:
             opened = opener(replace(request, video=True), seed)
@@ -129,7 +130,7 @@ def _made_live(
     if length is None and len(request.script.shots) > 1 and any(shot.at is None for shot in request.script.shots[1:]):
         raise UsageMistake("Prompts share the film's length, and a live film has none. Give --duration, or times.")
     length = length or Length(LONGEST_SECONDS, "s")
-    settled = replace(request, script=replace(request.script, end=None), length=length, video=replace(video, sha256=""))
+    settled = replace(request, length=length, video=replace(video, sha256=""))
     with ExitStack() as open_sources:
         feeds: list[LiveFeed] = []
 
@@ -253,10 +254,12 @@ def _settled(request: RenderRequest, video: VideoRequest, file: VideoFile, momen
             for shot in script.shots
         ]
         script = replace(script, shots=tuple(shots))
+    if video.sound and file.sound is None:
+        script = replace(script, notes=(*script.notes, "The video's sound cannot be decoded and is left out."))
     own = video.sound and file.sound and request.audio in (None, file.path.absolute())
     return replace(
         request,
-        script=replace(script, end=None),
+        script=script,
         video=video,
         length=Length(min(frames, count), "f"),
         fps=moments.fps,

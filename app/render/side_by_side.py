@@ -45,7 +45,7 @@ def write_side_by_side(
     assert request.fps is not None  # settled by the video
     try:
         writer = FilmWriter(part, height=height, width=2 * width, fps=request.fps, crf=request.crf)
-        with Reader(source, room=QUEUED, newest=False) as reader:
+        with Reader(source, room=QUEUED, newest=False, progress=lambda: source.decoded) as reader:
             feed = FileFeed(reader)
             for pixels in _frames(request.output):
                 writer.write(np.concatenate([feed.take(len(pixels)), pixels], axis=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
@@ -254,3 +255,31 @@ def test_a_camera_that_is_unplugged_is_lost_at_once(camera: FakeCamera, end: Sou
         reader._thread.join(5)
         with pytest.raises(SourceLost, match="unplugged" if end else "has ended"):
             feed.take(1)
+
+
+def test_a_file_that_is_skipped_through_for_long_is_waited_for() -> None:
+    class Slow(Tape):
+        decoded = 0
+
+        def read(self) -> Picture | None:
+            while self.decoded < 8:  # pictures that nobody wants come first: twice as long as one waits
+                time.sleep(0.04)
+                self.decoded += 1
+            return super().read()
+
+    slow = Slow(3)
+    with Reader(slow, room=5, newest=False, progress=lambda: slow.decoded) as reader:
+        assert greys(FileFeed(reader).take(3)) == [1, 2, 3]
+
+
+def test_a_file_that_stops_to_answer_is_given_up() -> None:
+    gate = threading.Event()
+
+    class Stuck(Tape):
+        def read(self) -> Picture | None:
+            gate.wait(5)
+            return super().read()
+
+    with Reader(Stuck(3), room=5, newest=False) as reader, pytest.raises(SourceLost, match="has sent nothing"):
+        FileFeed(reader).take(1)
+    gate.set()
