@@ -53,8 +53,8 @@ class ScreenSource:
             UsageMistake: mss or the display is missing, or there is no such monitor.
         """
         try:
-            self._screen = self._grabber()
-            monitors = len(self._screen.monitors) - 1  # the first is all of them together
+            self._screen = screen = self._grabber()
+            monitors = len(screen.monitors) - 1  # the first is all of them together
         except UsageMistake:
             raise
         except Exception as error:  # every system has errors of its own

@@ -324,5 +324,5 @@ def test_damaged_pictures_are_held_and_a_damaged_rest_ends_the_film(tmp_path: Pa
     source = FileSource(file, WHOLE, list(file.ticks))
     source.open()
     with pytest.raises(SourceLost, match=r"damaged from 1\.30 s on"):
-        [*iter(source.read, None)]
+        list(iter(source.read, None))
     source.close()
