@@ -184,7 +184,7 @@ def send(module: nn.Module) -> nn.Module:
 # ------------------------------------------------------------------ films
 
 LAYERS = 1
-PIXELS, LATENTS = "pipelines/streaming.py:_decode", "pipelines/streaming.py:next_chunk"
+PIXELS, LATENTS = "pipelines/streaming.py:_decode", "pipelines/streaming.py:_make"
 """Where a chunk leaves the device: its pixels, or its latents for the hash of a film that is not decoded."""
 
 
