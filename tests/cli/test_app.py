@@ -69,7 +69,8 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "rendr"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "rivulet: There is no command 'rendr': choose from web, render, replay, presets, bench, doctor; "
+        done.stderr
+        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, bench, doctor; "
         "did you mean render?\n"
     )
 
@@ -109,7 +110,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from web, render, replay, presets, bench, doctor"),
+    "command not near": (["zzzz"], "choose from web, render, v2v, replay, presets, bench, doctor"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),
