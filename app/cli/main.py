@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from app.cli import doctor as cli_doctor
+from app.cli import v2v as cli_v2v
 from app.cli import web as cli_web
 from app.cli.bench import bench
 from app.cli.help import WIDEST, GroupedHelp
@@ -59,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def normalise(argv: Sequence[str]) -> list[str]:
     """Spell flags with `_`, as either is common, and put `--debug` first; a bare `--` ends it.
 
-    Behind `render`, names of other projects become ours, and `--cache.sink_size 3` becomes the setting
+    Behind `render` and `v2v`, names of other projects become ours, and `--cache.sink_size 3` becomes the setting
     `cache.sink_size=3`.
 
     Raises:
         UsageMistake: such a setting has no value.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
-    render = next((argument for argument in argv[:end] if not argument.startswith("-")), None) == "render"
+    render = next((argument for argument in argv[:end] if not argument.startswith("-")), None) in ("render", "v2v")
     flags: list[str] = []
     arguments = iter(argv[:end])
     for argument in arguments:
@@ -109,6 +110,8 @@ app.command(
     context_settings={"max_content_width": WIDEST},
 )(render_command)
 
+app.command("v2v", short_help="Make a film of a video.", epilog=cli_v2v.EPILOG)(cli_v2v.v2v_command)
+
 
 @app.command("replay", short_help="Render a film again from what it carries.")
 def replay_command(
@@ -126,6 +129,9 @@ def replay_command(
         bool, typer.Option("--check", help="Prove record, settings and pictures; exit code 1 if one does not match.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--input", metavar="VIDEO", help="Where the video lies that the film was made of.")
+    ] = None,
     preset: Annotated[str | None, option(TABLE["preset"], usual="")] = None,
     model: Annotated[str | None, option(TABLE["model"], usual="")] = None,
     size: Annotated[str | None, option(TABLE["size"], usual="")] = None,
@@ -150,6 +156,7 @@ def replay_command(
         console=Console(highlight=False, markup=False, emoji=False),
         changes=changes,
         accept_licence=tuple(accept_licence or ()),
+        video=source,
     )
 
 

@@ -17,6 +17,7 @@ from weights.catalog import MODELS, get_model
 
 if TYPE_CHECKING:
     from pipelines.build import Components
+    from pipelines.video import VideoInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class EngineRequest:
     """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads.
 
     `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
-    the names of models, or of their weights, whose licence the person has accepted.
+    the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
     """
 
     preset: Preset
@@ -37,6 +38,7 @@ class EngineRequest:
     models_dir: Path | None = None
     offline: bool = False
     accepted_licences: frozenset[str] = frozenset()
+    video: bool = False
 
 
 class FilmStream(Protocol):
@@ -52,7 +54,7 @@ class Opened:
     `read_prompt` encodes a prompt (raising ValueError if the model cannot read it) and returns the words
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
     computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
-    ValueError if the file is not what it was.
+    ValueError if the file is not what it was. `video_input` is the way of a video into a stream that is open for one.
     """
 
     stream: FilmStream
@@ -66,6 +68,13 @@ class Opened:
     memory: Callable[[], int]
     save: Callable[[Path], str]
     restore: Callable[[Path, str], None]
+    video_input: Callable[[], "VideoInput"] | None = None
+
+
+class StreamOpener(Protocol):
+    """Loads a model and builds its stream."""
+
+    def __call__(self, request: EngineRequest, seed: int) -> Opened: ...
 
 
 def rhythm_of(preset: Preset) -> Rhythm:
@@ -142,7 +151,13 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         width=request.width,
         seed=seed,
         untrained=request.untrained,
+        video=request.video,
     )
+
+    def video_input() -> "VideoInput":
+        from pipelines.video import VideoInput
+
+        return VideoInput(stream)
 
     def read_prompt(prompt: str) -> Mapping[str, tuple[str, ...]]:
         stream.engine.conditioner.embed(prompt)
@@ -160,6 +175,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         memory=loaded.memory,
         save=lambda path: save_snapshot(stream.snapshot(), path),
         restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
+        video_input=video_input if request.video else None,
     )
 
 

@@ -18,6 +18,7 @@ from app.errors import UsageMistake
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
+    from av.audio.resampler import AudioResampler
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
@@ -26,6 +27,8 @@ RATE = 48_000
 _FRAME = 1024
 """Samples in a frame of AAC."""
 _BIT_RATE = 192_000
+_APART = RATE // 50
+"""Samples by which sound may be off its time before it is put right: 20 ms, which nobody sees."""
 _SILENT = 1e-4
 """Amplitude (of 1) below which sound is silence: -80 dB, under the dither of a 16-bit file."""
 
@@ -68,15 +71,21 @@ class Soundtrack:
     """Feeds the sound of `path` into `target` beside the pictures.
 
     `until` before each picture's packet keeps the two interleaved; `finish` settles the length and says how.
+
+    Args:
+        path: of the sound.
+        target: what it goes into.
+        begin: the moment of the file's own clock, in seconds, at which the film begins: every sample is then heard at
+            its own time, with silence where there is none. None begins with the first sample, whatever its time.
     """
 
-    def __init__(self, path: Path, target: OutputContainer) -> None:
+    def __init__(self, path: Path, target: OutputContainer, *, begin: Fraction | None = None) -> None:
         from av.audio.fifo import AudioFifo
 
         self.path = path
         self._target = target
         self._source = _open(path)
-        self._decoded = _samples(self._source)
+        self._decoded = _samples(self._source) if begin is None else _timed_samples(self._source, begin)
         self._stream = target.add_stream("aac", rate=RATE, layout="stereo")
         self._stream.bit_rate = _BIT_RATE
         self._fifo = AudioFifo()
@@ -136,19 +145,62 @@ def _open(path: Path) -> InputContainer:
 
 
 def _samples(container: InputContainer) -> Iterator[AudioFrame]:
-    """Decode as 48 kHz stereo; a damaged packet is left out, as players do."""
+    """Decode as 48 kHz stereo."""
+    resampler = _resampler()
+    for frame in _decoded(container):
+        yield from resampler.resample(frame)
+    yield from resampler.resample(None)
+
+
+def _timed_samples(container: InputContainer, begin: Fraction) -> Iterator[AudioFrame]:
+    """The same from `begin` on, each sample at its own time: silence stands for what is missing."""
+    resampler, position, fresh = _resampler(), 0, True
+    for frame in _decoded(container):
+        tick = frame.time_base or Fraction(1, frame.sample_rate)
+        due = position if frame.pts is None else round((frame.pts * tick - begin) * RATE)
+        if fresh:
+            position = min(due, 0)
+        if due - position < -_APART:
+            continue  # of a time that was heard already
+        if due - position > (0 if fresh else _APART):
+            yield from [] if fresh else resampler.resample(None)
+            resampler = _resampler()
+            for start in range(position, due, RATE):  # hours of silence take no memory
+                yield _silence(min(RATE, due - start))
+            position = due
+        fresh = False
+        for part in resampler.resample(frame):
+            position += part.samples
+            if position > 0:
+                yield part if position >= part.samples else _end_of(part, position)
+    yield from resampler.resample(None)
+
+
+def _end_of(frame: AudioFrame, samples: int) -> AudioFrame:
+    """The last samples of a frame."""
+    from av.audio.frame import AudioFrame
+
+    end = AudioFrame.from_ndarray(frame.to_ndarray()[:, -samples:].copy(), format="fltp", layout="stereo")
+    end.sample_rate = RATE
+    return end
+
+
+def _resampler() -> AudioResampler:
     from av.audio.resampler import AudioResampler
+
+    return AudioResampler(format="fltp", layout="stereo", rate=RATE)
+
+
+def _decoded(container: InputContainer) -> Iterator[AudioFrame]:
+    """Everything that can be decoded; a damaged packet is left out, as players do."""
     from av.error import InvalidDataError
 
-    resampler = AudioResampler(format="fltp", layout="stereo", rate=RATE)
     for packet in _packets(container):
         try:
             frames = packet.decode()
         except InvalidDataError:
             continue
-        for frame in frames:
-            yield from resampler.resample(frame)  # pyright: ignore[reportArgumentType]
-    yield from resampler.resample(None)
+        yield from frames
 
 
 def _packets(container: InputContainer) -> Iterator[Packet[AudioStream]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -30,6 +30,7 @@ from app.atomic import put
 from app.errors import shorten
 from app.media.audio import Soundtrack
 from app.media.subtitles import Chapter
+from app.media.times import Times
 
 if TYPE_CHECKING:
     from av.container.core import Chapter as Entry  # a name of the stubs alone
@@ -57,6 +58,8 @@ def join(
     chapters: Sequence[Chapter] = (),
     metadata: Mapping[str, str] = _NOTHING,
     audio: Path | None = None,
+    audio_begin: Fraction | None = None,
+    times: Times | None = None,
     frames: int | None = None,
 ) -> Joined:
     """Copy the segments, in order, into one MP4 at `output`; they stay where they are.
@@ -69,6 +72,8 @@ def join(
         metadata: any keys and texts, megabytes long if need be (30 MB come back unchanged). Players know `title`
             and `comment`.
         audio: a file that `check_audio` accepts; cut or padded with silence to the film's length.
+        audio_begin: the moment of that file's own clock at which the film begins; None begins with its first sound.
+        times: when each frame is shown; None leaves them even.
         frames: how many there have to be, if that is known.
 
     Raises:
@@ -82,7 +87,7 @@ def join(
     try:
         with av.open(str(whole), "w", format="mp4", options=_OPTIONS) as target:
             target.metadata.update({key: text.replace("\0", " ") for key, text in metadata.items()})
-            joined = _copy(segments, target, chapters, audio)
+            joined = _copy(segments, target, _Layout(chapters, audio, audio_begin, times))
         if frames not in (None, joined.frames):
             raise ValueError(
                 f"{segments[-1]} holds {joined.frames} frames where {frames} were written: the disk lost some. "
@@ -114,7 +119,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} is not a film that can be read. Give an MP4 made by rivulet render.") from error
 
 
-def _copy(segments: Sequence[Path], target: OutputContainer, chapters: Sequence[Chapter], audio: Path | None) -> Joined:
+class _Layout(NamedTuple):
+    """What a film has beside its pictures, and when they are shown, as `join` was told."""
+
+    chapters: Sequence[Chapter]
+    audio: Path | None
+    audio_begin: Fraction | None
+    times: Times | None
+
+
+def _copy(segments: Sequence[Path], target: OutputContainer, layout: _Layout) -> Joined:
     """Mux every packet with its time as a whole number of frames."""
     film: _Film | None = None
     try:
@@ -124,7 +138,7 @@ def _copy(segments: Sequence[Path], target: OutputContainer, chapters: Sequence[
                 settings = _settings(stream)
                 for packet in _frames(source, stream, path):
                     if film is None:
-                        film = _Film(target, stream, packet, settings, chapters, audio)
+                        film = _Film(target, stream, packet, settings, layout)
                     film.add(packet, settings, path)
         if film is None:
             raise ValueError(f"{segments[0]} holds no whole frame, so there is no film to join. Render it again.")
@@ -143,22 +157,24 @@ class _Film:
         stream: VideoStream,
         first: Packet[VideoStream],
         settings: tuple[object, ...],
-        chapters: Sequence[Chapter],
-        audio: Path | None,
+        layout: _Layout,
     ) -> None:
         self.frames = 0
         self._step = first.duration or 0
         self._tick = first.time_base
         self._settings = settings
         self._target = target
+        self._times = layout.times
         self._copied = target.add_stream_from_template(stream)
-        target.set_chapters(_entries(chapters))
-        self.sound = Soundtrack(audio, target) if audio is not None else None
+        if self._times is not None:
+            self._copied.time_base = self._times.tick
+        target.set_chapters(_entries(layout.chapters))
+        self.sound = None if layout.audio is None else Soundtrack(layout.audio, target, begin=layout.audio_begin)
 
     @property
     def seconds(self) -> Fraction:
         """Length so far, exactly."""
-        return self.frames * self._step * self._tick
+        return self.frames * self._step * self._tick if self._times is None else self._times.second(self.frames)
 
     def add(self, packet: Packet[VideoStream], settings: tuple[object, ...], path: Path) -> None:
         """Append one frame."""
@@ -171,6 +187,10 @@ class _Film:
             self.sound.until(self.seconds)
         packet.stream = self._copied
         packet.pts = packet.dts = self.frames * self._step
+        if self._times is not None:
+            packet.pts = packet.dts = self._times.ticks[self.frames]
+            packet.duration = self._times.ticks[self.frames + 1] - packet.pts
+            packet.time_base = self._times.tick
         self._target.mux(packet)
         self.frames += 1
 

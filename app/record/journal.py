@@ -44,7 +44,8 @@ class Header(_Line):
     """What is being rendered, and with what: a film goes on only with the same.
 
     `film` is a name that the growing film carries too, so that neither can be taken for another's; `left_out` is what
-    was asked not to be told of the film, `audio` its sound with the sha256 of that file, `report` where a report goes.
+    was asked not to be told of the film, `audio` its sound with the sha256 of that file, `report` where a report goes,
+    `video` where the video lies that it is made of.
     """
 
     format: Literal[2, 3]
@@ -53,6 +54,7 @@ class Header(_Line):
     audio: str | None = None
     audio_sha256: str | None = None
     report: str | None = None
+    video: str | None = None
     seed: int
     config: Config
     model: ModelRecord

@@ -18,6 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from app.media.stills import PngSequence, sink_kind
+from app.media.times import Times
 from app.record.sidecar import PictureRecord
 
 if TYPE_CHECKING:
@@ -40,13 +41,16 @@ class Undecodable(ValueError):
     """A film that cannot be read back; the text is a clause for people."""
 
 
-def picture_record(path: Path, shown: Sequence[int], *, decode: bool = True) -> PictureRecord:
+def picture_record(
+    path: Path, shown: Sequence[int], *, decode: bool = True, times: Times | None = None
+) -> PictureRecord:
     """Read a finished film back.
 
     Args:
         path: an MP4, growing or joined; a GIF or WebP; the pattern of a PNG sequence.
         shown: how many of its frames each chunk has; what lies behind them counts as one more.
         decode: hash the decoded frames; otherwise only an MP4's packets, a hundredth of the work.
+        times: when its pictures will be shown, of a film that is not joined yet and counts them evenly.
 
     Returns:
         Hashes of what was read; `frames` counts the packets where nothing is decoded.
@@ -58,7 +62,7 @@ def picture_record(path: Path, shown: Sequence[int], *, decode: bool = True) -> 
     packets = hashlib.sha256() if sink_kind(path) == "mp4" else None
     layout, frames, chunks = "", 0, list[str]()
     digest, room, rest = hashlib.sha256(), 0, iter(shown)
-    for name, picture in _frames(path, None if packets is None else packets.update, decode=decode):
+    for name, picture in _frames(path, None if packets is None else packets.update, decode=decode, times=times):
         layout = layout or name
         frames += 1
         if picture is None:
@@ -172,12 +176,14 @@ def _largest_local(off: NDArray[np.int16]) -> float:
     return float(squares.mean(axis=(1, 3)).max())
 
 
-def _frames(path: Path, feed: Feed | None, *, decode: bool) -> Iterator[tuple[str, Picture | None]]:
+def _frames(
+    path: Path, feed: Feed | None, *, decode: bool, times: Times | None = None
+) -> Iterator[tuple[str, Picture | None]]:
     """Size and format, and the picture, of every frame; None where nothing is decoded."""
     kind = sink_kind(path)
     try:
         if kind == "mp4":
-            yield from _film_frames(path, feed, decode=decode)
+            yield from _film_frames(path, feed, decode=decode, times=times)
         elif kind == "png":
             yield from _sequence_frames(path)
         else:
@@ -190,16 +196,20 @@ def _frames(path: Path, feed: Feed | None, *, decode: bool) -> Iterator[tuple[st
         raise Undecodable(f"it cannot be read ({type(error).__name__})") from error
 
 
-def _film_frames(path: Path, feed: Feed | None, *, decode: bool) -> Iterator[tuple[str, Picture | None]]:
+def _film_frames(
+    path: Path, feed: Feed | None, *, decode: bool, times: Times | None
+) -> Iterator[tuple[str, Picture | None]]:
     with av.open(str(path.absolute()), "r", format="mp4") as film:
         stream = film.streams.video[0]
         stream.thread_type = "AUTO"
         context = stream.codec_context
         if feed is not None:
             feed(f"{context.name} {context.width}x{context.height}\n".encode() + (context.extradata or b""))
+        number = 0
         for packet in film.demux(stream):
             if feed is not None and packet.size:
-                feed(_header(packet, stream))
+                feed(_header(packet, stream) if times is None else _planned_header(packet, times, number))
+                number += 1
                 feed(bytes(packet))
             if not decode:
                 if packet.size:
@@ -215,6 +225,12 @@ def _header(packet: Packet[VideoStream], stream: VideoStream) -> bytes:
     at = "?" if packet.pts is None else packet.pts * tick
     lasts = "?" if packet.duration is None else packet.duration * tick
     return f"\n{at} {lasts} {packet.size}\n".encode()
+
+
+def _planned_header(packet: Packet[VideoStream], times: Times, number: int) -> bytes:
+    """The same of a film that will be shown at these times."""
+    at, end = times.second(number), times.second(number + 1)
+    return f"\n{at} {end - at} {packet.size}\n".encode()
 
 
 def _animation_frames(path: Path, kind: str) -> Iterator[tuple[str, Picture]]:

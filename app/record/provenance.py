@@ -25,6 +25,7 @@ from app.media.mp4 import viewing_scale
 from app.record.request import SEGMENT_CHUNKS
 from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
 from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, PictureRecord, carried, shot_records
+from app.record.video import VideoRequest
 from app.script.script import Script, ScriptShot, check_script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline, resolve
@@ -53,6 +54,7 @@ class Provenance:
         settings: by the names of the flags of `rivulet render`; those of the preset alone are left out.
         rhythm: of its chunks; None if this version does not know the preset.
         notes: sentences about what cannot be the same.
+        video: what it was made of; its input is the name alone.
     """
 
     kind: Literal["film", "take"]
@@ -65,6 +67,7 @@ class Provenance:
     settings: Mapping[str, Any]
     rhythm: Rhythm | None
     notes: tuple[str, ...] = ()
+    video: VideoRequest | None = None
 
     def kept(self, changed: Collection[str]) -> dict[str, Any]:
         """The settings that stay when those named `changed` are others: a preset has its own, a model its size."""
@@ -119,6 +122,7 @@ def provenance_of(record: Carried, source: str) -> Provenance:
         settings=settings | {"model": record.model.name, "seed": record.seed, "fps": str(fps)},
         rhythm=rhythm,
         notes=tuple(notes),
+        video=None if config.video is None else config.video.request(),
     )
 
 

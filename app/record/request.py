@@ -1,6 +1,6 @@
 """Request for a render, and how it is written down so that it can be made again: to resume, and to replay."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +12,10 @@ from app.config.readers import check_enlarged
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.loading.model import EngineRequest, Opened, at_hand
 from app.loading.system import as_data, plain_system, system_of
+from app.media.times import Times
 from app.record.journal import FORMAT, Header, LeftOut
 from app.record.sidecar import Config, ModelRecord, beside, library_versions, machine
+from app.record.video import VideoRecord, VideoRequest
 from app.script.script import Script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline
@@ -35,6 +37,10 @@ class RenderRequest:
     for viewing. `resume` goes on with a film that did not finish; with an empty script, with whatever it was begun
     with. `segment_chunks` is what a kill can cost. `left_out` is what is not to be told: the .mp4's "metadata", the
     .vtt with the "subtitles", the .json ("sidecar").
+
+    `video` is what the film is made of. By it are settled (app/render/from_video.py): `moments`, which of its pictures
+    are taken, `times`, when they are shown where their rate varies, and `audio_begin`, the moment of the sound at
+    which the film begins.
     """
 
     script: Script
@@ -52,6 +58,15 @@ class RenderRequest:
     json_progress: bool = False
     segment_chunks: int = SEGMENT_CHUNKS
     left_out: tuple[LeftOut, ...] = ()
+    video: VideoRequest | None = None
+    times: Times | None = None
+    moments: Sequence[int] = ()
+    audio_begin: Fraction | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it is made of what a camera or a screen shows now, which nothing can show again."""
+        return self.video is not None and not self.video.sha256
 
     @property
     def part(self) -> Path:
@@ -82,6 +97,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         scale=request.scale,
         crf=request.crf,
         segment_chunks=request.segment_chunks,
+        video=None if request.video is None else VideoRecord.of(request.video),
     )
 
 
@@ -98,6 +114,7 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         audio=None if request.audio is None else str(request.audio.absolute()),
         audio_sha256=None if request.audio is None else file_hash(request.audio),
         report=None if request.report is None else str(request.report.absolute()),
+        video=None if request.video is None or request.live else str(Path(request.video.input).absolute()),
     )
 
 
@@ -134,6 +151,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         scale=config.scale,
         crf=config.crf,
         segment_chunks=config.segment_chunks,
+        video=None if config.video is None else config.video.request(),
     )
 
 
@@ -224,6 +242,7 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             audio=request.audio,
             json_progress=request.json_progress,
             left_out=request.left_out,
+            video=None if begun.video is None else replace(begun.video, input=before.video or begun.video.input),
         )
     engine = request.engine
     if engine.threads is None:

@@ -28,12 +28,14 @@ from app.errors import (
     printable,
     shorten,
 )
-from app.loading.model import EngineRequest, OneModel
+from app.loading.model import EngineRequest, OneModel, StreamOpener
+from app.media.virtual_camera import NAME
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
+from app.record.video import VideoRequest
 from app.render.estimate import dry_run
 from app.render.exporting import export
 from app.render.judging import judge
-from app.render.render import StreamOpener, check_request, render
+from app.render.render import check_request, render
 from app.script.importers import load_script, switch_at
 from app.script.script import SOFT_CHUNKS, Script, script_of
 from pipelines.types import TRANSITIONS, Transition
@@ -55,6 +57,7 @@ class RunFlags:
     json_progress: bool = False
     accept_licence: tuple[str, ...] = ()
     export: Path | None = None
+    video: VideoRequest | None = None
 
 
 def film(resolved: Resolved, flags: RunFlags) -> int:
@@ -77,6 +80,10 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
                 if origin != "default":
                     console.print(printable(f"{name} = {value}  ({origin})"), soft_wrap=True)
         return max(dry_run(request, console=console, as_json=flags.as_json) for request in requests)
+    if flags.video is not None and resolved.settings.output == NAME:
+        from app.render.on_air import show
+
+        return show(requests[0], console=console)
     if len(requests) == 1:
         return render(requests[0], console=console)
     return render_batch(requests, console=console, opener=opener)
@@ -98,6 +105,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     outputs = _outputs(settings, len(scripts)) if batch else [_output(settings)]
     engine = _engine(resolved, flags)
     check_enlarged("--scale", settings.height, settings.width, settings.scale)
+    fps = Fraction(settings.fps) if settings.fps and "fps" in resolved.given else None
     return [
         RenderRequest(
             script=script,
@@ -105,7 +113,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             engine=engine,
             length=settings.length,
             seed=seed,
-            fps=Fraction(settings.fps) if settings.fps and "fps" in resolved.given else None,
+            fps=fps,
             scale=settings.scale,
             crf=settings.crf,
             segment_chunks=settings.segment_chunks or SEGMENT_CHUNKS,
@@ -115,6 +123,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             audio=None if settings.audio is None else Path(settings.audio),
             json_progress=flags.json_progress,
             left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
+            video=None if flags.video is None else replace(flags.video, rate=fps),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]

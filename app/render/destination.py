@@ -38,6 +38,8 @@ def check_name(request: RenderRequest) -> None:
         own = {path.absolute() for path in _files(request)}
         if request.report is not None and request.report.absolute() in own:
             raise UsageMistake(f"{request.report} is a file of the film itself. Give --report another name.")
+        if request.video is not None and Path(request.video.input).resolve() in {path.resolve() for path in own}:
+            raise UsageMistake(f"{request.video.input} would be replaced by the film made of it. Give another output.")
         if request.audio is not None and request.audio.absolute() in own:
             raise UsageMistake(f"{request.audio} is a file of the film itself. Give another output.")
 
@@ -50,7 +52,8 @@ def check_free(request: RenderRequest) -> None:
     """
     with _told(request.output):
         begun = (request.folder / "journal.jsonl").is_file()
-        for path in (*_files(request), *([] if request.report is None else [request.report])):
+        further = [request.report, None if request.video is None else request.video.side_by_side]
+        for path in (*_files(request), *(path for path in further if path is not None)):
             if path.is_dir():
                 raise UsageMistake(f"{path} is a folder and a file of that name is needed. Give another output.")
             if not path.parent.is_dir():

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-from app.errors import EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED
+from app.errors import EXIT_FAILURE, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED, shorten
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -18,6 +18,8 @@ _SAID = {
     signal.SIGTERM: b"\nAsked to end: finishing the file with what is done.\n",
 }
 _CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+OF_VIDEO = "its video"
+"""What ends a film whose video breaks off: it cannot be gone on with."""
 _WORDS = {EXIT_INTERRUPTED: "Ctrl-C", EXIT_TERMINATED: "SIGTERM", EXIT_HANGUP: "SIGHUP"}
 if hasattr(signal, "SIGHUP"):  # a system without it has no terminals that hang up
     _SAID[signal.SIGHUP] = b"\nThe terminal has gone: finishing the file with what is done.\n"
@@ -31,10 +33,12 @@ class Interrupt:
 
     Attributes:
         code: exit code that goes with the signal that came, None before.
+        lost: what happened to the video that the film is made of, as a clause; "" while it is there.
     """
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.lost = ""
         self._previous: dict[signal.Signals, Handler] = {}
 
     @property
@@ -45,7 +49,14 @@ class Interrupt:
     @property
     def word(self) -> str:
         """What ended the work, for people."""
+        if self.lost:
+            return f"{OF_VIDEO} ({shorten(self.lost, 120)})"
         return _WORDS[self.code or EXIT_INTERRUPTED]
+
+    def lose(self, clause: str) -> None:
+        """End the work because there is no more video to make it of."""
+        self.lost = clause
+        self.code = self.code or EXIT_FAILURE
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -77,13 +77,14 @@ class Film:
             return
         size, film_sha256 = self._writer.begin_segment()
         path = self._journal.snapshot_path(self.next)
+        saved = opened.save(path)
         self._journal.segment(
             Segment(
                 chunk=self.next,
                 frames=self.frames,
                 bytes=size,
-                snapshot=path.name,
-                sha256=opened.save(path),
+                snapshot=path.name if saved else None,
+                sha256=saved or None,
                 film_sha256=film_sha256,
             )
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -24,13 +24,15 @@ from app.errors import (
     printable,
     shorten,
 )
-from app.loading.model import EngineRequest, Opened, open_stream
+from app.loading.model import Opened, StreamOpener, open_stream
 from app.loading.system import plain_system
+from app.media.source import SourceLost
 from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.journal import Header, Journal, RenderHistory, Segment
 from app.record.request import RenderRequest, header_of, reconcile
 from app.render.destination import check_free, check_name
+from app.render.from_video import made_of_video
 from app.render.interrupt import Interrupt
 from app.render.judging import judge
 from app.render.output import Film
@@ -39,12 +41,6 @@ from app.render.remains import Remains, examine, finished, take_over
 from app.render.results import announce, conclude, finish
 from app.script.script import check_script
 from pipelines.types import Controls
-
-
-class StreamOpener(Protocol):
-    """Loads a model and builds its stream."""
-
-    def __call__(self, request: EngineRequest, seed: int) -> Opened: ...
 
 
 def render(request: RenderRequest, *, console: Console, opener: StreamOpener = open_stream) -> int:
@@ -107,6 +103,20 @@ def _render(
         for told in (history.damage, remains.told):
             if told:
                 _say(console, request, told)
+    with made_of_video(request, opener, lambda text: _say(console, request, text)) as (settled, stream_opener):
+        return _film(settled, journal, history, remains, console, stream_opener, fresh=fresh)
+
+
+def _film(
+    request: RenderRequest,
+    journal: Journal,
+    history: RenderHistory | None,
+    remains: Remains,
+    console: Console,
+    opener: StreamOpener,
+    *,
+    fresh: bool,
+) -> int:
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
     begun = time.perf_counter()
     opened = opener(request.engine, seed)
@@ -141,6 +151,8 @@ def _render(
     with Interrupt() as interrupt:
         try:
             first = _shoot(opened, film, request, interrupt, console, expected)
+            if not film.fresh and interrupt.lost:
+                raise RenderFailure(f"{interrupt.lost}, so there is no film. Give another video.")
             if not film.fresh:
                 if fresh:
                     journal.remove()
@@ -168,7 +180,7 @@ def _render(
         except BaseException as error:
             return _stopped(error, request, film, journal, opened, console, fresh=fresh)
         conclude(console, request, record)
-        if not film.whole and not pictures:
+        if not film.whole and not pictures and not interrupt.lost and not request.live:
             return interrupt.code or EXIT_FAILURE
         journal.remove()
         request.part.unlink(missing_ok=True)
@@ -195,7 +207,11 @@ def _shoot(
     while not film.whole and not interrupt.asked:
         index, timecode = film.next, timeline.timecode(film.frames)
         film.begin_chunk(opened)
-        chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
+        try:
+            chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
+        except SourceLost as lost:
+            interrupt.lose(str(lost))
+            break
         if expected.get(index, chunk.sha256) != chunk.sha256:
             raise RenderFailure(
                 f"Chunk {index} came out differently than before the interruption, so the film would not be one. "

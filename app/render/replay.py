@@ -17,16 +17,17 @@ from app.config.lengths import Length
 from app.config.settings import Layer, resolve
 from app.config.table import TABLE
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, shorten_path
-from app.loading.model import open_stream, rhythm_of
+from app.loading.model import StreamOpener, open_stream, rhythm_of
 from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, request_of
 from app.record.session_log import read_log
+from app.record.video import VideoRequest, find_input
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
-from app.render.render import StreamOpener, render
+from app.render.render import render
 from weights.catalog import MODELS
 
 _LOCATIONS = tuple(name for name, entry in TABLE.items() if entry.replay == "place")
@@ -36,12 +37,14 @@ _LOCATIONS = tuple(name for name, entry in TABLE.items() if entry.replay == "pla
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
-    loaded, and where weights are (`locations`); licences that were accepted."""
+    loaded, and where weights are (`locations`); licences that were accepted; where the `video` lies that the film is
+    made of."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
     locations: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
+    video: str | None = None
 
     @property
     def models_dir(self) -> Path | None:
@@ -63,6 +66,7 @@ def replay(
     console: Console,
     changes: Sequence[Layer] = (),
     accept_licence: tuple[str, ...] = (),
+    video: str | None = None,
     opener: StreamOpener = open_stream,
 ) -> int:
     """Render again what `path` tells of, and return the exit code: 1 if it was to be the same film and is not.
@@ -77,6 +81,7 @@ def replay(
         changes: settings that are to be others than they were, the strongest first. A model that is named here and in
             the record alike is no change: it allows what a record alone may not ask for, a download or a folder.
         accept_licence: models, or weights, whose licence the person has accepted.
+        video: where the video lies that the film was made of; None looks beside the film, and here.
         opener: loads the model.
 
     Raises:
@@ -90,7 +95,7 @@ def replay(
         return _replay_log(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
     known = find_record(path)
     record, source = known.record, str(path)
-    asked = _same_model(_asked(changes, accept_licence), record.model.name)
+    asked = replace(_same_model(_asked(changes, accept_licence), record.model.name), video=video)
     output = output or _name_again(path, known.film)
     if asked.changes:
         _refuse_check(check, asked)
@@ -99,7 +104,7 @@ def replay(
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
-    request = replace(request, engine=engine, overwrite=overwrite)
+    request = replace(request, engine=engine, overwrite=overwrite, video=_found(request.video, path, asked))
     if check:
         _keep(path, known, output)
         return _check(known, request, console, opener)
@@ -139,7 +144,16 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     script = provenance.script_for(rhythm_of(resolved.preset), fps)
     flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
-    return request
+    return replace(request, video=_found(provenance.video, Path(provenance.source), asked))
+
+
+def _found(video: VideoRequest | None, film: Path, asked: Asked) -> VideoRequest | None:
+    """What a film was made of, with the place where it lies."""
+    if video is not None:
+        return replace(video, input=find_input(video, film, asked.video))
+    if asked.video is not None:
+        raise UsageMistake(f"{printable(shorten_path(film))} was made of words alone. Leave out --input.")
+    return None
 
 
 def _asked(changes: Sequence[Layer], accepted: tuple[str, ...]) -> Asked:

@@ -9,6 +9,7 @@ from app.atomic import file_hash
 from app.errors import RenderFailure, explain, printable
 from app.loading.model import Opened
 from app.media.join import join
+from app.media.source import SourceLost
 from app.media.stills import sink_kind
 from app.media.subtitles import chapters_of, numbered, write_vtt
 from app.record import sidecar
@@ -16,6 +17,7 @@ from app.record.journal import Header, Journal
 from app.record.pictures import picture_record
 from app.record.request import RenderRequest
 from app.render.dry_run import unknown_line
+from app.render.interrupt import OF_VIDEO
 from app.render.output import Film
 from app.script.timeline import Timeline
 from pipelines.types import prompt_text
@@ -63,7 +65,10 @@ def finish(
     mp4 = sink_kind(request.output) == "mp4"  # pictures have their names already
     # Of a film that ended early only the packets are hashed: whoever stopped it does not wait until it is decoded.
     pictures = picture_record(
-        request.part if mp4 else request.output, [chunk.shown for chunk in chunks], decode=film.whole or not mp4
+        request.part if mp4 else request.output,
+        [chunk.shown for chunk in chunks],
+        decode=film.whole or not mp4,
+        times=request.times,
     )
     timing = timing.model_copy(update={"pictures": time.perf_counter() - begun})
     record = sidecar.Sidecar(
@@ -91,8 +96,11 @@ def finish(
         timing=timing,
     )
     chapters = chapters_of(
-        [(shot.actual.frame / film.timeline.fps, prompt_text(shot.prompt)) for shot in film.timeline.shots],
-        film.seconds,
+        [
+            (_second(request, film, min(shot.actual.frame, film.frames)), prompt_text(shot.prompt))
+            for shot in film.timeline.shots
+        ],
+        _second(request, film, film.frames),
     )
     told, joined = "metadata" not in header.left_out, None
     if mp4:
@@ -108,6 +116,8 @@ def finish(
             if told
             else {},
             audio=request.audio,
+            audio_begin=request.audio_begin,
+            times=request.times,
             frames=film.frames,
         )
     file_sha256 = joined.sha256 if joined is not None else file_hash(request.output)
@@ -123,14 +133,25 @@ def finish(
             from app.render import report
 
             report.write(record, request.output, request.report)
+        if request.video is not None and request.video.side_by_side is not None:
+            from app.render.side_by_side import write_side_by_side
+
+            path = request.video.side_by_side
+            write_side_by_side(request, request.video, request.moments, record.film, path)
         # The last, because it says that the film is whole.
         if "sidecar" in header.left_out:
             beside.unlink(missing_ok=True)
         else:
             sidecar.write(record, beside)
-    except OSError as error:
-        raise RenderFailure(f"{explain(error)[0]} {request.output} is there, what belongs beside it is not.") from error
+    except (OSError, SourceLost) as error:
+        told = explain(error)[0] if isinstance(error, OSError) else f"{error}."
+        raise RenderFailure(f"{told} {request.output} is there, what belongs beside it is not.") from error
     return record
+
+
+def _second(request: RenderRequest, film: Film, frame: int) -> float:
+    """When a frame of the film is shown."""
+    return frame / film.timeline.fps if request.times is None else float(request.times.second(frame))
 
 
 def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) -> None:
@@ -142,7 +163,8 @@ def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) 
         return
     size = f"{film.width * film.scale}x{film.height * film.scale}"
     enlarged = f" ({film.width}x{film.height} enlarged {film.scale} times)" if film.scale > 1 else ""
-    goes_on = "; the same command with --resume goes on" if sink_kind(request.output) == "mp4" else ""
+    over = sink_kind(request.output) != "mp4" or request.live or record.status.startswith(f"ended early by {OF_VIDEO}")
+    goes_on = "" if over else "; the same command with --resume goes on"
     early = "" if record.status == "whole" else f" ({record.status}{goes_on})"
     report = f" Report: {request.report}." if request.report is not None else ""
     beside = sidecar.sidecar_path(request.output)

@@ -45,7 +45,8 @@ def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from app.cli.main import main\n"
-        "for words in (['--help'], *([command, '--help'] for command in ('web', 'render', 'presets', 'bench')),\n"
+        "commands = ('web', 'render', 'v2v', 'presets', 'bench')\n"
+        "for words in (['--help'], *([command, '--help'] for command in commands),\n"
         "              ['render', '--help_all']):\n"
         "    assert main(words) == 0, words\n"
         "assert main(['render', '--no-such-flag']) == 2\n"
@@ -69,7 +70,8 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "rendr"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "rivulet: There is no command 'rendr': choose from web, render, replay, presets, doctor, bench; "
+        done.stderr
+        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, doctor, bench; "
         "did you mean render?\n"
     )
 
@@ -109,7 +111,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from web, render, replay, presets, doctor, bench"),
+    "command not near": (["zzzz"], "choose from web, render, v2v, replay, presets, doctor, bench"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),
