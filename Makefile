@@ -23,7 +23,7 @@ demo: $(APP)
 		'Try next:' \
 		'  $(BIN)/rivulet render "a green square orbits over the meadow" -o outputs/mine.mp4 --duration 20s' \
 		'  $(BIN)/rivulet presets        # the streaming systems this engine knows' \
-		'  $(BIN)/rivulet bench          # how fast this machine is'
+		'  $(BIN)/rivulet bench stream   # how fast this machine is'
 
 # The live page in the browser: type what happens next.
 live: $(WEB)
@@ -52,7 +52,7 @@ fix: $(DEV)
 	@$(BIN)/ruff format --quiet
 
 bench: $(APP)
-	@$(BIN)/rivulet bench
+	@$(BIN)/rivulet bench stream
 
 # RIVULET_GOLDEN=/folder/of/traces make golden: replay recorded runs of the original systems from elsewhere.
 golden: $(APP)

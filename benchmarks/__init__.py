@@ -1,5 +1,40 @@
-"""Commands that measure, print a table and keep the numbers as JSON; `rivulet bench NAME` runs them.
+"""Everything that is measured: `rivulet bench` lists it, `rivulet bench NAME` runs one of BENCHMARKS.
 
-Every figure that the README or a card claims comes from here. Add one: a module with `measure(...) -> dict`
-and `table(result)`, a name in app/cli/bench.py.
+Every figure that the README or a card claims comes from here. A folder a subject: speed, quality, live, robust; pages/
+makes docs/ from results/. Add one: a file with a `Benchmark` (benchmarks/benchmark.py) that imports what is heavy where
+it measures, and a line in the registry below; list, flags and help follow from its fields, and
+tests/benchmarks/test_registry.py covers it unasked.
 """
+
+from benchmarks.benchmark import Benchmark
+from benchmarks.live.live import Live
+from benchmarks.quality.ablation import Ablation
+from benchmarks.quality.presets import Presets
+from benchmarks.quality.quality import Quality
+from benchmarks.robust.damage import DamagedFilms
+from benchmarks.robust.flood import Flood
+from benchmarks.robust.fuzz import Fuzz
+from benchmarks.robust.resume import Resume
+from benchmarks.speed.cost import Cost
+from benchmarks.speed.long_film import LongFilm
+from benchmarks.speed.memory import Memory
+from benchmarks.speed.random_weights import RandomWeights
+from benchmarks.speed.startup import Startup
+from benchmarks.speed.stream import StreamSpeed
+
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "stream": StreamSpeed,
+    "memory": Memory,
+    "startup": Startup,
+    "film": LongFilm,
+    "cost": Cost,
+    "random_weights": RandomWeights,
+    "quality": Quality,
+    "ablation": Ablation,
+    "presets": Presets,
+    "live": Live,
+    "resume": Resume,
+    "damage": DamagedFilms,
+    "fuzz": Fuzz,
+    "flood": Flood,
+}

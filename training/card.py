@@ -74,7 +74,7 @@ rivulet bench quality                              # adherence, switches, drift
 
 ## Figures
 
-<!-- figures: python -m benchmarks.quality_page -->
+<!-- figures: python -m benchmarks.pages.quality -->
 <!-- /figures -->
 
 Plots, the worst films, and what the memory is worth: docs/quality.md.

@@ -9,24 +9,20 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli import doctor as cli_doctor
 from app.cli import v2v as cli_v2v
 from app.cli import web as cli_web
-from app.cli.options import DeviceName, ModelName, Threads
+from app.cli.bench import bench
+from app.cli.options import ModelName
 from app.cli.render import EPILOG, render_command
 from app.config.aliases import primary
-from app.config.lengths import parse_length
-from app.config.readers import DEVICES, READERS, choose
-from app.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
-
-if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+from app.config.readers import choose
+from app.errors import EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
 
 app = typer.Typer(
     name="rivulet",
@@ -179,146 +175,17 @@ def presets_command(
         console.print(preset_notes(rows), soft_wrap=True)
 
 
-@app.command("bench", short_help="Measure speed, memory, quality, presets, costs, or robustness.")
-def bench_command(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="stream|memory|startup|quality|ablation|film|presets|cost|resume|damage|fuzz|live|flood",
-            help="What to measure.",
-            show_default="stream",
-        ),
-    ] = "",
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="Streaming system; `rivulet presets` lists them.",
-            show_default="embedded; presets and cost: every one",
-        ),
-    ] = None,
-    model: ModelName = None,
-    device: DeviceName = "auto",
-    threads: Threads = None,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="presets: also those that the model was not trained for.")
-    ] = False,
-    random_weights: Annotated[
-        bool,
-        typer.Option(
-            "--random_weights", help="cost: build --model with random weights and time it; a CPU gets a small one."
-        ),
-    ] = False,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", metavar="TIME", help="cost: at most so long, such as 8m.", show_default="no limit"),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="presets, quality, ablation: few short films, nothing kept.")
-    ] = False,
-    only: Annotated[
-        str | None,
-        typer.Option("--only", metavar="PART,...", help="quality, live: these parts.", show_default="all"),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--seconds",
-            min=1,
-            max=86400,
-            help="stream, film: seconds of film; quality, presets: of each film; flood: how long.",
-            show_default="20, quality 4, presets 8, film 3600, flood 60",
-        ),
-    ] = None,
-    prompts: Annotated[
-        int | None,
-        typer.Option("--prompts", min=1, max=10_000, help="quality: films to judge.", show_default="200"),
-    ] = None,
-    frames: Annotated[
-        int, typer.Option("--frames", min=20, max=10**7, help="memory: latent frames to go to.")
-    ] = 10_000,
-    no_decode: Annotated[bool, typer.Option("--no_decode", help="memory: leave out decoding (faster).")] = False,
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            "--repeats",
-            min=1,
-            max=10**6,
-            help="startup: runs a command; resume: kills; damage: damages; fuzz: mutated files; ablation: films.",
-            show_default="5, 20, 200, 10000, 6",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            "--minutes",
-            min=0.2,
-            max=1440,
-            help="live: how long to watch the server; quality, ablation: of a long film.",
-            show_default="5, quality 10, ablation 3",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Where the numbers go.", show_default=False)
-    ] = None,
-) -> int:
-    """Measure speed, memory, start-up, quality, long films, presets, kills, damage, bad files, and the live server."""
-    from rich.console import Console
-
-    from app.cli import bench
-
-    asked = choose(name or ("cost" if random_weights else "stream"), bench.BENCHMARKS, "benchmark")
-    if random_weights and asked != "cost":
-        raise UsageMistake(f"Random weights say nothing about {asked}. Write rivulet bench cost --random_weights.")
-    engine = _engine_request(preset or "embedded", model, device, threads)
-    result = bench.run(
-        asked,
-        engine=replace(engine, untrained=untrained),
-        every_preset=preset is None,
-        quick=quick,
-        random_weights=random_weights,
-        budget=None if budget is None else _seconds("--budget", budget),
-        seconds=seconds,
-        frames=frames,
-        decode=not no_decode,
-        repeats=repeats,
-        prompts=prompts,
-        only=only,
-        minutes=minutes,
-        json_file=json_file,
-        console=Console(highlight=False),
-    )
-    return EXIT_OK if result.get("passed", True) else EXIT_FAILURE
-
+app.add_typer(bench, name="bench", short_help="Measure speed, cost, quality, the live server, robustness.")
 
 app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
     cli_doctor.doctor_command
 )
 
 
-def _seconds(flag: str, text: str) -> float:
-    length = parse_length(text)
-    if length.unit != "s":
-        raise UsageMistake(f"{flag} is a time, not a part of a film: {shorten(text, 40)}. Write it like 8m or 90s.")
-    return length.amount
-
-
-def _engine_request(preset: str, model: str | None, device: str, threads: int | None) -> "EngineRequest":
-    from app.loading.model import EngineRequest
-    from pipelines.presets import PRESETS
-
-    return EngineRequest(
-        preset=PRESETS[choose(preset, list(PRESETS), "preset")],
-        model=None if model is None else READERS["model"]("--model", model),
-        device=choose(device, DEVICES, "device"),
-        threads=threads,
-    )
-
-
 def _check_command(arguments: Sequence[str]) -> None:
     """Refuse an unknown command with the nearest one; a whole sentence was meant for render."""
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
-    names = [command.name for command in app.registered_commands if command.name]
+    names = [entry.name for entry in (*app.registered_commands, *app.registered_groups) if entry.name]
     if word is None or word in names:
         return
     if " " in word.strip():

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from app.loading.model import EngineRequest
-from benchmarks import ablation
-from benchmarks.ablation import SETTINGS, Counts, Setting, claims
-from benchmarks.intervals import share
+from benchmarks.quality import ablation
+from benchmarks.quality.ablation import SETTINGS, Counts, Setting, claims
+from benchmarks.quality.intervals import share
 from cache.positions import Absolute, SlotIndex
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import knob_values

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import bench
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
-from benchmarks import long_film, startup, stream
+from benchmarks import numbers
+from benchmarks.speed import long_film, startup, stream
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 
@@ -86,11 +86,11 @@ def test_the_startup_benchmark_runs_real_commands(monkeypatch: pytest.MonkeyPatc
 
 
 def test_numbers_go_where_they_were_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bench.result_file("stream", tmp_path / "x.json") == tmp_path / "x.json"
+    assert numbers.result_file("stream", tmp_path / "x.json") == tmp_path / "x.json"
     with pytest.raises(UsageMistake, match="is a folder"):
-        bench.result_file("stream", tmp_path)
-    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
-    assert bench.result_file("stream", None) is None  # installed, not a checkout
+        numbers.result_file("stream", tmp_path)
+    monkeypatch.setattr(numbers, "CHECKOUT", tmp_path)
+    assert numbers.result_file("stream", None) is None  # installed, not a checkout
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    assert bench.result_file("stream", None) == tmp_path / "benchmarks" / "results" / "stream.json"
+    assert numbers.result_file("stream", None) == tmp_path / "benchmarks" / "results" / "stream.json"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
+from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
 from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.types import Action, Pass, Row, Slots, TokenScorer
@@ -138,7 +138,7 @@ def compare(
 
 
 def test_counting_needs_no_torch() -> None:
-    code = "import sys, benchmarks.cost; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, benchmarks.speed.cost; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr
 

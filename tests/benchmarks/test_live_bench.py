@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Any
@@ -15,14 +16,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.cli.main import main
 from app.errors import UsageMistake
 from app.live.frame_header import FrameHeader, pack_frame
 from app.live.messages import read_message
 from app.script.shot_list import parse_native
 from app.server.restore import read_dropped, restored
-from benchmarks import flood, flood_crowd, live_browser
-from benchmarks.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
-from benchmarks.live_client import LOCAL, Client, Link
+from benchmarks.live import browser as live_browser
+from benchmarks.live.client import LOCAL, Client, Link
+from benchmarks.live.live import _ages, _browser_checks, _checks, _reached, _spread, _weighed, table
+from benchmarks.robust import flood, flood_crowd, flood_sockets
 
 FPS, CHUNK = 16.0, 12
 
@@ -93,37 +96,104 @@ def test_a_table_shows_the_parts_that_were_measured_and_checks_them() -> None:
     assert "viewers" not in text
 
 
-def flooded(**changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def flooded(part: str = "", **changes: Any) -> dict[str, Any]:
+    """What a flood found; `changes` are of that part, or of what is found at last."""
+    looks = {
         "seconds": 60.0,
-        "quiet": {"fps": 16.0, "alone": 1.0, "share": 0.97},
-        "loop": {"p99_ms": 12.0, "max_ms": 80.0},
-        "crowd": {"error save": 57},
-        "memory": {"before": 1, "most": 9, "after": 5, "budget": 8},
-        "disk": {"most": 7, "after": 5, "budget": 8},
+        "share": 0.97,
+        "loop": {"p99_ms": 12.0, "max_ms": 80.0, "answered": 60, "unanswered": 1},
+        "memory": 9,
+        "disk": 7,
+        "lines": 5.0,
+    }
+    fresh = {"came": 60, "healthz_max_s": 0.2, "page_max_s": 1.1, "unanswered": 0}
+    parts: dict[str, Any] = {
+        "sockets": looks | {"told": {"opened": 3000}, "fresh": fresh},
+        "sessions": looks | {"told": {"asked": 300, "opened": 300}},
+        "crowd": looks | {"told": {"error save": 57}},
+    }
+    found: dict[str, Any] = {
+        "sessions": 2,
+        "alone": 1.0,
+        "memory": {"before": 1, "after": 5, "budget": 8},
+        "disk": {"after": 5, "budget": 8},
         "end": {"seconds": 1.5, "code": 143, "halves": []},
     }
-    return {name: {**part, **changes.get(name, {})} if isinstance(part, dict) else part for name, part in found.items()}
+    whole = found | {"parts": parts}
+    changed = parts[part] if part else whole
+    for name, change in changes.items():
+        changed[name] = changed[name] | change if isinstance(change, dict) else change
+    return whole
 
 
 def test_a_flood_is_passed_by_a_server_that_keeps_to_everything_and_failed_by_each_thing_it_does_not_keep() -> None:
-    assert all(dict(flood._checks(flooded())).values())
+    checks = dict(flood._checks(flooded()))
+    assert all(checks.values())
     harms: list[dict[str, Any]] = [
-        {"quiet": {"share": 0.94}},
-        {"loop": {"p99_ms": 51.0}},
+        *({"part": part, **harm} for part in flood.PARTS for harm in ({"share": 0.94}, {"disk": 9}, {"lines": 100.0})),
+        *({"part": part, "loop": {"p99_ms": 51.0}} for part in flood.PARTS),
+        {"part": "sessions", "told": {"opened": 299}},
+        {"part": "sockets", "fresh": {"page_max_s": 2.5}},
         {"memory": {"after": 9}},
-        {"disk": {"most": 9}},
+        {"disk": {"after": 9}},
         {"end": {"seconds": 5.1}},
         {"end": {"halves": [".last.mp4.part"]}},
     ]
     failed = [[name for name, passed in flood._checks(flooded(**harm)) if not passed] for harm in harms]
     assert [len(names) for names in failed] == [1] * len(harms)
-    assert len({names[0] for names in failed}) == len(harms)
+    assert {names[0] for names in failed} == checks.keys()
+    for harm in ({"part": "sockets", "fresh": {"unanswered": 1}}, {"part": "crowd", "loop": {"unanswered": 30}}):
+        assert not all(dict(flood._checks(flooded(**harm))).values())
     shown = Console(file=io.StringIO(), width=200)
     shown.print(flood.table(flooded() | {"checks": {"kept": False}}))
     text = shown.file.getvalue()  # type: ignore[attr-defined]
-    assert "97.0%" in text
+    assert text.count("97.0%") == 3
+    assert "page_max_s" in text
     assert "NO" in text
+
+
+def test_few_films_are_asked_for_everything_and_many_are_rewound() -> None:
+    every = {flood_crowd._rewinds, flood_crowd._saves, flood_crowd._prompts}
+    for films in (1, 2, 3, 6):
+        drivers = flood_crowd.drivers_of(films)
+        assert len(drivers) == films
+        assert {asking for driver in drivers for asking in driver} == every
+        assert drivers[0][0] is flood_crowd._rewinds
+    assert flood_crowd.drivers_of(6)[3:] == [(flood_crowd._rewinds,)] * 3
+
+
+def test_half_open_sockets_come_from_many_visitors_and_are_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [flood_sockets.address(number) for number in range(1100)]
+    assert max(Counter(addresses).values()) == flood_sockets.OF_ONE
+    assert all(address.startswith("127.0.") for address in addresses)
+    monkeypatch.setattr(flood_sockets, "_PAUSE", 0.01)
+    heard: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4) if len(heard) % 2 else b"")  # some are ended at once
+        writer.close()
+
+    async def hold() -> Counter[str]:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            sockets = flood_sockets.HalfOpen(f"http://127.0.0.1:{port}/", 4, 0.2)
+            await sockets.hold()
+        return sockets.counted
+
+    if not flood_sockets.many_addresses():
+        pytest.skip("one loopback address alone")
+    counted = asyncio.run(hold())
+    assert counted["opened"] > 4
+    assert 0 < counted["held at most"] <= 4
+
+
+def test_sockets_that_the_system_does_not_allow_are_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flood, "allow_files", lambda count: False)
+    assert main(["bench", "flood", "--half_open", "9999"]) == 2
+    assert "--only sessions,crowd" in capsys.readouterr().err
 
 
 def test_what_the_crowd_asks_for_over_http_is_work_and_not_refused() -> None:

@@ -12,12 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from app.cli import bench
 from app.cli.main import main
 from app.loading.model import EngineRequest
-from benchmarks import preset_page
-from benchmarks import presets as films
-from benchmarks.presets import ALLOWED, MOMENTS, cells, measure, strangers, table, tensor_bytes, with_sampler
+from benchmarks import numbers
+from benchmarks.pages import presets as preset_page
+from benchmarks.quality import preset_films as films
+from benchmarks.quality.preset_films import (
+    ALLOWED,
+    MOMENTS,
+    cells,
+    measure,
+    strangers,
+    table,
+    tensor_bytes,
+    with_sampler,
+)
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 
@@ -157,7 +166,7 @@ def test_the_command_is_quick_and_keeps_its_numbers(tiny: Path, tmp_path: Path) 
 def test_a_part_of_the_table_does_not_replace_the_committed_one(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(numbers, "CHECKOUT", tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert main(["bench", "presets", "--quick", "--preset", "longlive", "--model", str(tiny)]) in (0, 1)

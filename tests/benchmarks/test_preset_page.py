@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import preset_page
-from benchmarks.preset_page import FILMS, GOLDEN, PAGE, page, traces_of, trained_models
+from benchmarks.pages import presets as preset_page
+from benchmarks.pages.presets import FILMS, GOLDEN, PAGE, page, traces_of, trained_models
 from pipelines.presets import PRESETS
 from tests import golden_replay
 from tests.golden_trace import ATOL
@@ -24,7 +24,7 @@ def golden() -> list[dict[str, Any]]:
 
 def test_the_page_is_what_its_sources_say() -> None:
     films = json.loads(FILMS.read_text(encoding="utf-8")) if FILMS.is_file() else None
-    assert PAGE.read_text(encoding="utf-8") == page(golden(), films), "run: python -m benchmarks.preset_page"
+    assert PAGE.read_text(encoding="utf-8") == page(golden(), films), "run: python -m benchmarks.pages.presets"
 
 
 def test_a_change_anywhere_changes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

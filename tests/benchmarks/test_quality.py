@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.cli import bench
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
-from benchmarks import adherence, drift, painted, quality, switching, targets, video_to_video
-from benchmarks.adherence import JUDGED, Judgement
-from benchmarks.figure_file import digest, drawn_from
-from benchmarks.intervals import paired, share
-from benchmarks.studio import Progress
+from benchmarks import numbers
+from benchmarks.pages.figure_file import digest, drawn_from
+from benchmarks.quality import adherence, drift, painted, quality, switching, targets, video_to_video
+from benchmarks.quality.adherence import JUDGED, Judgement
+from benchmarks.quality.intervals import paired, share
+from benchmarks.quality.studio import Progress
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 from training.scorer import Scorer, Verdict
@@ -314,11 +314,11 @@ def test_a_target_is_reached_or_missed() -> None:
 
 
 def test_parts_and_counts_are_what_was_asked_for() -> None:
-    assert quality.chosen_parts(None) == quality.PARTS
-    assert quality.chosen_parts("drift, size") == ("size", "drift")
+    assert quality.chosen_parts(None, quality.PARTS) == quality.PARTS
+    assert quality.chosen_parts("drift, size", quality.PARTS) == ("size", "drift")
     for wrong in ("drift,quallity", ","):
-        with pytest.raises(UsageMistake, match="Choose from speed"):
-            quality.chosen_parts(wrong)
+        with pytest.raises(UsageMistake, match=r"[Cc]hoose from speed"):
+            quality.chosen_parts(wrong, quality.PARTS)
     few = quality.counts(quick=False, prompts=20, seconds=3, minutes=1)
     assert (few.prompts, few.pairs, few.films, few.seconds, few.minutes) == (20, 6, 1, 3, 1)
     whole = quality.counts(quick=False, prompts=None, seconds=None, minutes=None)
@@ -337,11 +337,11 @@ def test_the_command_keeps_parts_where_it_was_told_to(
     assert [(name, part["quick"]) for name, part in parts.items()] == [("memory", True), ("size", False)]
     assert parts["memory"]["latent_frames"] >= quality.QUICK.latent_frames
     assert main([*command, "--only", "sise"]) == 2
-    assert "Choose from" in capsys.readouterr().err
+    assert "choose from" in capsys.readouterr().err
     file.write_text("{")
     assert main([*command, "--only", "size"]) == 2
     assert "not JSON" in capsys.readouterr().err
-    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(numbers, "CHECKOUT", tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert main(["bench", "quality", "--model", str(tiny), "--only", "size", "--quick"]) == 0
@@ -350,7 +350,7 @@ def test_the_command_keeps_parts_where_it_was_told_to(
 
 def test_progress_tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((0.0, 10.0, 20.0, 300.0, 600.0))
-    monkeypatch.setattr("benchmarks.studio.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("benchmarks.quality.studio.perf_counter", lambda: next(clock))
     told: list[str] = []
     progress = Progress(told.append, "films", 40)
     for amount in (1, 9, 20, 10):

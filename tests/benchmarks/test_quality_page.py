@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import quality_page
-from benchmarks.figure_file import digest, drawn_from
-from benchmarks.intervals import share
-from benchmarks.quality_page import MARKS, MODEL_PAGE, PAGE, PICTURES, load, model_page, page, pictures_of
-from benchmarks.switching import KINDS
+from benchmarks.pages import quality as quality_page
+from benchmarks.pages.figure_file import digest, drawn_from
+from benchmarks.pages.quality import MARKS, MODEL_PAGE, PAGE, PICTURES, load, model_page, page, pictures_of
+from benchmarks.quality.intervals import share
+from benchmarks.quality.switching import KINDS
 from training.card import TEMPLATE
 
 BUDGET = 400_000
@@ -107,12 +107,12 @@ def results() -> dict[str, Any]:
 
 
 def test_the_page_is_what_its_sources_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(*load()), "run: python -m benchmarks.quality_page"
+    assert PAGE.read_text(encoding="utf-8") == page(*load()), "run: python -m benchmarks.pages.quality"
 
 
 def test_the_figures_in_the_models_card_are_those_that_were_measured() -> None:
     text = MODEL_PAGE.read_text(encoding="utf-8")
-    assert text == model_page(text, load()[0]), "run: python -m benchmarks.quality_page"
+    assert text == model_page(text, load()[0]), "run: python -m benchmarks.pages.quality"
     assert all(text.count(mark) == TEMPLATE.count(mark) == 1 for mark in MARKS), "a card has a place for them"
 
 
@@ -120,9 +120,9 @@ def test_every_picture_was_drawn_from_the_results_and_all_are_small() -> None:
     quality, ablation, _ = load()
     wanted = pictures_of(quality.get("parts", {}), ablation)
     there = {file.stem: file for file in PICTURES.glob("*.png")}
-    assert there.keys() == wanted.keys(), "run: python -m benchmarks.quality_page"
+    assert there.keys() == wanted.keys(), "run: python -m benchmarks.pages.quality"
     for name, data in wanted.items():
-        assert drawn_from(there[name]) == digest(data), f"{name}.png is stale: run python -m benchmarks.quality_page"
+        assert drawn_from(there[name]) == digest(data), f"{name}.png is stale: run python -m benchmarks.pages.quality"
     assert sum(file.stat().st_size for file in there.values()) <= BUDGET
 
 

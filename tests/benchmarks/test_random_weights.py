@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from app.cli.main import main
-from benchmarks import random_weights
-from benchmarks.cost import chunk_flops, steady
-from benchmarks.random_weights import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table
+from benchmarks.speed import random_model as random_weights
+from benchmarks.speed.cost import chunk_flops, steady
+from benchmarks.speed.random_model import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table
 from pipelines.presets import PRESETS
 from weights.catalog import WAN_1_3B
 
@@ -127,9 +127,9 @@ def test_the_command_runs_one_preset_or_all(
 
     monkeypatch.setattr(random_weights, "measure", noted)
     file = tmp_path / "x.json"
-    one = ["bench", "--random-weights", "--model", "wan-1.3b", "--preset", "longlive", "--json", str(file)]
+    one = ["bench", "random_weights", "--model", "wan-1.3b", "--preset", "longlive", "--json", str(file)]
     assert main(one) == 0
-    assert main(["bench", "cost", "--random_weights", "--budget", "8m", "--device", "cpu", "--json", str(file)]) == 0
+    assert main(["bench", "random_weights", "--budget", "8m", "--device", "cpu", "--json", str(file)]) == 0
     assert asked == [(("longlive",), None), (tuple(PRESETS), 480.0)]
     assert json.loads(file.read_text())["scaled_down"] == "tiny"
     assert "TINY" in capsys.readouterr().out
@@ -146,8 +146,8 @@ def test_the_count_alone_needs_no_weights(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["stream", "--random_weights"], "Random weights say nothing about stream"),
-        (["--random_weights", "--budget", "320f"], "--budget is a time"),
+        (["stream", "--budget", "8m"], "rivulet bench stream has no flag --budget"),
+        (["random_weights", "--budget", "320f"], "--budget is a time"),
         (["cost", "--model", "embedded"], "rivulet bench stream --model embedded"),
     ],
 )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.figure_file import digest, drawn_from
-from benchmarks.quality_plots import picture
-from benchmarks.training_page import PAGE, PICTURE, PLOT, RESULTS, page
+from benchmarks.pages.figure_file import digest, drawn_from
+from benchmarks.pages.quality_plots import picture
+from benchmarks.pages.training import PAGE, PICTURE, PLOT, RESULTS, page
 from training.ablation import ASKED, LEFT_OUT, RUNS, lacking
 
 

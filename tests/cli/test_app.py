@@ -69,7 +69,7 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "rendr"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "rivulet: There is no command 'rendr': choose from web, render, replay, presets, bench, doctor; "
+        done.stderr == "rivulet: There is no command 'rendr': choose from web, render, replay, presets, doctor, bench; "
         "did you mean render?\n"
     )
 
@@ -109,7 +109,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from web, render, replay, presets, bench, doctor"),
+    "command not near": (["zzzz"], "choose from web, render, replay, presets, doctor, bench"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),
@@ -124,7 +124,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "broken bytes in the prompt": (["render", "a \udcff ball"], "not text"),
     "preset": (["render", "a ball", "--preset", "embeded"], "did you mean embedded?"),
     "preset not near": (["render", "a ball", "--preset", "!"], "choose from embedded"),
-    "preset of bench": (["bench", "--preset", "longlife"], "did you mean longlive"),
+    "preset of bench": (["bench", "stream", "--preset", "longlife"], "did you mean longlive"),
     "benchmark": (["bench", "strem"], "did you mean stream?"),
     "transition": (["render", "a ball", "--transition", "sofd"], "did you mean soft?"),
     "length of a cut": (["render", "a ball", "--transition", "cut", "--transition_chunks", "2"], "has no length"),
@@ -164,7 +164,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "NUL in the output": (["render", "a ball", "-o", "a\0.mp4"], "NUL byte"),
     "bench file in a folder": (["bench", "startup", "--json", "."], "is a folder"),
     "bench file nowhere": (["bench", "startup", "--json", "no/such.json"], "no folder"),
-    "bench seconds": (["bench", "--seconds", "0"], "See `rivulet bench --help`"),
+    "bench seconds": (["bench", "stream", "--seconds", "0"], "See `rivulet bench stream --help`"),
 }
 
 

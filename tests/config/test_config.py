@@ -23,8 +23,8 @@ from app.config.settings import (
     resolve,
 )
 from app.errors import UsageMistake
-from benchmarks.fuzz import run
-from benchmarks.fuzz_configs import CONFIGS
+from benchmarks.robust.fuzz import run
+from benchmarks.robust.fuzz_configs import CONFIGS
 from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, knob_values

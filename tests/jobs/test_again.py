@@ -37,8 +37,8 @@ from app.script.timeline import resolve
 from app.server.access import Access
 from app.server.restore import LARGEST_UPLOAD, read_dropped, request_again, restored
 from app.server.routes import make_app
-from benchmarks.fuzz import is_told_well, run
-from benchmarks.fuzz_live import WIRE, a_film, drops, read_drop
+from benchmarks.robust.fuzz import is_told_well, run
+from benchmarks.robust.fuzz_live import WIRE, a_film, drops, read_drop
 from pipelines.presets import PRESETS
 from tests import take_log
 from tests.app_doubles import Opener

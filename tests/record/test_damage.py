@@ -31,7 +31,7 @@ from app.record import sidecar
 from app.record.request import RenderRequest
 from app.render.interrupt import Interrupt
 from app.script.script import Script
-from benchmarks import damage
+from benchmarks.robust import damage
 from tests.app_doubles import Opener, save_tiny_model
 from tests.media.test_joining import tone
 from tests.media.test_video import decode

@@ -28,8 +28,8 @@ from app.render.film_record import find_record
 from app.render.replay import read_record, replay
 from app.render.retake import retake
 from app.server.restore import read_dropped
-from benchmarks.fuzz import is_told_well, run
-from benchmarks.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
+from benchmarks.robust.fuzz import is_told_well, run
+from benchmarks.robust.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs
 from tests import take_log

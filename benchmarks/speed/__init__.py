@@ -1,0 +1,1 @@
+"""How fast a stream is, what it costs in operations and memory, and how soon the commands answer."""

@@ -1,0 +1,301 @@
+"""What a chunk costs, counted in integers from a preset's own plan and policies: frames, keys, multiplications.
+
+No tensor and no clock: the numbers hold for any machine, are exact to the last matrix product
+(tests/benchmarks/test_cost.py asks torch's own counter), and a preset that claims to be cheaper has to show it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.config.readers import READERS, choose
+from benchmarks.benchmark import Benchmark, EveryPreset, Run
+from cache.slots import SlotTable
+from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
+from pipelines.presets import PRESETS, Preset
+from pipelines.presets.plans import make_plan
+from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MODEL = "wan-1.3b"
+"""Whose architecture is counted unless another is asked for: of every system here but one."""
+
+HORIZON = 96
+"""Chunks walked before and after a new prompt; the second half of each has to repeat itself to count as steady."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One call of the model: `queries` latent frames that attend to `keys` frames, their own among them.
+
+    `times` is 2 where guidance runs it with and without the prompt.
+    """
+
+    kind: PassKind
+    queries: int
+    keys: int
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """What a preset does once its memory is full, in a film that has changed its prompt before.
+
+    `cycle` holds the forwards of each chunk of the shortest repeating run of chunks; `warm_up` chunks lead to it, from
+    the beginning as from a new prompt. `switch` holds the forwards that a new prompt adds, `slots` counts the frames
+    the memories have room for, in all lanes.
+    """
+
+    chunk: int
+    warm_up: int
+    cycle: tuple[tuple[Forward, ...], ...]
+    switch: tuple[Forward, ...]
+    slots: int
+
+    @property
+    def keys(self) -> float:
+        """Frames attended by a latent frame on its way through a forward, on average."""
+        forwards = [forward for chunk in self.cycle for forward in chunk]
+        return sum(f.queries * f.keys for f in forwards) / sum(f.queries for f in forwards)
+
+    @property
+    def queries(self) -> float:
+        """Frames that go through the model for each frame of film, guidance counted twice."""
+        return sum(f.queries * f.times for chunk in self.cycle for f in chunk) / (len(self.cycle) * self.chunk)
+
+
+def steady(preset: Preset) -> Steady:
+    """Walk the preset's plan and policies until they repeat; ValueError if they never do."""
+    walk = _Walk(preset)
+    first, _ = _settle(preset.name, [walk.chunk() for _ in range(HORIZON)])
+    switch = walk.switch()
+    again, cycle = _settle(preset.name, [walk.chunk() for _ in range(HORIZON)])
+    return Steady(preset.chunk, max(first, again), cycle, switch, preset.cache.capacity * walk.plan.lanes)
+
+
+def _settle(name: str, chunks: Sequence[tuple[Forward, ...]]) -> tuple[int, tuple[tuple[Forward, ...], ...]]:
+    """Chunks before they begin to repeat, and the run that repeats."""
+    half = len(chunks) // 2
+    period = next((p for p in range(1, half // 2) if chunks[half:] == chunks[half - p : -p]), None)
+    if period is None:
+        raise ValueError(f"preset {name!r} finds no steady state in {len(chunks)} chunks: count a longer walk")
+    start = half
+    while start and chunks[start - 1] == chunks[start - 1 + period]:
+        start -= 1
+    return start, tuple(chunks[start : start + period])
+
+
+def forward_flops(config: Mapping[str, Any], tokens: int, forward: Forward) -> int:
+    """Floating-point operations of a forward's matrix products, a multiply-add counted as two.
+
+    Linear layers, self-attention (scores and values), cross-attention over text keys that are kept, and the modulation
+    of every frame; norms and activations are left out, as everybody does. The few products of a policy that
+    scores tokens are not in it either.
+
+    Args:
+        config: of the transformer, with `text_len`.
+        tokens: of a latent frame.
+        forward: what is asked.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch = prod(config["patch_size"])
+    query, key, text = forward.queries * tokens, forward.keys * tokens, config.get("text_len", 512)
+    block = query * (12 * width**2 + 4 * width * config["ffn_dim"]) + 4 * query * (key + text) * width
+    ends = 2 * query * patch * width * (config["in_channels"] + config["out_channels"])
+    modulation = 2 * forward.queries * width * (config["freq_dim"] + 7 * width)
+    return forward.times * (config["num_layers"] * block + ends + modulation)
+
+
+def chunk_flops(config: Mapping[str, Any], tokens: int, cost: Steady) -> float:
+    """Of one chunk in the steady state, the mean of its cycle."""
+    return sum(forward_flops(config, tokens, f) for chunk in cost.cycle for f in chunk) / len(cost.cycle)
+
+
+def frame_bytes(config: Mapping[str, Any], tokens: int, width: int = 2) -> int:
+    """Keys and values of one remembered latent frame over all layers, numbers of `width` bytes."""
+    return 2 * config["num_layers"] * tokens * config["num_attention_heads"] * config["attention_head_dim"] * width
+
+
+def architecture(model: str) -> Mapping[str, Any]:
+    """The transformer's config of a model of the catalogue; ValueError if only its weights know it."""
+    known = {name: spec.config for name, spec in MODELS.items() if spec.config}
+    if model not in known:
+        raise ValueError(
+            f"cost is counted for the released architectures, and {model!r} is none: choose one of "
+            f"{', '.join(known)}, or run rivulet bench stream --model {model}"
+        )
+    return known[model]
+
+
+def latent_size(config: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
+    """Height and width of a latent frame for a picture: the Wan 2.1 autoencoder divides by 8, that of 2.2 by 16."""
+    stride = 8 if config["in_channels"] == 16 else 16
+    return height // stride, width // stride
+
+
+def frame_tokens(config: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Tokens of a latent frame of that height and width."""
+    return prod(size) // prod(config["patch_size"])
+
+
+def measure(model: str = MODEL, presets: Mapping[str, Preset] = PRESETS) -> dict[str, Any]:
+    """Count a chunk of every preset on one architecture at the released size."""
+    config = architecture(model)
+    tokens = frame_tokens(config, latent_size(config, *RELEASED_SIZE))
+    rows: list[dict[str, Any]] = []
+    for name, preset in presets.items():
+        cost = steady(preset)
+        rows.append(
+            {
+                "preset": name,
+                "forwards": formula(cost),
+                "keys": cost.keys,
+                "flops": chunk_flops(config, tokens, cost),
+                "flops_a_second": chunk_flops(config, tokens, cost) * RELEASED_FPS / 4 / cost.chunk,
+                "switch_flops": sum(forward_flops(config, tokens, forward) for forward in cost.switch),
+                "memory_bytes": cost.slots * frame_bytes(config, tokens),
+                "warm_up_chunks": cost.warm_up,
+            }
+        )
+    return {"benchmark": "cost", "model": model, "size": list(RELEASED_SIZE), "tokens": tokens, "presets": rows}
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Lay the numbers out for a person."""
+    from rich.table import Table
+
+    height, width = result["size"]
+    rows = Table(
+        title=f"counted, not measured: {result['model']} at {height}x{width}, {result['tokens']} tokens a frame",
+        caption="TFLOP: of a chunk, of a second of film, of what a new prompt adds. GiB: keys and values, bfloat16",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("preset", "forwards of a chunk", "chunk", "second", "prompt", "keys", "GiB"):
+        words = heading in ("preset", "forwards of a chunk")
+        rows.add_column(heading, justify="left" if words else "right", no_wrap=heading != "forwards of a chunk")
+    for row in result["presets"]:
+        rows.add_row(
+            row["preset"],
+            row["forwards"],
+            f"{row['flops'] / 1e12:.0f}",
+            f"{row['flops_a_second'] / 1e12:.0f}",
+            f"+{row['switch_flops'] / 1e12:.0f}" if row["switch_flops"] else "-",
+            f"{row['keys']:.1f}",
+            f"{row['memory_bytes'] / 2**30:.2f}",
+        )
+    return rows
+
+
+def formula(cost: Steady) -> str:
+    """The forwards of a chunk, as in "(4 + 1 clean) × (3 q, 12 k)"; chunks of a cycle behind a bar."""
+    return " | ".join(_forwards(chunk) for chunk in cost.cycle)
+
+
+def _forwards(chunk: Sequence[Forward]) -> str:
+    parts: list[str] = []
+    for (queries, keys), run in groupby(chunk, key=lambda forward: (forward.queries, forward.keys)):
+        counts: dict[str, int] = {}
+        for forward in run:
+            counts[forward.kind] = counts.get(forward.kind, 0) + forward.times
+        said = " + ".join(f"{count}" + (f" {kind}" if kind != "denoise" else "") for kind, count in counts.items())
+        parts.append(f"{f'({said})' if '+' in said else said} × ({queries} q, {keys} k)")
+    return " + ".join(parts)
+
+
+class _Walk:
+    """The engine's loop without a model: slots, levels in flight and where the film stands."""
+
+    def __init__(self, preset: Preset) -> None:
+        levels = tuple(float(step) for step in preset.schedule.denoising_step_list if step)
+        self._preset = preset
+        self.plan = make_plan(preset, levels)
+        self._guided = 2 if preset.schedule.guidance_scale != 1.0 else 1
+        self._lanes = [SlotTable(preset.cache.capacity) for _ in range(self.plan.lanes)]
+        self._levels: tuple[float, ...] = ()
+        self._switches: tuple[int, ...] = ()
+        self._cur, self._text = 0, 1
+
+    def chunk(self) -> tuple[Forward, ...]:
+        """The forwards of the next chunk."""
+        emitted = range(self._cur, self._cur)
+        done: list[Forward] = []
+        for work in self.plan.passes(View(self._cur, self._text, self._levels, self._switches)):
+            for row in work.rows:
+                done.append(self._run(work, row))
+                emitted = row.emit or emitted
+        self._levels = self._levels[len(emitted) :]
+        self._cur = emitted.stop
+        return tuple(done)
+
+    def switch(self) -> tuple[Forward, ...]:
+        """The forwards that a new prompt adds before the next chunk."""
+        done: list[Forward] = []
+        self._switches, self._text = (*self._switches, self._cur), self._text + 1
+        for action in self._preset.switch.plan(self._slots(0), self._text - 1, self._text):
+            if isinstance(action, Replay):
+                row = clean_row(action.frames, 0.0, "stored", self._text)
+                done.append(self._run(Pass("replay", (row,)), row))
+            else:
+                for table in self._lanes:
+                    table.apply(action)
+        return tuple(done)
+
+    def _slots(self, lane: int) -> Slots:
+        return Slots(lane, self._cur, self._lanes[lane].entries, self._switches)
+
+    def _run(self, work: Pass, row: Row) -> Forward:
+        policies, lane = self._preset, row.lane
+        for action in policies.cache.begin(row, self._slots(lane)):
+            self._lanes[lane].apply(action)
+        keys = sum(len(part) for part in policies.window.select(row, self._slots(lane)))
+        staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
+        for action in policies.cache.end(row, self._slots(lane)):
+            self._lanes[lane].apply(action, staged)
+        if work.kind == "denoise":
+            done = max(0, self._cur - row.frames.start)  # finished frames are shown, not changed
+            first = row.frames.start + done - self._cur
+            reached = tuple(level or 0.0 for level in row.to[done:])
+            self._levels = (*self._levels[:first], *reached, *self._levels[first + len(reached) :])
+        return Forward(work.kind, len(row.frames), keys, self._guided if work.kind == "denoise" else 1)
+
+
+def chosen_presets(name: str | None) -> dict[str, Preset]:
+    """The preset of that name alone, or every one.
+
+    Raises:
+        UsageMistake: there is none.
+    """
+    return PRESETS if name is None else {name: PRESETS[choose(name, list(PRESETS), "preset")]}
+
+
+Architecture = Annotated[str, typer.Option("--model", help="Whose architecture.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Benchmark):
+    """What a chunk costs under each preset, counted: multiplications, frames attended to, bytes remembered.
+
+    Counted for the released architectures at 480x832; `rivulet bench random_weights` times them.
+    """
+
+    preset: EveryPreset = None
+    model: Architecture = MODEL
+    table = staticmethod(table)
+
+    @property
+    def partial(self) -> bool:
+        """One preset is not the table."""
+        return self.preset is not None
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """See `measure` above."""
+        return measure(READERS["model"]("--model", self.model), chosen_presets(self.preset))
