@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, Controls, Start, Transition, pixel_range
-from schedulers.motion import motion
+from schedulers.changes import change, motion
 from schedulers.noise import Address, uniform
-from schedulers.similarity import change
 
 _QUIET_KEPT = 32
 """Chunks whose quiet blocks tell what the sensor adds."""
@@ -58,13 +57,19 @@ class VideoInput:
     Args:
         stream: made with `video=True`; nothing but this object makes chunks of it.
 
+    Attributes:
+        steps: most passes for the chunks to come; None takes all the preset's. For a controller of latency.
+        decisions: what was decided in the last call of `push` or `finish`.
+
     Raises:
         ValueError: the stream is not open for video, has begun from words, or its plan cannot take pictures.
     """
 
     def __init__(self, stream: Stream) -> None:
         self.stream, state = stream, stream.state
-        self.steps, self.decisions, self._first = None, [], 0
+        self.steps: int | None = None
+        self.decisions: list[Decision] = []
+        self._first = 0
         if not state.encoder:
             raise ValueError("the stream is not open for video: make it with video=True")
         if state.cur + len(state.levels) != self._encoded():
@@ -72,12 +77,6 @@ class VideoInput:
         _ = stream.entering  # refuses plans that take no pictures
         if getattr(stream.engine.policies.plan, "step", None) == "unipc":
             raise ValueError("unipc cannot begin between its own levels, as a video does: choose renoise or euler")
-
-    steps: int | None
-    """Most passes for the chunks to come; None takes all the preset's. For a controller of latency."""
-
-    decisions: list[Decision]
-    """What was decided in the last call of `push` or `finish`."""
 
     @property
     def wants(self) -> int:

@@ -7,24 +7,6 @@ Noise is what lets the model change the picture, and what makes fast motion fall
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-
-def motion(pixels: NDArray[Any]) -> float:
-    """The largest root mean square difference of neighbouring frames, in units of pixels from -1 to 1.
-
-    Args:
-        pixels: [T, ...], T at least 2: the frames to come, and before them the one they follow. uint8 0..255 or
-            floats -1..1.
-    """
-    if len(pixels) < 2:
-        raise ValueError("motion is between two frames: give the frame before the new ones too")
-    unit = 2 / 255 if pixels.dtype == np.uint8 else 1.0
-    changes = np.diff(pixels.astype(np.float64), axis=0) * unit
-    return float(np.sqrt(np.square(changes).reshape(len(changes), -1).mean(axis=1)).max())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from torch import Tensor
 from cache.rope import frequencies, rotary_tables, rotate
 from models.wan import time_sinusoid
 from pipelines.presets import PRESETS
+from schedulers.changes import motion
 from schedulers.flow_match import (
     FlowMatchSchedule,
     add_noise,
     euler_step,
     to_x0,
 )
-from schedulers.motion import motion
 from schedulers.steps import STEPS
 from tests.golden_trace import Ledger, NotSupportedError, Trace
 

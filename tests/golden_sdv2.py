@@ -30,7 +30,7 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS
 from pipelines.streaming import Stream
 from pipelines.types import Controls, Start
-from schedulers.motion import motion
+from schedulers.changes import motion
 from schedulers.noise import Address
 from schedulers.serial import Serial
 from tests.golden_models import load_transformer

@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from app.errors import UsageMistake
+from app.errors import RenderFailure, UsageMistake
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,12 +87,14 @@ class VirtualCamera:
         """Hand over frames, uint8 RGB [T, H, W, 3]; waits while a chunk is still to be shown.
 
         Raises:
-            OSError, RuntimeError: as the device, which has gone.
+            RenderFailure: the device has gone.
         """
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) + len(pixels) <= _QUEUED or self._error is not None)
             if self._error is not None:
-                raise self._error
+                raise RenderFailure(
+                    f"The virtual camera takes no more frames ({self._error}). Start it, and run this again."
+                ) from self._error
             self._waiting.extend(pixels)
             self._changed.notify_all()
 

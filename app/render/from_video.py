@@ -38,7 +38,7 @@ Feeds = Callable[[int, int, int], PictureFeed]
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythmic:
+class Sampling:
     """Which pictures of a file a film shows: its moments, in ticks, and the film's rate; `times` where it varies."""
 
     moments: Sequence[int]
@@ -97,10 +97,10 @@ def made_of_video(
         return
     with ExitStack() as open_sources:
         file, sha256 = _surveyed(request.video)
-        moments = moments_of(file, request.video.rate)
-        settled = _settled(request, replace(request.video, sha256=sha256), file, moments)
+        sampling = sampling_of(file, request.video.rate)
+        settled = _settled(request, replace(request.video, sha256=sha256), file, sampling)
         assert settled.length is not None
-        shown, how, turn = moments.moments[: int(settled.length.amount)], request.video.fit, request.video.turn
+        shown, how, turn = sampling.moments[: int(settled.length.amount)], request.video.fit, request.video.turn
         strength = request.video.strength
 
         def feed(height: int, width: int, begin: int) -> PictureFeed:
@@ -155,14 +155,14 @@ def _made_live(
             )
 
 
-def moments_of(file: VideoFile, rate: Fraction | None) -> Rhythmic:
+def sampling_of(file: VideoFile, rate: Fraction | None) -> Sampling:
     """Which pictures of a file a film shows: all at their own times, or `rate` a second."""
     if rate is not None:
-        return Rhythmic(file.sampled(rate), rate, None)
+        return Sampling(file.sampled(rate), rate, None)
     average = min(max(len(file.ticks) / file.seconds, Fraction(1)), Fraction(FASTEST_FPS)).limit_denominator(1001)
     if file.rate is not None and 1 <= file.rate <= FASTEST_FPS and file.rate == file.rate.limit_denominator(1001):
-        return Rhythmic(file.ticks, file.rate, None)
-    return Rhythmic(file.ticks, average, Times(file.tick, [*file.ticks, file.end]))
+        return Sampling(file.ticks, file.rate, None)
+    return Sampling(file.ticks, average, Times(file.tick, [*file.ticks, file.end]))
 
 
 class FilmOfVideo:
@@ -234,11 +234,11 @@ def _surveyed(video: VideoRequest) -> tuple[VideoFile, str]:
     return file, sha256
 
 
-def _settled(request: RenderRequest, video: VideoRequest, file: VideoFile, moments: Rhythmic) -> RenderRequest:
+def _settled(request: RenderRequest, video: VideoRequest, file: VideoFile, sampling: Sampling) -> RenderRequest:
     """The request with the video's length, rate and sound, and its shots where they begin in its own times."""
-    script, times, count = request.script, moments.times, len(moments.moments)
+    script, times, count = request.script, sampling.times, len(sampling.moments)
     asked = request.length or script.end
-    frames = count if asked is None else _frames(asked, request, moments)
+    frames = count if asked is None else _frames(asked, request, sampling)
     if frames > count and request.length is not None:
         raise UsageMistake(
             f"{printable(shorten_path(file.path))} lasts {float(file.seconds):.2f} s ({count} pictures), and a film of "
@@ -262,17 +262,17 @@ def _settled(request: RenderRequest, video: VideoRequest, file: VideoFile, momen
         script=script,
         video=video,
         length=Length(min(frames, count), "f"),
-        fps=moments.fps,
+        fps=sampling.fps,
         times=times,
-        moments=moments.moments,
+        moments=sampling.moments,
         audio=file.path.absolute() if own else request.audio,
         audio_begin=file.start if own else None,
     )
 
 
-def _frames(length: Length, request: RenderRequest, moments: Rhythmic) -> int:
-    """How many pictures a length is; one within half a picture of the whole is the whole."""
-    if length.unit == "s" and moments.times is not None:
-        end = moments.times.second(len(moments.moments))
-        return moments.times.picture(length.amount) + (length.amount > end + Fraction(1, 100))
-    return length.frames(float(moments.fps), rhythm_of(request.engine.preset))
+def _frames(length: Length, request: RenderRequest, sampling: Sampling) -> int:
+    """How many pictures a length is; one more than there are where it is longer than the video."""
+    if length.unit == "s" and sampling.times is not None:
+        end = sampling.times.second(len(sampling.moments))
+        return sampling.times.picture(length.amount) + (length.amount > end + Fraction(1, 100))
+    return length.frames(float(sampling.fps), rhythm_of(request.engine.preset))

@@ -35,8 +35,8 @@ STREAMDIFFUSION_V2 = Preset(
         "that old keys and new ones disagree about the time between them.",
         "The motion controller's level is the entering chunk's own: the release writes it into its list of steps. A "
         "step that is not below it is left out, where the release repeats it or goes up.",
-        "A film of n pictures gives n pictures: the release pushes its last ones out with noise, and loses some of them "
-        "in a pipeline of more than two.",
+        "A film of n pictures gives n pictures: the release pushes its last ones out with noise, and loses some of "
+        "them in a pipeline of more than two.",
         "What leaves is the oldest frame behind the sink. Without a batch the release loses count of a chunk's steps "
         "once the memory is full, and a step overwrites what another one wrote.",
     ),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import UsageMistake
+from app.errors import RenderFailure, UsageMistake
 from app.media import camera as camera_module
 from app.media.camera import CameraSource, fitted, network
 from app.media.fit import Fit
@@ -237,7 +237,7 @@ def test_a_virtual_camera_that_goes_is_told_to_whoever_shows() -> None:
         raise RuntimeError("device has gone")
 
     device = FakeDevice(send)
-    with pytest.raises(RuntimeError, match="has gone"), VirtualCamera(device, Fraction(1000)) as camera:
+    with pytest.raises(RenderFailure, match="has gone"), VirtualCamera(device, Fraction(1000)) as camera:
         [camera.show(np.zeros((12, 4, 6, 3), np.uint8)) for _ in range(10)]
     assert device.closed
 

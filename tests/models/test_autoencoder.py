@@ -69,3 +69,22 @@ def test_a_film_encoded_in_parts_is_the_film_encoded_at_once_and_decodes_to_as_m
     assert int(end[0]) == LATENTS
     for split in ([1, 3], [2, 1, 1]):
         assert gap(parts(model.decode_stream, whole, model.init_decode_state(1, H, W), split)[0], shown) < 1e-5
+
+
+@torch.no_grad()
+def test_latents_can_be_had_as_the_encoder_made_them() -> None:
+    spread = {"latents_mean": [0.4, -0.3, 0.2, 0.1], "latents_std": [1.5, 0.7, 2.0, 1.0]}
+    taehv = {name: tiny_autoencoder(**stats) for name, stats in (("with", spread), ("without", {}))}
+    torch.manual_seed(1)
+    vae = AutoencoderKLWan(base_dim=4, z_dim=CHANNELS, num_res_blocks=1, **spread).eval()
+    plain = AutoencoderKLWan(
+        base_dim=4, z_dim=CHANNELS, num_res_blocks=1, latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS
+    ).eval()
+    plain.load_state_dict(vae.state_dict())
+    stock = {"with": WanVAEStream(vae), "without": WanVAEStream(plain)}
+    for pair in (taehv, stock):
+        scale = pair["with"].spatial_scale
+        pixels = torch.rand(1, 5, 3, H * scale, W * scale, generator=torch.Generator().manual_seed(3))
+        latents, raw = (each.encode_stream(pixels, each.init_encode_state(1, H, W))[0] for each in pair.values())
+        assert gap(latents, raw) > 1e-2
+        assert gap(pair["with"].unnormalised(latents), raw) < 1e-5

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cache.scorers.logit_sum import LogitSum
 from tests import golden_replay
+from tests.golden_deep import Listener
 from tests.golden_replay import FAMILIES, HERE, find, main, replay_file
 from tests.golden_trace import ATOL, Ledger, Trace
 
@@ -100,7 +102,7 @@ def test_the_recordings_are_small_and_named_in_their_readme():
 # ---------------------------------------------------------------------- recordings that are a little wrong
 
 SF, LL, INFINITY, I2V = "sf_chunks_w9_s3", "longlive_switch_gs1", "longlive_infinity", "sf_chunks_global_i2v"
-DEEP, STREAM = "deep_pc", "sdv2_stream"
+DEEP, STREAM, LOW, THREE = "deep_pc", "sdv2_stream", "sdv2_session_low", "sdv2_stream_three"
 
 FORGERIES: dict[str, tuple[str, Change]] = {
     "one weight of a rollout is 0.1 % larger": (SF, scale("w.blocks.1.self_attn.v.weight", 1.001)),
@@ -149,6 +151,9 @@ FORGERIES: dict[str, tuple[str, Change]] = {
     "a slot that is next to go": (STREAM, edit("calls", 5, "evict_idx", 0, 0, to=12)),
     "a sink frame that is more alike": (STREAM, edit("calls", 6, "sink_similarity", 0, 0, 1, to=0.284)),
     "a sink that is never renewed": (STREAM, edit("args", "adapt_sink_threshold", to=-1)),
+    "a step that does not repeat": (LOW, edit("calls", 5, "timestep", 1, 0, to=300)),
+    "an empty row as long as its chunk": (THREE, edit("calls", 2, "current_end", 1, to=42)),
+    "a memory that is not full": (THREE, edit("calls", 4, "after", "local_end_index", 0, to=54)),
     "a share of noise": (STREAM, edit("noise_controller", 3, "noise_scale", to=0.7158)),
     "a first level": (STREAM, edit("noise_controller", 3, "current_step", to=616)),
     "a level of the controller's own record": ("sched_sd", edit("noise_controller_bf16", 2, "current_step", to=656)),
@@ -192,6 +197,19 @@ def test_a_recorded_result_that_nobody_compares_is_a_failure(tmp_path: Path):
     result = replay_file(forge(tmp_path, "causal_train", extra))
     assert result.status == "FAIL"
     assert "out.extra" in result.remarks
+
+
+def test_scores_of_tokens_are_compared_as_they_were_before_some_were_excluded():
+    """As Deep Forcing records them; what is chosen goes by the product's own scores."""
+    made = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(1, 2, 2, 8, generator=made), torch.randn(1, 6, 2, 8, generator=made)
+    uses = torch.tensor([[0, 3, 2, 1, 3, 0]])
+    listener, scorer = Listener(LogitSum(2, max_reuse=3)), LogitSum(2, max_reuse=3)
+    answered = listener.score(1, queries, keys, keys, uses)
+    assert torch.equal(answered, scorer.score(1, queries, keys, keys, uses))
+    assert torch.equal(listener.heard[1], scorer.score(1, queries, keys, keys, uses * 0))
+    assert listener.used_up[1].tolist() == [[False, True, False, False, True, False]]
+    assert not torch.equal(answered, listener.heard[1])
 
 
 # ---------------------------------------------------------------------- files that cannot be trusted

@@ -71,7 +71,9 @@ def exact() -> CausalWanTransformer3DModel:
 
 def engine_of(model: CausalWanTransformer3DModel, plan: NoisePlan) -> Engine:
     cache = SinkWindow(WINDOW, SINK, keeps="level")
-    return tiny_engine(model, plan=plan, cache=cache, position=Absolute(), switch=Keep(), autoencoder=tiny_autoencoder())
+    return tiny_engine(
+        model, plan=plan, cache=cache, position=Absolute(), switch=Keep(), autoencoder=tiny_autoencoder()
+    )
 
 
 def clip(frames: int) -> Tensor:
@@ -175,9 +177,7 @@ def test_in_float32_a_batch_of_rebuilt_lists_agrees_to_the_bit_with_one_chunk_at
 def test_a_batch_keeps_its_latency_whatever_levels_chunks_begin_at(model: CausalWanTransformer3DModel) -> None:
     stream = tiny_stream(engine_of(model, StreamBatch(LEVELS)), seed=SEED, video=True)
     latents = clip(CHUNKS).float()
-    out = [
-        stream.enter(FOX, Start(latents[:, [number]], *begin), decode=False) for number, begin in enumerate(BEGINS)
-    ]
+    out = [stream.enter(FOX, Start(latents[:, [number]], *begin), decode=False) for number, begin in enumerate(BEGINS)]
     assert [chunk is not None for chunk in out] == [False] * 3 + [True] * 9
     assert [chunk.latent.start for chunk in out if chunk] == list(range(9))
     rest = [stream.finish(FOX, decode=False) for _ in range(4)]
@@ -210,7 +210,9 @@ def test_passes_never_run_a_chunk_before_an_older_one_has_passed_that_level() ->
 
 
 def test_a_joint_window_takes_no_pictures(model: CausalWanTransformer3DModel) -> None:
-    engine = tiny_engine(model, plan=MovingBuffer(LEVELS), cache=SinkWindow(WINDOW, SINK), autoencoder=tiny_autoencoder())
+    engine = tiny_engine(
+        model, plan=MovingBuffer(LEVELS), cache=SinkWindow(WINDOW, SINK), autoencoder=tiny_autoencoder()
+    )
     with pytest.raises(ValueError, match="takes no video: choose a preset"):
         _ = tiny_stream(engine, video=True).entering
 
@@ -233,9 +235,7 @@ def test_another_level_changes_only_the_chunks_that_enter_with_it(model: CausalW
 
 
 def guided(engine: Engine, kind: Guidance, scale: float, delta: float = 1.0) -> Engine:
-    return replace(
-        engine, policies=replace(engine.policies, guidance=kind, guidance_scale=scale, guidance_delta=delta)
-    )
+    return replace(engine, policies=replace(engine.policies, guidance=kind, guidance_scale=scale, guidance_delta=delta))
 
 
 def test_guidance_of_one_is_none_and_costs_nothing(model: CausalWanTransformer3DModel) -> None:
@@ -305,9 +305,7 @@ def test_residual_guidance_pushes_away_from_the_video_with_the_noise_that_travel
 def test_residual_once_begins_as_full_guidance_does(exact: CausalWanTransformer3DModel) -> None:
     """T19: the first pass of a chunk is that of full guidance; later ones differ."""
     engine = engine_of(exact, Serial((700.0, 500.0), chunk=1, memory="level"))
-    full, once, own = (
-        witnessed(guided(engine, kind, 1.7))[:2] for kind in ("full", "residual-once", "residual-self")
-    )
+    full, once, own = (witnessed(guided(engine, kind, 1.7))[:2] for kind in ("full", "residual-once", "residual-self"))
     assert gap(full[0][3], once[0][3]) < 1e-10
     assert gap(full[1][3], once[1][3]) > 1e-3
     assert gap(own[0][3], once[0][3]) > 1e-3

@@ -20,7 +20,7 @@ from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.refresh import SinkRefresh
 from cache.scorers.similarity import FrameSimilarity
-from cache.types import Evict, Move, Pin, Row, Slot, SlotRange, Slots, Write
+from cache.types import Entry, Evict, Move, Pin, Row, Slot, SlotRange, Slots, Write
 from models.wan import CausalWanTransformer3DModel
 from pipelines.build import make_policies
 from pipelines.conditioning import Conditioner
@@ -32,7 +32,8 @@ from pipelines.streaming import Stream
 from pipelines.tree import copied, put_back
 from pipelines.types import Controls, Start, Transition, pixel_range
 from schedulers.batch import StreamBatch
-from schedulers.motion import MotionNoise, motion
+from schedulers.changes import motion
+from schedulers.motion import MotionNoise
 from tests.tiny import CHANNELS, FOX, HEIGHT, WIDTH, WOLF, FakeText, film, gap, tiny_stream, tiny_transformer
 
 PRESET = PRESETS["streamdiffusion-v2"]
@@ -87,17 +88,17 @@ def test_the_share_of_noise_follows_its_closed_form(moved: float) -> None:
 
 @pytest.mark.parametrize("listed", [(700.0, 500.0), (700.0, 400.0), (1000.0, 500.0, 400.0, 200.0), (1000.0, 960.0)])
 def test_levels_fall_strictly_at_every_share_of_noise_where_the_released_list_rises(listed: tuple[float, ...]) -> None:
-    controller, rises = MotionNoise(), 0
+    controller, rises = PRESET.video.noise, 0
     for share in np.linspace(0.05, 1.0, 400).tolist():
-        levels = (controller.level(share, listed[1]), *listed[1:])
+        levels = Entry(max(float(controller.level(share)), 1.0)).levels(listed)
         assert all(1000 >= high > low > 0 for high, low in pairwise(levels))
-        rises += controller.released_level(share) <= listed[1]
+        assert levels[1:] == listed[len(listed) - len(levels) + 1 :]
+        rises += controller.level(share) <= listed[1]
     assert rises > 100
-    assert controller.level(0.76, 400.0) == controller.released_level(0.76) == 660
 
 
 def test_levels_are_cut_in_double_precision() -> None:
-    assert MotionNoise().released_level(0.71) == 610
+    assert PRESET.video.noise.level(0.71) == 610
     assert int(float(np.float32(0.71)) * 1000) == 709, "single precision loses a level"
 
 
@@ -344,16 +345,13 @@ def picture(seed: int) -> tuple[NDArray[np.uint8], Tensor]:
 
 def camera_of(stream: Stream, clip: tuple[NDArray[np.uint8], Tensor]) -> Callable[[range], Start]:
     """A camera whose noise follows motion; all it remembers is in the stream's state."""
-    controller, (pixels, latents) = MotionNoise(), clip
-    plan = stream.engine.policies.plan
-    assert isinstance(plan, StreamBatch)
+    controller, (pixels, latents) = PRESET.video.noise, clip
 
     def camera(frames: range) -> Start:
         before = max(0, pixel_range(frames[0]).start - 1)
         moved = motion(pixels[before : pixel_range(frames[-1]).stop]) if frames[0] else 0.0
         share = controller.share(stream.state.scale, moved)
-        level = controller.level(share, plan.levels[1])
-        return Start(latents[:, frames.start : frames.stop], share, level)
+        return Start(latents[:, frames.start : frames.stop], share, float(controller.level(share)))
 
     return camera
 
@@ -423,3 +421,23 @@ def test_a_film_from_a_camera_goes_on_from_a_snapshot(model: CausalWanTransforme
     forgot = Snapshot({**load_snapshot(tmp_path / "a.snapshot").tree, "scale": 0.3})
     twin.restore(forgot)
     assert shoot(twin, clip, CHUNKS - 4)[0] != expected, "the controller's state is part of the film"
+
+
+def test_a_camera_with_much_motion_and_little_noise_goes_on_with_the_levels_that_are_left() -> None:
+    """At noise 0.7 the released list goes on at 500 after 500, and below 0.6 up again."""
+    preset = replace(PRESET, schedule=replace(PRESET.schedule, denoising_step_list=(700, 500, 300)))
+    engine, levels = engine_of(tiny_transformer(num_layers=1), preset=preset), list[list[float | None]]()
+    stream = tiny_stream(engine)
+    stream._passes.observer = lambda _work, row, *_: levels.append([row.frames.start, row.levels[0], row.to[0]])
+    latents = picture(3)[1]
+    shares = [0.7, 0.61, 0.6, 0.6, 0.5, 0.7]
+    for share in shares:
+        stream.next_chunk(
+            FOX,
+            decode=False,
+            camera=lambda frames, share=share: Start(latents[:, frames.start : frames.stop], share, 1000 * share - 100),
+        )
+    passes = {frame: [level[1:] for level in levels if level[0] == frame] for frame in range(8)}
+    assert passes[2] == [[600.0, 500.0], [500.0, 300.0], [300.0, None]], "the first chunk takes three of a kind"
+    assert passes[4] == [[500.0, 300.0], [300.0, None]]
+    assert passes[6] == [[400.0, 300.0]]
