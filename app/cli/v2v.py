@@ -74,7 +74,9 @@ def v2v_command(
     fps: Annotated[
         str | None,
         typer.Option(
-            "--fps", help="Take so many pictures a second of a file.", show_default="each one, at its own time"
+            "--fps",
+            help="Take so many pictures a second; the model's own rate follows a faster video more closely.",
+            show_default="each one of a file, at its own time",
         ),
     ] = None,
     sound: Annotated[bool, typer.Option("--sound/--no_sound", help="Keep the sound of the video.")] = True,

@@ -85,8 +85,7 @@ class VideoFile:
 
     def sampled(self, rate: Fraction) -> list[int]:
         """The moments of `rate` pictures a second over the whole length, in ticks from the first picture."""
-        count = max(1, -((-self.end * self.tick * rate) // 1))
-        return [round(index / rate / self.tick) for index in range(int(count))]
+        return [round(index / rate / self.tick) for index in range(max(1, round(self.seconds * rate)))]
 
 
 def survey(path: Path) -> VideoFile:

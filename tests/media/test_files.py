@@ -66,6 +66,7 @@ def test_sampling_shows_the_newest_picture_of_each_moment(tmp_path: Path) -> Non
     assert len(moments) == 16
     shown = [number_of(picture.pixels) for picture in pictures(file, moments=moments)]
     assert shown == [index * 30 // 16 for index in range(16)]
+    assert len(file.sampled(Fraction(161, 10))) == 16, "as long as the file, to half a picture"
     slow = file.sampled(Fraction(60))
     assert [number_of(picture.pixels) for picture in pictures(file, moments=slow)] == [
         n for n in range(30) for _ in "ab"
