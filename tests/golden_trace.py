@@ -62,6 +62,9 @@ class Trace:
         except SafetensorError as error:
             raise TraceError(f"{file.name} is no complete safetensors file ({error})") from error
         _check_tensors(file.name, sidecar.get("tensors", {}), tensors)
+        if "weights_of" in sidecar:  # a trace beside it was recorded with the same weights
+            other = load_file(sidecar_path.with_name(f"{sidecar['weights_of']}.safetensors"))
+            tensors |= {key: tensor for key, tensor in other.items() if key.startswith("w.")}
         return cls(name, sidecar, tensors)
 
     def __getitem__(self, name: str) -> Tensor:
