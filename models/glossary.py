@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 GLOSSARY_FILE = "glossary.json"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -53,16 +53,29 @@ class Glossary:
         Raises:
             ValueError: it is none.
         """
-        read: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(read, dict) or read.keys() != {"categories", "meanings", "nothing"}:
+        return cls.of(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """A glossary from JSON.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if not isinstance(data, dict) or set(cast("dict[str, Any]", data)) != {"categories", "meanings", "nothing"}:
             raise ValueError("a glossary has categories, meanings and nothing")
-        categories, meanings, nothing = read["categories"], read["meanings"], read["nothing"]
-        words = [
+        categories, meanings, nothing = data["categories"], data["meanings"], data["nothing"]
+        if not (isinstance(categories, dict) and isinstance(meanings, dict) and isinstance(nothing, list)):
+            raise ValueError("its categories and meanings are objects, its nothing is a list")
+        lists: list[Any] = list(cast("dict[str, Any]", categories).values())
+        if not all(isinstance(words, list) for words in lists):
+            raise ValueError("a category is a list of words")
+        words: list[Any] = [
             *meanings,
             *meanings.values(),
             *nothing,
             *categories,
-            *(word for all_ in categories.values() for word in all_),
+            *(word for all_ in lists for word in all_),
         ]
         if not all(isinstance(word, str) for word in words):
             raise ValueError("a glossary is made of words")

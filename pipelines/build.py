@@ -14,6 +14,7 @@ from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
 from models.autoencoder import Autoencoder
 from models.configs import VOCABULARY, TAEHVConfig, TextEncoderConfig, UMT5Config, WanConfig, WanVAEConfig
+from models.glossary import GLOSSARY_FILE, Glossary
 from models.taehv import AutoencoderTAEHV
 from models.text import VOCABULARY_FILE, TextEncoder
 from models.umt5 import SHARED_EMBEDDING, UMT5TextEncoder, outline_umt5, require_text_packages
@@ -319,7 +320,7 @@ def _load_wan_vae(folder: Path, dtype: torch.dtype, device: str) -> WanVAEStream
 
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype, device: str) -> TextEncoder:
-    """The small encoder with its vocabulary, a file beside the weights."""
+    """The small encoder with its vocabulary and its glossary, files beside the weights."""
     path = folder / VOCABULARY_FILE
     words = validate(VOCABULARY, read_json(path, "it is saved beside the text encoder's weights, restore it"), path)
     encoder = load_component(TextEncoder, folder, dtype, device, schema=TextEncoderConfig).requires_grad_(False)
@@ -327,6 +328,13 @@ def _load_text_encoder(folder: Path, dtype: torch.dtype, device: str) -> TextEnc
         encoder.set_words(words)
     except ValueError as error:
         raise CheckpointError(f"{path} is not this encoder's vocabulary ({error}); restore the file.") from error
+    path = folder / GLOSSARY_FILE
+    if path.exists():  # other small models may have none
+        read = read_json(path, "restore or remove it")
+        try:
+            encoder.glossary = Glossary.of(read)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is no glossary ({error}); restore or remove it.") from error
     return encoder
 
 
