@@ -130,6 +130,7 @@ def train_autoencoder(
     device: str = "cpu",
     config: dict[str, Any] | None = None,
     rate: float = 1.0,
+    start_from: Path | None = None,
     log_every: int = 20,
     save_every: int = 100,
 ) -> AutoencoderTAEHV:
@@ -145,17 +146,38 @@ def train_autoencoder(
         device: "cpu" or "cuda".
         config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
         rate: times the usual rates of learning.
+        start_from: folder of a settled model to take the weights and the shape of, where `out` has no checkpoint yet;
+            its latents are left to find their spread anew, and the rate warms up again, as the curve says.
         log_every: steps between lines of the curve.
         save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
     saved = load_checkpoint(out / "autoencoder.pt")
-    model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
-    if saved is None:
+    if saved is None and start_from is not None:
+        model = _settled(start_from).to(device)
+        note = "weights alone, without optimiser moments and latent statistics: warms up again"
+        Curve(out / "autoencoder.jsonl").add(started_from=start_from.name, note=note)
+    else:
+        model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
+    if saved is None and start_from is None:
         initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
     run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
     _train(run, model, list(model.parameters()), _loss_of(model), MIX, _steady, saved, share=rate)
     freeze(model.eval(), out, seed)
+    return model
+
+
+def _settled(folder: Path) -> AutoencoderTAEHV:
+    """The model of a folder as it is while it trains: without what normalises its latents.
+
+    Raises:
+        FileNotFoundError: there is no autoencoder in the folder.
+    """
+    if not (folder / "autoencoder").exists():
+        raise FileNotFoundError(f"{folder / 'autoencoder'} does not exist; name a folder that holds an autoencoder.")
+    settled = AutoencoderTAEHV.from_pretrained(folder / "autoencoder")
+    model = AutoencoderTAEHV(**(_shape(settled) | {"latents_mean": None, "latents_std": None}))
+    model.load_state_dict(settled.state_dict())
     return model
 
 
