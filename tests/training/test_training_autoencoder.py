@@ -96,7 +96,7 @@ def test_a_settled_model_is_trained_further_without_its_statistics_and_the_curve
     arguments = ["--out", str(tmp_path / "next"), "--start_from", str(tmp_path / "first"), "--steps"]
     assert main(["autoencoder", *arguments, "2"]) == 0
     moved, fresh = (
-        sum(float((a - b).abs().sum()) for a, b in zip(_weights(path), settled.parameters(), strict=True))
+        sum(float((a - b).detach().abs().sum()) for a, b in zip(_weights(path), settled.parameters(), strict=True))
         for path in (tmp_path / "next", _fresh(tmp_path / "fresh", shape))
     )
     assert 0 < moved < 0.1 * fresh
