@@ -2,9 +2,8 @@
 
 Both autoencoders see the same world, so that a token's old latents are nearly a linear function of its new ones: the
 first layer is the old one behind that function, and what is left over goes into the residual stream in directions of
-its own. Where a number of the old latents is a mean of many new ones, there is less noise in it than there was: what is
-read of the time is moved to where the picture was as noisy as it is now. The last layer is the best linear one for what
-then comes out of the blocks. All three are least squares, with a little ridge.
+its own. The last layer is the best linear one for what then comes out of the blocks. Both are least squares, with a
+little ridge.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
-from models.wan import CausalWanTransformer3DModel, time_sinusoid
+from models.wan import CausalWanTransformer3DModel
 from training import world
 from training.data import Shelf, Shelves, render_film
 from training.run import autocast, step_seed
@@ -32,7 +31,8 @@ FILMS, PICTURES, BATCHES = 12, 96, 64
 RIDGE = 1e-3
 """Over the mean square of what is fitted on."""
 REST = 1.0
-"""Size of what the old latents do not hold, over that of what they do, in the residual stream."""
+"""Size of what the old latents do not hold, over that of what they do, in the residual stream: what the blocks do not
+know how to use is carried through them all the same, the noise above all."""
 
 
 @torch.no_grad()
@@ -47,30 +47,17 @@ def align(model: Denoiser, shelves: Shelves, source: Path, seed: int, size: int)
         size: windows in a batch.
 
     Returns:
-        How much of the old latents the first layer finds in the new ones ("read"), of what was said of a time at a
-        time now ("told"), and of the flow the last layer finds in the blocks' output ("written"), as shares of the
-        variance; and the noise in what is read, over that in the latents ("noise").
+        How much of the old latents the first layer finds in the new ones ("read"), and of the flow the last one in
+        the blocks' output ("written"), as shares of the variance.
     """
     before, seen = (source / part for part in BEHIND)
     embedding = CausalWanTransformer3DModel.from_pretrained(before).patch_embedding.float()
-    found, gain = read_alike(model, shelves, embedding, AutoencoderTAEHV.from_pretrained(seen).eval(), seed)
-    told = move_time(model, gain)
-    written = write_best(model, shelves, seed, size)
-    return {
-        name: round(value, 4)
-        for name, value in {"read": found, "noise": gain, "told": told, "written": written}.items()
-    }
+    found = read_alike(model, shelves, embedding, AutoencoderTAEHV.from_pretrained(seen).eval(), seed)
+    return {"read": round(found, 4), "written": round(write_best(model, shelves, seed, size), 4)}
 
 
-def read_alike(
-    model: Denoiser, shelves: Shelves, before: nn.Conv3d, autoencoder: AutoencoderTAEHV, seed: int
-) -> tuple[float, float]:
-    """Let the first layer put into the residual stream what the old one put there for the same picture.
-
-    Returns:
-        The share of the old latents' variance that it finds, and the spread of noise in what it reads over that in the
-        latents.
-    """
+def read_alike(model: Denoiser, shelves: Shelves, before: nn.Conv3d, autoencoder: AutoencoderTAEHV, seed: int) -> float:
+    """Let the first layer put into the residual stream what the old one put there for the same picture."""
     rng = step_seed(seed, 0, "align")
     new, old = [], []
     for shelf, count in ((shelves[0], FILMS), (shelves[2], PICTURES)):
@@ -91,26 +78,10 @@ def read_alike(
     places = nn.init.orthogonal_(torch.empty(len(matrix), len(others)), generator=generator)
     much = REST * alike.norm() / len(reading) ** 0.5
     embedding = model.transformer.patch_embedding
+    assert embedding.bias is not None
+    assert before.bias is not None
     embedding.weight.copy_((alike + much * places @ others).view_as(embedding.weight))
     embedding.bias.copy_(before.bias + matrix @ rest)
-    return explained, float(reading.square().sum(dim=1).mean().sqrt())
-
-
-def move_time(model: Denoiser, gain: float) -> float:
-    """Let what is read of a noise level s be what was read of the one that is as noisy with `gain` times the noise.
-
-    Returns:
-        The share of the variance of what was read that the moved layer says.
-    """
-    layer, wide = model.transformer.condition_embedder.time_embedder.linear_1, model.transformer.config["freq_dim"]
-    now = torch.linspace(0.0, 1.0, 1501, dtype=torch.float64)
-    then = gain * now / (1.0 - now + gain * now)
-    said = layer(time_sinusoid(1000.0 * then, wide).float())
-    squares = Squares(wide, said.shape[1])
-    squares.add(time_sinusoid(1000.0 * now, wide), said)
-    solution, explained = squares.fit()
-    layer.weight.copy_(solution[:-1].T)
-    layer.bias.copy_(solution[-1])
     return explained
 
 
