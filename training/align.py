@@ -9,7 +9,7 @@ little ridge.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from training.data import Shelf, Shelves, render_film
 from training.run import autocast, step_seed
 from training.windows import Batch, draw_batch
 
-if TYPE_CHECKING:
-    from training.dit import Denoiser
+Denoiser = Any
+"""training.dit's, which imports this module."""
 
 BEHIND = ("transformer", "autoencoder")
 """Folders that an exported model has these two in."""
@@ -36,7 +36,7 @@ know how to use is carried through them all the same, the noise above all."""
 
 
 @torch.no_grad()
-def align(model: Denoiser, shelves: Shelves, source: Path, seed: int, size: int) -> dict[str, float]:
+def align(model: Denoiser, shelves: Shelves, source: Path | Denoiser, seed: int, size: int) -> dict[str, float]:
     """Set the first and the last layer of `model`, whose other layers are an older transformer's.
 
     Args:
@@ -48,8 +48,10 @@ def align(model: Denoiser, shelves: Shelves, source: Path, seed: int, size: int)
 
     Returns:
         How much of the old latents the first layer finds in the new ones ("read"), and of the flow the last one in
-        the blocks' output ("written"), as shares of the variance.
+        the blocks' output ("written"), as shares of the variance; nothing where the older autoencoder is not at hand.
     """
+    if not isinstance(source, Path) or not all((source / part).exists() for part in BEHIND):
+        return {}
     before, seen = (source / part for part in BEHIND)
     embedding = CausalWanTransformer3DModel.from_pretrained(before).patch_embedding.float()
     found = read_alike(model, shelves, embedding, AutoencoderTAEHV.from_pretrained(seen).eval(), seed)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
-from training.align import BEHIND, align
+from training.align import align
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
 from training.data import Shelves, load_shelves
@@ -269,8 +269,8 @@ def train_dit(
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
         start_from: a model, its folder or another run's to take the weights of, where `out` has no checkpoint yet;
-            of an earlier autoencoder's perhaps: then the layers that read and write latents are new, and fitted to
-            the others where that autoencoder is at hand ("new", "read" and "written" in the curve).
+            of an earlier autoencoder's perhaps: the layers that touch latents are then new and, if it is at hand,
+            fitted ("new", "read" and "written" in the curve).
         name: of the run.
         rate: times the usual learning rates.
         levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
@@ -295,21 +295,14 @@ def train_dit(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
-    fresh: list[str] = []
-    fitted: dict[str, float] = {}
+    curve = Curve(out / f"{name}.jsonl")
     if saved is None and start_from is not None:
         fresh = _start(model, start_from)
-        if fresh and isinstance(start_from, Path) and all((start_from / part).exists() for part in BEHIND):
-            fitted = align(model, shelves, start_from, seed, batch_size)
+        fitted = align(model, shelves, start_from, seed, batch_size) if fresh else {}
         ema = Ema(model, 0.999)
-    curve = Curve(out / f"{name}.jsonl")
-    if saved is None and isinstance(start_from, Path):
-        curve.add(
-            started_from=start_from.name,
-            note="weights alone, without optimiser moments: warms up again",
-            **({"new": fresh} if fresh else {}),
-            **fitted,
-        )
+        if isinstance(start_from, Path):
+            note = "weights alone, without optimiser moments: warms up again"
+            curve.add(started_from=start_from.name, note=note, **({"new": fresh} if fresh else {}), **fitted)
     curve.add(
         films=len(films.films),
         beginnings=len(beginnings.films),

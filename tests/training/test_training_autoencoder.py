@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
-from training import autoencoder, crops, pack, reconstruction, run, world
+from training import autoencoder, crops, inherit, pack, reconstruction, run, world
 from training.__main__ import main
 from training.run import step_seed
 
@@ -88,7 +88,7 @@ def test_a_settled_model_is_trained_further_without_its_statistics_and_the_curve
 ) -> None:
     shape = {**autoencoder.CONFIG, "latent_channels": 5}
     settled = autoencoder.train_autoencoder(tmp_path / "first", steps=30, config=shape)
-    begun = autoencoder._settled(tmp_path / "first")
+    begun = inherit.unsettled(tmp_path / "first" / "autoencoder")
     assert begun.config["latents_mean"] is None
     assert begun.config["latents_std"] is None
     assert _same(list(begun.parameters()), list(settled.parameters()))
