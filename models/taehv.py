@@ -277,25 +277,26 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         pixels = self.unfold(raw)[:, self.time_scale - 1 if seen == 0 else 0 :].clamp(0.0, 1.0)
         return pixels, [state[0] + latents.shape[1], *memory]
 
-    def encode_stream(self, pixels: Tensor, state: State) -> tuple[Tensor, State]:
+    def encode_stream(self, pixels: Tensor, state: State, *, shrunk: bool = False) -> tuple[Tensor, State]:
         """Encode the next pixel frames of a stream.
 
         Args:
             pixels: (B, T, 3, H, W) in 0..1; T = 1 + 4n in the first call, 4n in every later one.
             state: from `init_encode_state` or the last call; it is not modified.
+            shrunk: as of `encode`.
 
         Returns:
             Normalised latents (B, F, C, h, w), one for the very first frame and one for each group of four, and the
             new state.
         """
-        self._check_pixels(pixels, self.spatial_scale)
+        self._check_pixels(pixels, self.spatial_scale // (self.encoder_shrink if shrunk else 1))
         seen, frames = int(state[0]), pixels.shape[1]
         if seen == 0:
             pixels = torch.cat([pixels[:, :1].expand(-1, self.time_scale - 1, -1, -1, -1), pixels], dim=1)
         if pixels.shape[1] % self.time_scale:
             want = f"1 + a multiple of {self.time_scale}" if seen == 0 else f"a multiple of {self.time_scale}"
             raise ValueError(f"This call of encode_stream takes {want} pixel frames, got {frames}.")
-        latents, memory = _run(self.encoder, self.fold(pixels.to(self.dtype)), state[1:])
+        latents, memory = _run(self.encoder, self.fold(pixels.to(self.dtype), shrunk=shrunk), state[1:])
         return self._normalise(latents), [state[0] + frames, *memory]
 
     def unnormalised(self, latents: Tensor) -> Tensor:

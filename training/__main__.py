@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--start_from",
         type=Path,
-        help="go on from this model's or run's weights (dit, ablation) and autoencoder (data), or blend with them, "
-        "or look at them; unpack: the folder to unpack",
+        help="go on from this model's or run's weights (dit, ablation) and autoencoder (autoencoder, data), or blend "
+        "with them, or look at them; unpack: the folder to unpack",
     )
     parser.add_argument(
         "--share", type=float, default=SHARE, help="of the new weights in a blend with --start_from (%(default)s)"
@@ -107,7 +107,8 @@ def run(stage: str, options: argparse.Namespace) -> None:
     """One stage with a person's options."""
     minutes = None if options.steps else (options.minutes or MINUTES.get(stage))
     if stage in ("autoencoder", "cooldown"):
-        train = autoencoder.train_autoencoder if stage == "autoencoder" else autoencoder.cool_autoencoder
+        first = stage == "autoencoder"
+        train = autoencoder.train_autoencoder if first else autoencoder.cool_autoencoder
         train(
             options.out,
             seed=options.seed,
@@ -115,6 +116,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
             minutes=minutes,
             device=options.device,
             rate=options.rate,
+            **({"start_from": options.start_from} if first else {}),
         )
     elif stage == "decoder":
         autoencoder.train_decoder(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV, MemBlock
 from training.crops import render_batch
+from training.inherit import UNSETTLED, shape_of, unsettled
 from training.muon import Muon
 from training.reconstruction import figures, local_edges, moving, psnr, save_page
 from training.run import (
@@ -63,8 +64,7 @@ CRISP_WEIGHT = 1.5  # while a model settles; before that it has better to learn
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
-HELD_OUT_CLIPS, HELD_OUT_FRAMES = 8, 33
-JUDGED = 3  # a run is judged on them with every third checkpoint, which takes as long as some twenty steps
+HELD_OUT_CLIPS, HELD_OUT_FRAMES, JUDGED = 8, 33, 3  # judged with every third checkpoint: it costs some twenty steps
 
 
 @torch.no_grad()
@@ -130,6 +130,7 @@ def train_autoencoder(
     device: str = "cpu",
     config: dict[str, Any] | None = None,
     rate: float = 1.0,
+    start_from: Path | None = None,
     log_every: int = 20,
     save_every: int = 100,
 ) -> AutoencoderTAEHV:
@@ -145,13 +146,18 @@ def train_autoencoder(
         device: "cpu" or "cuda".
         config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
         rate: times the usual rates of learning.
+        start_from: folder of a settled model to take weights and shape of, where `out` has no checkpoint yet.
         log_every: steps between lines of the curve.
         save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
     saved = load_checkpoint(out / "autoencoder.pt")
-    model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
-    if saved is None:
+    if saved is None and start_from is not None:
+        model = unsettled(start_from / "autoencoder").to(device)
+        Curve(out / "autoencoder.jsonl").add(started_from=start_from.name, note=UNSETTLED)
+    else:
+        model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
+    if saved is None and start_from is None:
         initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
     run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
     _train(run, model, list(model.parameters()), _loss_of(model), MIX, _steady, saved, share=rate)
@@ -330,7 +336,7 @@ def _train(
         return {"step": clock.step, **after, "seconds": seconds, "processor": processor}
 
     def save() -> None:
-        state = {**so_far(), "config": _shape(model), "model": model.state_dict(), "ema": ema.state_dict()}
+        state = {**so_far(), "config": shape_of(model), "model": model.state_dict(), "ema": ema.state_dict()}
         save_checkpoint(run.out / f"{run.name}.pt", {**state, "optimizers": [o.state_dict() for o in optimizers]})
 
     while not clock.done:
@@ -353,16 +359,12 @@ def _train(
         if clock.step % run.save_every == 0:
             save()
         if clock.step % (JUDGED * run.save_every) == 0:
-            judge = AutoencoderTAEHV(**_shape(model)).to(device).eval()
+            judge = AutoencoderTAEHV(**shape_of(model)).to(device).eval()
             judge.load_state_dict(ema.state_dict())
             curve.add(**so_far(), **held_out(judge, page))
     save()
     model.load_state_dict(ema.state_dict())
     curve.add(**so_far(), **held_out(model.eval(), page))
-
-
-def _shape(model: AutoencoderTAEHV) -> dict[str, Any]:
-    return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 
 def _latent_shape(model: AutoencoderTAEHV, pixels: Tensor) -> tuple[int, ...]:

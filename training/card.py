@@ -54,7 +54,7 @@ colour, shape and scene follow the prompt, and the motion only in part.
 
 | stage | what | length |
 |---|---|---|
-| autoencoder | fresh clips of the world, Muon | {autoencoder_steps} steps, {autoencoder_minutes} min |
+| autoencoder | fresh clips of the world, Muon | {encoded} |
 | data | films of 81 pixel frames, half of them with a prompt switch | {films} films |
 | data | the first 9 pixel frames of other films | {beginnings} films |
 | data | the first frame of others, nine of every scene | {pictures} pictures |
@@ -62,7 +62,7 @@ colour, shape and scene follow the prompt, and the motion only in part.
 | transformer, text | flow matching on all of these | {transformer_steps} steps, {transformer_minutes} min |
 {distilled}
 {remarks}All on one machine ({machine}) that other work shared.
-On clips that training never drew, the autoencoder reconstructs at {autoencoder_held_out_psnr_db} dB PSNR, with {edges}
+On clips that training never drew, the autoencoder reconstructs at {decibels} dB PSNR, with {edges}
 of the edges (mean absolute Laplacian, over the truth's).
 The transformer's training loss, mean of its last lines: {transformer_loss}.
 
@@ -119,9 +119,13 @@ def readme(card: dict[str, Any], words: int) -> str:
         share, before = card["training"]["blend_share"], card["training"]["blend_before"]
         values["distilled"] += f"| blend | {share:.0%} of the weights so made, the rest version {before}'s | |\n"
     channels, height, width = card["latent_frame"]
-    edges = card["training"]["autoencoder_held_out_edges"]
+    steps, minutes, edges, decibels = (
+        card["training"][f"autoencoder_{name}"] for name in ("steps", "minutes", "held_out_edges", "held_out_psnr_db")
+    )
     values |= {
         "latents": f"{channels} channels of {height} x {width}",
+        "encoded": "an earlier run's" if steps is None else f"{steps} steps, {minutes} min",
+        "decibels": "unmeasured" if decibels is None else decibels,
         "edges": "an unmeasured share" if edges is None else f"{edges:.0%}",
         "size": " x ".join(str(side) for side in card["sizes"][0]),
         "chunk": " or ".join(str(chunk) for chunk in card["chunk"]),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
+from training.align import align
 from training.attention import TrainingAttnProcessor
 from training.captions import vocabulary
 from training.data import Shelves, load_shelves
@@ -143,6 +144,13 @@ class Denoiser(nn.Module):
             history = torch.where(counts, painted, batch.latents)
         return history
 
+    @staticmethod
+    def way(batch: Batch, noisy: Tensor, noise: Tensor) -> Tensor:
+        """The flow to the clean film, from wherever the noisy one is; finite where it does not count."""
+        if batch.under is None:
+            return noise - batch.latents
+        return (noisy - batch.latents) / batch.sigma[..., None, None, None].clamp_min(1e-3)
+
     def loss(
         self, batch: Batch, noise: Tensor, shake: Tensor, tokens: Tensor, teach: Teach | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -162,10 +170,7 @@ class Denoiser(nn.Module):
             history = self._own_history(batch, history, tokens)
         under = clean if batch.under is None else batch.under
         noisy = torch.where(sigma > 0, (1.0 - sigma) * under + sigma * noise, history)
-        if teach is not None:
-            target = teach(batch, noisy, history, tokens)
-        else:  # the way to the clean film, from wherever the noisy one is; finite where it does not count
-            target = noise - clean if batch.under is None else (noisy - clean) / sigma.clamp_min(1e-3)
+        target = teach(batch, noisy, history, tokens) if teach is not None else self.way(batch, noisy, noise)
         error = self.flow(batch, noisy, batch.sigma, history, tokens) - target
         square = error.square().mean(dim=2)
         focused = (square * batch.focus).mean(dim=(2, 3))
@@ -264,8 +269,8 @@ def train_dit(
         look: called with the averaged model and the step every so often, to draw sample pictures.
         look_minutes: minutes of training between calls of `look`.
         start_from: a model, its folder or another run's to take the weights of, where `out` has no checkpoint yet;
-            of an earlier autoencoder's perhaps: then the layers that read and write latents are new ("new" in the
-            curve).
+            of an earlier autoencoder's perhaps: the layers that touch latents are then new and, if it is at hand,
+            fitted ("new", "read" and "written" in the curve).
         name: of the run.
         rate: times the usual learning rates.
         levels: the sampler's noise levels if it is to be trained for these alone, as of `draw_batch`.
@@ -290,17 +295,14 @@ def train_dit(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         clock.step, clock.seconds_before = saved["step"], saved["seconds"]
-    fresh: list[str] = []
+    curve = Curve(out / f"{name}.jsonl")
     if saved is None and start_from is not None:
         fresh = _start(model, start_from)
+        fitted = align(model, shelves, start_from, seed, batch_size) if fresh else {}
         ema = Ema(model, 0.999)
-    curve = Curve(out / f"{name}.jsonl")
-    if saved is None and isinstance(start_from, Path):
-        curve.add(
-            started_from=start_from.name,
-            note="weights alone, without optimiser moments: warms up again",
-            **({"new": fresh} if fresh else {}),
-        )
+        if isinstance(start_from, Path):
+            note = "weights alone, without optimiser moments: warms up again"
+            curve.add(started_from=start_from.name, note=note, **({"new": fresh} if fresh else {}), **fitted)
     curve.add(
         films=len(films.films),
         beginnings=len(beginnings.films),

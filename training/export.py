@@ -61,6 +61,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
     curves = {name: _curve(out / f"{name}.jsonl") for name in names}
     drawn = curves["decoder"] or curves["cooldown"] or curves["autoencoder"]
     held_out = _newest(drawn, "held_out_psnr")
+    encoded = dict(_length(curves["autoencoder"]))  # nothing where the run was given its autoencoder
     tokens = math.prod(world.SIZE // autoencoder.spatial_scale // denoiser.patch for _ in range(2))
     few = (out / "distil.pt").exists()
     saved = load_checkpoint(out / "dit.pt") or {}
@@ -93,8 +94,8 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
         "training": {
             "seed": 0,
             "dropped_prompts": USUAL.dropped,
-            "autoencoder_steps": curves["autoencoder"][-1]["step"],
-            "autoencoder_minutes": round(curves["autoencoder"][-1]["seconds"] / 60, 1),
+            "autoencoder_steps": encoded.get("steps"),
+            "autoencoder_minutes": encoded.get("minutes"),
             "autoencoder_held_out_edges": _newest(drawn, "held_out_edges"),
             "autoencoder_held_out_psnr_db": None if held_out is None else round(held_out, 2),
             **{kind: _newest(curves["dit"], kind) for kind in ("films", "beginnings", "pictures", "turns")},

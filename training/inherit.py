@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from models.taehv import AutoencoderTAEHV
 from models.text import TextEncoder
 from models.wan import CausalWanTransformer3DModel
 
 READINGS = ("outline.", "course.")
 """Layers that only training has."""
+UNSETTLED = "weights alone, without optimiser moments and latent statistics: warms up again"
+"""What the curve of an autoencoder says that began so."""
 TABLE = "text_encoder.embedding.weight"
 
 
@@ -49,3 +53,22 @@ def inherit(model: nn.Module, model_words: Sequence[str], state: dict[str, Tenso
     fresh = sorted(name for name, value in given.items() if value.shape != own[name].shape)
     model.load_state_dict({name: value if name in fresh else given.get(name, value) for name, value in own.items()})
     return fresh
+
+
+def shape_of(model: AutoencoderTAEHV) -> dict[str, Any]:
+    """What makes another autoencoder like this one."""
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
+
+
+def unsettled(folder: Path) -> AutoencoderTAEHV:
+    """An autoencoder in diffusers format as it was while it trained: without what normalises its latents.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist; name a folder that holds an autoencoder.")
+    settled = AutoencoderTAEHV.from_pretrained(folder)
+    model = AutoencoderTAEHV(**(shape_of(settled) | {"latents_mean": None, "latents_std": None}))
+    model.load_state_dict(settled.state_dict())
+    return model

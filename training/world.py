@@ -293,11 +293,21 @@ def render_switch(
         before, after = _path(switch.first, clock), _path(switch.second, clock)
         paths.append((np.where(late, after[0], before[0]), np.where(late, after[1], before[1])))
         shares.append(np.clip((clock - switch.frame + 1) / (switch.fade + 1), 0, 1))
-    where = torch.device(device)
-    film = _render([switch.first for switch in switches], paths, clocks, size, where)
-    after = _render([switch.second for switch in switches], paths, clocks, size, where)
-    share = torch.tensor(np.stack(shares), dtype=torch.float32, device=where)
-    return film.lerp_(after, share[:, :, None, None, None])
+    where, share = torch.device(device), np.stack(shares)
+    old, new = (share < 1).any(axis=0), (share > 0).any(axis=0)  # what is not to be seen is not painted
+    film = torch.zeros(len(switches), frames, 3, size, size, device=where)
+    if old.any():
+        film[:, old] = _render([switch.first for switch in switches], _at(paths, old), clocks[:, old], size, where)
+    if new.any():
+        after = _render([switch.second for switch in switches], _at(paths, new), clocks[:, new], size, where)
+        much = torch.tensor(share[:, new], dtype=torch.float32, device=where)
+        film[:, new] = film[:, new].lerp_(after, much[:, :, None, None, None])
+    return film
+
+
+def _at(paths: Sequence[tuple[np.ndarray, np.ndarray]], frames: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Some frames of paths."""
+    return [(centre[frames], stretch[frames]) for centre, stretch in paths]
 
 
 def switch_positions(switch: Switch, frames: int, start: int = 0) -> np.ndarray:

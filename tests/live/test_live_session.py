@@ -324,25 +324,25 @@ def test_a_refresh_neither_ends_a_hold_nor_a_blend_and_gives_way_to_a_prompt(sta
     course = stage.open().schedule
     course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
     course.line_up([QueueItem(id="next", prompt="a blue bird", hold=60.0)], 0.0)
-    assert course.turn(4).controls.transition == Transition("soft", 3)
+    assert course.plan(4).controls.transition == Transition("soft", 3)
     due = course.queued_start(0)
     course.refresh(6)
     assert not course.waits
     course.refresh(7)
-    turn = course.turn(7)
+    turn = course.plan(7)
     assert in_words(turn.controls.prompt) == "a grey wolf"
     assert turn.controls.transition == Transition()
     assert course.queued_start(0) == due
     course.refresh(8)
     course.say("a green frog", Transition(), None, Receipt("frog", 0.0))
-    turn = course.turn(8)
+    turn = course.plan(8)
     assert (turn.controls.prompt, [receipt.id for receipt in turn.receipts]) == ("a green frog", ["frog"])
 
 
 def test_the_track_shows_how_far_a_soft_transition_goes(stage: Stage) -> None:
     course = stage.open().schedule
     course.say("a grey wolf", Transition("soft", 3), 10.0, Receipt("wolf", 0.0))
-    course.turn(4)
+    course.plan(4)
     start = stage.engine._shared.model.rhythm.start_frame
     assert [(span.kind, span.begin, span.end) for span in course.spans()] == [
         ("past", 0, start(4)),
@@ -350,7 +350,7 @@ def test_the_track_shows_how_far_a_soft_transition_goes(stage: Stage) -> None:
         ("now", start(7), None),
     ]
     course.say("a blue bird", Transition(), None, Receipt("bird", 0.0))
-    course.turn(6)
+    course.plan(6)
     assert [(span.kind, span.begin, span.end) for span in course.spans()][1:] == [
         ("transition", start(4), start(6)),  # it did not come to its end
         ("now", start(6), None),

@@ -18,7 +18,7 @@ from app.live.admission import Busy
 from app.live.messages import Do
 from app.live.quota import NoRoom
 from app.live.recording import WAITING_BYTES, Ended, Recording
-from app.live.status import ended_of
+from app.live.status import ended
 from app.live.worker import Worker
 from app.record.session_log import LOG, read_log
 from tests.live_tiny import FPS, Stage, problems, watched
@@ -148,7 +148,7 @@ def test_a_recording_that_never_had_room_leaves_no_file_and_says_so(tmp_path: Pa
         assert isinstance(told[1], NoRoom)
         return
     assert told == [Ended("recording.mp4", 0, "size", "The files of this film have reached 1 MB."), None]
-    assert ended_of(told[0], 120.0).action == "There is no file of it."
+    assert ended(told[0], 120.0).action == "There is no file of it."
 
 
 @pytest.mark.parametrize("at", ["begin", "first frame"])

@@ -376,7 +376,7 @@ rhythms = st.builds(Rhythm, st.integers(1, 7), st.integers(1, 7))
 
 @given(rhythms, st.integers(0, 5000), st.floats(1, 60))
 def test_a_place_is_the_same_moment_in_every_unit(rhythm: Rhythm, frame: int, fps: float) -> None:
-    place = Timeline(fps, rhythm, frame + 1).place(frame)
+    place = Timeline(fps, rhythm, frame + 1).timecode(frame)
     assert frame in pixel_range(place.latent)
     assert rhythm.start(place.chunk) <= place.latent < rhythm.start(place.chunk + 1)
     assert place.second == pytest.approx(frame / fps, abs=1e-6)

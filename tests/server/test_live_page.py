@@ -879,7 +879,7 @@ def test_every_word_of_the_scenes_is_known_to_the_embedded_model() -> None:
 
 
 def test_the_page_asks_no_other_server_for_anything() -> None:
-    texts = [path.read_text(encoding="utf-8") for path in STATIC.iterdir()]
+    texts = [path.read_text(encoding="utf-8") for path in STATIC.iterdir() if path.suffix != ".jpg"]
     assert len(texts) > 6
     assert not any(re.search(r"(https?:)?//[a-z]+\.[a-z]|@import|url\(", text) for text in texts)
 

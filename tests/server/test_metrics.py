@@ -13,11 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from app.live.frame_header import JPEG
 from app.live.messages import Applied, Done
+from app.live.player import LiveFrame
 from app.server.metrics import ServerMetrics
 from app.server.routes import make_app
 from app.server.viewers import SocketViewer
-from tests.live_doubles import SECRET, Frame, PaintedEngine, until
+from tests.live_doubles import SECRET, PaintedEngine, until
 from tests.live_tiny import Stage, Watcher
 
 SOCKET = "ws://localhost/v1/realtime/video"
@@ -69,7 +71,7 @@ def test_a_prompt_and_the_age_of_a_frame_are_measured_when_they_are_sent() -> No
 
     async def work() -> None:
         viewer = SocketViewer(figures=measured)
-        viewer.offer(Frame(b"jpeg", 0, 0, 0.0, made=time.time() - 0.15))  # type: ignore[arg-type]
+        viewer.offer(LiveFrame(b"jpeg", JPEG, True, 0, 0, 0, 0.0, made=time.time() - 0.15))
         sending = asyncio.create_task(viewer.send_to(Link()))
         while not figures(measured.exposition().decode())["frames_sent_total"]:
             await asyncio.sleep(0.01)

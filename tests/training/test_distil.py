@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import training.export
 from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import autoencoder, data, dit, windows
@@ -157,6 +158,21 @@ def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(
     dit.Denoiser(["zebra"]).text_encoder.save_pretrained(tmp_path / "old" / "text_encoder")
     with pytest.raises(ValueError, match="other words"):
         blend(tmp_path, tmp_path / "old", 0.5)
+
+
+def test_a_model_behind_an_autoencoder_that_was_given_is_exported_and_says_so(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.export, "drift_spreads", lambda: [1.0] * 5)
+    fake_data(tmp_path)
+    AutoencoderTAEHV(**SMALL_AE).save_pretrained(tmp_path / "autoencoder")
+    dit.train_dit(tmp_path, steps=1, log_every=1, batch_size=1)
+    card = export(tmp_path, tmp_path / "made")
+    assert card["training"]["autoencoder_steps"] is None
+    assert card["training"]["autoencoder_held_out_psnr_db"] is None
+    page = (tmp_path / "made" / "README.md").read_text()
+    assert "| an earlier run's |" in page
+    assert "at unmeasured dB PSNR" in page
 
 
 def test_decoder_learns_while_the_encoder_stays_and_a_killed_run_goes_on(

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.taehv import AutoencoderTAEHV
+from tests import small_recipe
 from tests.small_recipe import noise_shelves
 from training import data, windows, world
 from training.mix import USUAL
@@ -249,6 +251,17 @@ def test_turns_of_one_history_differ_in_a_look_or_in_all_else_and_none_is_held_o
         looks.add(look)
         assert not any(world.is_held_out(s.color, s.shape, s.motion, s.scene) for s in (old, changed, kept, new))
     assert looks == set(data.LOOK)
+
+
+def test_turns_are_encoded_as_the_films_that_they_are(small: None) -> None:
+    torch.manual_seed(0)
+    model = AutoencoderTAEHV(**small_recipe.SMALL_AE).eval()
+    turns = data.draw_turns(np.random.default_rng(1))
+    with torch.no_grad():
+        together = data._encode(turns, model)
+        alone = [model.encode(data.render_film(film)[None], pad="start") for film in turns]
+    assert together.shape == (data.CORNERS, data.TURN, 8, 24, 24)
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_turns_ask_behind_clean_history_and_how_far_a_look_has_gone(films: list[data.Film]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
-from training import autoencoder, crops, pack, reconstruction, run, world
+from training import autoencoder, crops, inherit, pack, reconstruction, run, world
 from training.__main__ import main
 from training.run import step_seed
 
@@ -83,6 +83,36 @@ def test_a_run_that_goes_on_keeps_the_shape_it_began_with(
     assert autoencoder.cool_autoencoder(tmp_path, steps=2).config["latent_channels"] == 5
 
 
+def test_a_settled_model_is_trained_further_without_its_statistics_and_the_curve_says_so(
+    tmp_path: Path, smooth: None
+) -> None:
+    shape = {**autoencoder.CONFIG, "latent_channels": 5}
+    settled = autoencoder.train_autoencoder(tmp_path / "first", steps=30, config=shape)
+    begun = inherit.unsettled(tmp_path / "first" / "autoencoder")
+    assert begun.config["latents_mean"] is None
+    assert begun.config["latents_std"] is None
+    assert _same(list(begun.parameters()), list(settled.parameters()))
+
+    arguments = ["--out", str(tmp_path / "next"), "--start_from", str(tmp_path / "first"), "--steps"]
+    assert main(["autoencoder", *arguments, "2"]) == 0
+    moved, fresh = (
+        sum(float((a - b).detach().abs().sum()) for a, b in zip(_weights(path), settled.parameters(), strict=True))
+        for path in (tmp_path / "next", _fresh(tmp_path / "fresh", shape))
+    )
+    assert 0 < moved < 0.1 * fresh
+    first, *_ = [json.loads(line) for line in (tmp_path / "next" / "autoencoder.jsonl").read_text().splitlines()]
+    assert first["started_from"] == "first"
+    assert "warms up again" in first["note"]
+    assert main(["autoencoder", *arguments, "4"]) == 0  # goes on with its own checkpoint and says nothing more
+    assert (tmp_path / "next" / "autoencoder.jsonl").read_text().count("started_from") == 1
+    assert AutoencoderTAEHV.from_pretrained(tmp_path / "next" / "autoencoder").config["latents_std"] is not None
+
+
+def _fresh(path: Path, shape: dict[str, object]) -> Path:
+    autoencoder.train_autoencoder(path, steps=2, config=shape, seed=1)
+    return path
+
+
 def test_a_cooldown_makes_a_model_and_leaves_the_run_as_it_was(
     tmp_path: Path, smooth: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +152,7 @@ def test_a_cooldown_settles_what_a_steady_rate_keeps_shaking(tmp_path: Path, smo
     [
         (["cooldown"], "run `python -m training autoencoder` first"),
         (["look"], "run `python -m training cooldown` first"),
+        (["autoencoder", "--start_from", "nowhere"], "name a folder that holds an autoencoder"),
         (["pack", "--run", "dit"], "there is no run of that name"),
         (["unpack"], "say with --start_from which folder"),
         (["unpack", "--start_from", "nowhere"], "holds no packed run autoencoder"),

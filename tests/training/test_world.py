@@ -233,6 +233,9 @@ def test_a_switch_dissolves_and_leaves_alone_what_stays() -> None:
     light = night[:, :, 2:8, 2:8].mean((1, 2, 3))
     assert light[9] - light[17] > 0.4
     assert (light[9:17].diff() < 0).all()
+    for begin, frames in ((0, 10), (12, 6), (17, 7)):  # before, within and behind
+        window = render_switch([Switch(SPEC, second, 10, 6)], frames, start=begin, size=SIDE)[0]
+        assert torch.allclose(window, film[begin : begin + frames], atol=1e-6)
     cut = render_switch([Switch(SPEC, second, 10, 0)], 24, size=SIDE)[0]
     assert torch.equal(cut[10], render([second], 1, start=10, size=SIDE)[0, 0])
 

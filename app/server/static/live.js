@@ -22,7 +22,7 @@ class Live {
       onState: (state, wait) => this.linkState(state, wait),
     });
     this.advice = new Advice(this);
-    if (facts.poster) this.$("waiting").style.backgroundImage = `url(${facts.poster})`;
+    if (facts.poster) this.$("waiting").prepend(make("img", { src: facts.poster, alt: "" }));
     this.said = new Said(this.$("prompt"));
     this.words = new Words(this, this.$("prompt"), this.$("echo"));
     this.knows = {};
@@ -482,7 +482,7 @@ class Live {
   }
 
   waiting(text) {
-    this.$("waiting").textContent = text;
+    this.$("waiting").lastChild.textContent = text;
     this.$("waiting").hidden = false;
   }
 
