@@ -22,6 +22,7 @@ from training import world
 from training.card import readme
 from training.distil import GUIDANCE, STEPS
 from training.dit import TRANSFORMER, Denoiser, load_denoiser
+from training.meanings import glossary
 from training.mix import USUAL
 from training.noise import SHIFT
 from training.run import load_checkpoint, step_seed
@@ -36,6 +37,7 @@ def export(out: Path, target: Path) -> dict[str, Any]:
     """Write the three components and both cards of the run in `out` to `target`; returns the card for code."""
     denoiser, autoencoder = load_denoiser(out, newest(out)), AutoencoderTAEHV.from_pretrained(out / "autoencoder")
     denoiser.transformer.to(torch.bfloat16).save_pretrained(target / "transformer")
+    denoiser.text_encoder.glossary = glossary()
     denoiser.text_encoder.to(torch.bfloat16).save_pretrained(target / "text_encoder")
     autoencoder.to(torch.bfloat16).save_pretrained(target / "autoencoder")
     for config in target.glob("*/config.json"):  # diffusers notes the folder a model came from

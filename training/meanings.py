@@ -2,7 +2,7 @@
 
 The table is meanings.json beside this file. Its `meanings` are a known word or phrase and, a language each, the words
 that mean it; `rot~` stands for the word with the language's own `endings`, of which `-` is none. `nothing` are words
-that say nothing of a picture, so that nobody misses them. `glossary` makes a flat table of it, which is saved beside the
+that say nothing of a picture, so that nobody misses them. `glossary` makes a flat table of it, saved beside the
 text encoder (models/glossary.py reads it).
 """
 
