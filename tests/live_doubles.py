@@ -15,7 +15,20 @@ from pydantic import BaseModel
 
 from app.live.engine import Busy
 from app.live.frame_header import JPEG
-from app.live.messages import Accepted, Applied, Do, Done, Hello, Problem, PromptUpdate, Saved, SessionStart, Stop
+from app.live.messages import (
+    Accepted,
+    Applied,
+    Do,
+    Done,
+    Hello,
+    LookUp,
+    Problem,
+    PromptUpdate,
+    Saved,
+    SessionStart,
+    Stop,
+    Words,
+)
 from app.live.player import LiveFrame, Viewer
 from app.server.doors import Doors
 from app.server.main import find_place, server_config
@@ -68,6 +81,12 @@ class PaintedSession:
             model="painted",
             chunk_frames=12,
             paused=self.state == "paused",
+            knows={
+                "shapes": ["ball", "star"],
+                "colours": ["red"],
+                "scenes": ["sea"],
+                "words": ["ball", "star", "sunset"],
+            },
         )
 
     def submit(self, message: BaseModel, viewer: Viewer) -> None:
@@ -78,10 +97,13 @@ class PaintedSession:
         elif isinstance(message, Do) and message.action == "snapshot":
             (self.folder / "snap.jpg").write_bytes(jpeg())
             self.tell(Saved(kind="snapshot", name="snap.jpg"))
+        elif isinstance(message, LookUp):
+            self.tell(Words(id=message.id, unknown={"cat": []} if "cat" in message.prompt else {}))
         elif isinstance(message, PromptUpdate):
             if "xyzzy" in str(message.prompt):
                 raise ValueError("the prompt has a word that nobody knows")
-            self.tell(Accepted(id=message.id, chunk=2, at=time.time()))
+            unknown: dict[str, list[str]] = {"cat": []} if "cat" in str(message.prompt) else {}
+            self.tell(Accepted(id=message.id, chunk=2, at=time.time(), unknown=unknown))
             self.tell(Applied(id=message.id, chunk=2, frame=24, t=1.5, ms=40.0))
         elif isinstance(message, SessionStart):
             self.prompt = str(message.prompt)

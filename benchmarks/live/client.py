@@ -110,7 +110,7 @@ class Server:
 
     def __init__(self, folder: Path, words: list[str]) -> None:
         self.begun = time.time()
-        command = [sys.executable, "-u", "-W", "ignore", "-m", "app", "web", "--port", "0", "--no_open"]
+        command = [sys.executable, "-u", "-W", "ignore", "-m", "app", "web", "--port", "0", "--no_open", "--no_perform"]
         folder.mkdir(parents=True, exist_ok=True)
         self.log = (folder / "log.txt").open("wb")
         self.process = psutil.Popen(
