@@ -40,6 +40,8 @@ NEEDED = (
     "pyyaml",
     "psutil",
     "filelock",
+    "opencv-python",
+    "mss",
 )
 EXTRAS = {
     "text": (("transformers", "sentencepiece", "protobuf", "ftfy"), "UMT5, the text encoder of the Wan models"),

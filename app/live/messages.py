@@ -166,7 +166,7 @@ class Do(FromClient):
 class LookUp(FromClient):
     """Tell the words of a text that the model does not know; nothing is changed."""
 
-    type: Literal["session.look_up"]
+    type: Literal["session.look_up"] = "session.look_up"
     id: Name
     prompt: Text
 

@@ -16,15 +16,33 @@ def as_data(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def system_of(preset: Preset) -> dict[str, Any]:
-    """What of a preset decides pictures; its title is for people, and says what held before any knob."""
-    return {name: value for name, value in as_data(preset).items() if name != "title"}
+FOR_PEOPLE = ("title", "fixes", "traces")
+"""What a preset says of itself that decides no picture."""
+ADDED: dict[str, Any] = {"guidance": "full", "guidance_delta": 1.0}
+"""Fields of a schedule that older records do not know, and what held before there were any."""
+
+
+def system_of(preset: Preset, *, video: bool = False) -> dict[str, Any]:
+    """What of a preset decides pictures; how a video enters only where a film is made of one."""
+    left_out = FOR_PEOPLE if video else (*FOR_PEOPLE, "video")
+    return {name: value for name, value in as_data(preset).items() if name not in left_out}
 
 
 def plain_system(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What a film's record tells of its preset; without `settle`, which older ones name and no preset ever used."""
-    cache: Any = told.get("cache")
+    """What a film's record tells of its preset, as this version would write it.
+
+    Older ones name `settle`, which no preset ever used, and do not know what was added since.
+    """
+    told = {name: value for name, value in told.items() if name not in FOR_PEOPLE}
+    cache, schedule = told.get("cache"), told.get("schedule")
     if isinstance(cache, dict):
         settings = cast("dict[str, Any]", cache)
-        told = {**told, "cache": {name: value for name, value in settings.items() if (name, value) != ("settle", None)}}
-    return dict(told)
+        told["cache"] = {name: value for name, value in settings.items() if (name, value) != ("settle", None)}
+    if isinstance(schedule, dict):
+        told["schedule"] = ADDED | cast("dict[str, Any]", schedule)
+    return told
+
+
+def same_system(told: Mapping[str, Any], preset: Preset) -> bool:
+    """Whether a film's record tells of this preset as it is now."""
+    return plain_system(told) == system_of(preset, video="video" in told)

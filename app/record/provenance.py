@@ -20,7 +20,7 @@ from app.config.settings import Layer, given_by_flags
 from app.config.table import READERS
 from app.errors import UsageMistake, printable, shorten
 from app.loading.model import rhythm_of
-from app.loading.system import as_data, plain_system, system_of
+from app.loading.system import as_data, same_system, system_of
 from app.media.mp4 import viewing_scale
 from app.record.request import SEGMENT_CHUNKS
 from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
@@ -263,11 +263,16 @@ def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:
     return replace(script, shots=tuple(kept), notes=note)
 
 
+def _number(value: object) -> float:
+    """A guidance that a log names; 1.0 where it is no number, which `knobs` refuses with its own sentence."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 1.0
+
+
 def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
     """The prompts of a session where they were on screen; a guidance that was set is written to each."""
     steps = list(shots_of(log))
     steered = any(controls.guidance_scale is not None for _, controls in steps)
-    usual = log.header.knobs.get("guidance_scale", 1.0)
+    usual = _number(log.header.knobs.get("guidance_scale", 1.0))
     shots: list[ScriptShot] = []
     before: ChunkControls | None = None
     for frame, controls in steps:
@@ -278,7 +283,7 @@ def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
                 at=Length(round(frame / log.header.fps, 6), "s"),
                 prompt=controls.prompt,
                 transition=controls.transition if changed else None,
-                parameters=(("guidance_scale", float(str(guidance))),) if steered else (),
+                parameters=(("guidance_scale", guidance),) if steered else (),
             )
         )
         before = controls
@@ -306,6 +311,6 @@ def _of_preset(config: Config) -> tuple[dict[str, Any], list[str], Rhythm | None
     except ValueError:
         return {"preset": name}, [f"Preset {name} has other settings now; those of the film are left out."], None
     notes: list[str] = []
-    if config.system and plain_system(config.system) != system_of(preset):
+    if config.system and not same_system(config.system, preset):
         notes.append(f"Preset {name} has changed since, so the film will not be quite the same.")
     return {"preset": name, **changed}, notes, rhythm_of(preset)

@@ -11,7 +11,7 @@ from app.config.lengths import Length
 from app.config.readers import check_enlarged
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.loading.model import EngineRequest, Opened, at_hand
-from app.loading.system import as_data, plain_system, system_of
+from app.loading.system import as_data, same_system, system_of
 from app.media.times import Times
 from app.record.journal import FORMAT, Header, LeftOut
 from app.record.sidecar import Config, ModelRecord, beside, library_versions, machine
@@ -87,7 +87,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         frames=timeline.frames,
         preset=preset.name,
         knobs={name: as_data(value) for name, value in knob_values(preset).items()},
-        system=system_of(preset),
+        system=system_of(preset, video=request.video is not None),
         untrained=request.engine.untrained,
         device=opened.device,
         threads=opened.threads,
@@ -175,7 +175,7 @@ def preset_of(name: str, knobs: Mapping[str, object], system: Mapping[str, objec
     except KnobError as error:
         told = shorten(printable(str(error)).rstrip("."), 200)
         raise UsageMistake(f"{where}: its settings cannot be used ({told}). Film it anew from its prompts.") from None
-    if system and plain_system(system) != system_of(preset):
+    if system and not same_system(system, preset):
         raise UsageMistake(f"{where}: preset {shown} has changed since. Use the version of Rivulet that made the film.")
     return preset
 

@@ -28,6 +28,7 @@ _MESSAGES: Mapping[str, Mapping[str, Any]] = {
         "hold": 8.5,
     },
     "queue": {"type": "session.queue", "items": [{"id": "q", "prompt": "x", "transition": {"kind": "cut"}}]},
+    "look up": {"type": "session.look_up", "id": "w1", "prompt": "a cat at sun"},
     "set": {"type": "session.set", "guidance_scale": 2.5, "steps": 4, "jpeg_quality": 80, "window": 9, "sink": 3},
     "do": {"type": "session.do", "action": "rewind", "seconds": 5, "seed": -1},
     "ack": {"type": "ack", "seq": 12},

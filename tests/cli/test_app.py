@@ -55,7 +55,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: rivulet") == 6
+    assert done.stdout.count("Usage: rivulet") == 7
     assert "--transition_chunks" in done.stdout
     assert "--transition-chunks" not in done.stdout
 

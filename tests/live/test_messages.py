@@ -22,6 +22,7 @@ GOOD: list[dict[str, Any]] = [
     {"type": "session.prompt_update", "id": "p1", "prompt": "a star", "transition": {"kind": "soft", "chunks": 4}},
     {"type": "session.prompt_update", "id": "p2", "prompt": [["a", 0.7], ["b", 0.3]], "queue": True, "hold": 8},
     {"type": "session.queue", "items": [{"id": "q", "prompt": "x", "hold": 2.5, "transition": {"kind": "cut"}}]},
+    {"type": "session.look_up", "id": "w1", "prompt": "a cat at sun"},
     {"type": "session.set", "guidance_scale": 2.5, "steps": 4, "jpeg_quality": 80, "refresh_on_drift": 0.3},
     {"type": "session.do", "action": "rewind", "seconds": 5},
     {"type": "ack", "seq": 12},

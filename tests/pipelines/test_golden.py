@@ -31,6 +31,9 @@ def forge(folder: Path, name: str, change: Change, *, sign: bool = True) -> Path
     sidecar = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     tensors = load_file(HERE / f"{name}.safetensors")
     change(tensors, sidecar)
+    if "weights_of" in sidecar:
+        other = f"{sidecar['weights_of']}.safetensors"
+        (folder / other).write_bytes((HERE / other).read_bytes())
     file = folder / f"{name}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
     if sign and "sha256" in sidecar:

@@ -40,6 +40,8 @@ MOST = 0.020
 """Seconds of processor time that one turn of the loop may take."""
 SLACK = 2.5
 """What a slow machine may take of it; a script that is read on the loop takes twenty times as much."""
+OTHERS = 0.25
+"""Processor seconds of other threads: 0.12 were seen on a slow machine; a script that is read there takes 0.5 or more."""
 ATTEMPTS = 3
 """A garbage collection may fall into one turn, not into the same of three attempts."""
 
@@ -220,10 +222,10 @@ def test_no_script_is_read_on_the_loop(name: str, server: Server) -> None:
     assert server.pulse.of(ask) < MOST * SLACK
     server.pulse.every = 0.1  # or the pulse is most of what a busy machine counts
     others = [others_of(ask)]
-    while min(others) >= 0.1 and len(others) < ATTEMPTS:
+    while min(others) >= OTHERS and len(others) < ATTEMPTS:
         others.append(others_of(ask))
     server.pulse.every = 0.001
-    assert min(others) < 0.1, "nor by another thread of the server, which would hold the interpreter"
+    assert min(others) < OTHERS, "nor by another thread of the server, which would hold the interpreter"
 
 
 def test_jobs_of_the_largest_scripts_are_made_listed_and_told(server: Server) -> None:
