@@ -41,7 +41,7 @@ MOST = 0.020
 SLACK = 2.5
 """What a slow machine may take of it; a script that is read on the loop takes twenty times as much."""
 OTHERS = 0.25
-"""Processor seconds of other threads: 0.12 were seen on a slow machine; a script that is read there takes 0.5 or more."""
+"""Processor seconds of other threads: a slow machine took 0.12; a script that is read there takes 0.5 or more."""
 ATTEMPTS = 3
 """A garbage collection may fall into one turn, not into the same of three attempts."""
 
