@@ -385,7 +385,7 @@ def test_a_receipt_says_when_the_prompt_was_taken_shown_and_where_the_time_went(
     told = receipt.locator("b").get_attribute("title")
     assert re.search(r"begins with chunk \d+\. .*denoise \d+ ms", told), told
     ms = re.search(r"\d+", receipt.locator("b").inner_text())
-    assert page.locator("#rv-metrics dd").nth(1).inner_text() == f"{ms and ms.group()} ms"
+    assert page.locator("#rv-metrics dd").nth(1).text_content() == f"{ms and ms.group()} ms"
 
 
 @pytest.mark.browser
@@ -563,7 +563,7 @@ def test_a_saved_film_brings_its_prompt_and_seed_back(page: Any, tmp_path: Path)
 def test_rewinding_goes_back_and_branches(page: Any) -> None:
     goes_on(page, 24)
     with going_back(page, frame(page) - 8):
-        page.get_by_role("button", name="5 s", exact=True).click()
+        page.get_by_role("button", name="Back 5 s", exact=True).click()
     goes_on(page, frame(page) + 16)  # a piece of film that is long enough to go back over
     say(page, NIGHT)
     shown(page, NIGHT)
