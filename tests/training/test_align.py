@@ -131,3 +131,11 @@ def test_a_run_behind_another_autoencoder_says_how_well_it_begins(tmp_path: Path
     said = [json.loads(line) for line in (tmp_path / "run" / "dit.jsonl").read_text().splitlines()]
     assert 0 < said[0]["written"] < 1
     assert -0.1 < said[0]["read"] <= 1
+
+
+def test_the_kept_weights_are_a_beginning_that_lacks_nothing() -> None:
+    kept = Path(align.__file__).parent / "checkpoints"
+    latents = AutoencoderTAEHV.from_pretrained(kept / "autoencoder").config["latent_channels"]
+    model = dit.Denoiser(vocabulary(), channels=latents, patch=4)
+    assert dit._start(model, kept) == []
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
