@@ -100,11 +100,14 @@ class Glossary:
                 found[word] = near
         return found
 
-    def instead(self, prompt: str, known: Collection[str]) -> str:
-        """A prompt in words that are `known`: what is not, by what it means, and without what means nothing here."""
+    def instead(self, prompt: str, known: Collection[str], unknown: Mapping[str, Sequence[str]]) -> str:
+        """A prompt in words that are `known`: what is `unknown`, by what it means, and without what means nothing here.
+
+        `unknown` is what the method of that name found in the prompt: searching is the costly part.
+        """
         said: list[str] = []
         for word in self._words(prompt):
-            near = (word,) if word in known else self._near(folded(word), known)
+            near = (word,) if word in known else unknown.get(word)
             if not near:
                 while near is not None and said and said[-1] in _ARTICLES:
                     said.pop()  # of the thing that is left out

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -140,9 +140,9 @@ class TextEncoder(ModelMixin, ConfigMixin):
         categories = {name: tuple(words) for name, words in self.glossary.categories.items()}
         return categories | {"words": self.words[2:]}
 
-    def instead(self, prompt: str) -> str:
-        """The prompt in words that the model knows, as far as they mean the same."""
-        return self.glossary.instead(prompt, self._index)
+    def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
+        """The prompt in words that the model knows, as far as they mean the same; `unknown` is of `unknown_words`."""
+        return self.glossary.instead(prompt, self._index, unknown)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode word numbers (B, L) with L <= text_len, 0 = padding, into (B, L, text_dim)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from logging import CRITICAL
@@ -111,7 +111,7 @@ class UMT5TextEncoder(nn.Module):
         """Empty: there is no list of what it knows."""
         return {}
 
-    def instead(self, prompt: str) -> str:
+    def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
         """The prompt itself."""
         return prompt
 

@@ -120,7 +120,7 @@ class TinyText:
     def unknown_words(self, prompt: str) -> dict[str, tuple[str, ...]]:
         return {word: ("red",) for word in prompt.split() if word == "rde"}
 
-    def instead(self, prompt: str) -> str:
+    def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
         return prompt.replace("rde", "red")
 
 

@@ -43,6 +43,7 @@ class Spelling:
         begun = self._clock()
         timely = self._again_at <= begun
         found: dict[str, list[str]] = {}
+        whole = True
         for word in dict.fromkeys(word for text in texts for word in text.split()):
             known = self._known.get(word)
             if known is None and len(word) <= _LONGEST_WORD and timely and begun > self._clock() - AT_ONCE:
@@ -50,10 +51,11 @@ class Spelling:
                 self._known[word] = known
                 if len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
+            whole = whole and known is not None
             found |= known or {}
         said = None
-        if instead and found and isinstance(prompt, str) and timely and begun > self._clock() - AT_ONCE:
-            said = self._text.instead(prompt)
+        if instead and found and whole and isinstance(prompt, str):
+            said = self._text.instead(prompt, found)
         if timely:
             self._again_at = begun + _SHARE * (self._clock() - begun)
         return found, said if said and said != prompt else None

@@ -76,8 +76,8 @@ class TextFacts(Protocol):
         """Words of a text that it does not know, each with known ones that mean the same."""
         ...
 
-    def instead(self, prompt: str) -> str:
-        """The text in words that it knows."""
+    def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
+        """The text in words that it knows; `unknown` are all words of it that `unknown_words` tells."""
         ...
 
 

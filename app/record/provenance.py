@@ -263,16 +263,13 @@ def fitted(script: Script, rhythm: Rhythm, fps: float) -> Script:
     return replace(script, shots=tuple(kept), notes=note)
 
 
-def _number(value: object) -> float:
-    """A guidance that a log names; 1.0 where it is no number, which `knobs` refuses with its own sentence."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 1.0
-
-
 def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
     """The prompts of a session where they were on screen; a guidance that was set is written to each."""
     steps = list(shots_of(log))
     steered = any(controls.guidance_scale is not None for _, controls in steps)
-    usual = _number(log.header.knobs.get("guidance_scale", 1.0))
+    usual = log.header.knobs.get("guidance_scale", 1.0)
+    if isinstance(usual, bool) or not isinstance(usual, int | float):
+        raise UsageMistake("The session's log names a guidance_scale that is no number. Restore the log.")
     shots: list[ScriptShot] = []
     before: ChunkControls | None = None
     for frame, controls in steps:
@@ -283,7 +280,7 @@ def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
                 at=Length(round(frame / log.header.fps, 6), "s"),
                 prompt=controls.prompt,
                 transition=controls.transition if changed else None,
-                parameters=(("guidance_scale", guidance),) if steered else (),
+                parameters=(("guidance_scale", float(guidance)),) if steered else (),
             )
         )
         before = controls

@@ -185,7 +185,7 @@ def test_every_meaning_is_said_in_known_words() -> None:
     ],
 )
 def test_a_prompt_is_said_again_in_known_words(prompt: str, said: str) -> None:
-    assert glossary().instead(prompt, KNOWN) == said
+    assert glossary().instead(prompt, KNOWN, glossary().unknown(prompt, KNOWN)) == said
 
 
 def test_a_slip_is_one_of_the_fingers() -> None:

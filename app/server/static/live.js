@@ -417,6 +417,7 @@ class Live {
   drawn(frame) {
     if (!this.$("waiting").hidden) {
       this.$("waiting").hidden = true;
+      this.showState(this.state);
       performance.mark("rivulet-first-frame");
       if (facts.perform && !memory.all().prompt) this.performer ??= new Performer(this, facts.perform);
     }
@@ -458,7 +459,7 @@ class Live {
     this.state = state;
     const node = this.$("state");
     node.dataset.state = state;
-    node.textContent = { playing: "Live", paused: "Paused", parked: "Parked", stopped: "Stopped", opening: "Opening", lost: "No connection" }[state];
+    node.textContent = { playing: this.screen.last ? "Live" : "Opening", paused: "Paused", parked: "Parked", stopped: "Stopped", opening: "Opening", lost: "No connection" }[state];
     const paused = state === "paused";
     const [pause, stop] = [this.$("pause"), this.$("stop")];
     if (pause.getAttribute("aria-pressed") !== String(paused)) {

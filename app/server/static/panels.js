@@ -88,7 +88,7 @@ class Receipts {
   // Returns the prompt, as long as its receipt is open.
   accepted({ id, chunk, unknown = {} }) {
     const receipt = this.open.get(id);
-    if (receipt) receipt.without = Object.entries(unknown).filter(([, near]) => !near.length).map(([word]) => `“${word}”`);
+    if (receipt) receipt.without = Object.keys(unknown).map((word) => `“${word}”`);
     if (receipt?.frame === undefined) this.say(id, "accepted", `${receipt?.queued ? "queued for" : "accepted at"} chunk ${chunk}`);
     return receipt?.prompt;
   }
