@@ -6,7 +6,7 @@ that are used again while they change little, a model whose layers lie on severa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from cache.types import Pass, Row, Slots
@@ -29,17 +29,33 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """The layers in `skip` are left out, and leave no keys behind; `taps` happen in order. The default runs all."""
+    """The layers in `skip` are left out, and leave no keys behind; `taps` happen in order. The default runs all.
+
+    The layers in `keys` leave their keys and values for the memory, and add nothing. Without `flow` the pass ends
+    there: it is run for what it leaves, and nobody asks what it predicts.
+    """
 
     skip: tuple[range, ...] = ()
     taps: tuple[Tap, ...] = ()
+    keys: tuple[range, ...] = ()
+    flow: bool = True
 
     def runs(self, layer: int) -> bool:
         """Whether the layer is computed."""
         return not any(layer in part for part in self.skip)
 
+    def only_keys(self, layer: int) -> bool:
+        """Whether of the layer only keys and values are computed."""
+        return any(layer in part for part in self.keys)
+
+    def without_flow(self, layers: int) -> LayerPlan:
+        """The same without a prediction: of the last of so many layers only the keys are left to do."""
+        if not self.runs(layers - 1) or self.only_keys(layers - 1) or any(tap.layer == layers for tap in self.taps):
+            return replace(self, flow=False)
+        return replace(self, keys=(*self.keys, range(layers - 1, layers)), flow=False)
+
     def run(self, layers: int) -> list[range]:
-        """Runs of layers that are computed, of so many."""
+        """Runs of layers that leave keys, of so many."""
         skip = sorted(self.skip, key=lambda part: part.start)
         starts, stops = [0, *(part.stop for part in skip)], [*(part.start for part in skip), layers]
         return [range(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
@@ -57,7 +73,7 @@ class LayerPlan:
 
     def check(self, layers: int, buffers: int) -> None:
         """Raise ValueError unless a model of so many layers, beside so many buffers, can do it."""
-        for part in self.skip:
+        for part in (*self.skip, *self.keys):
             if part.step != 1 or not 0 <= part.start < part.stop <= layers:
                 raise ValueError(f"a pass cannot skip {part}: this model has layers 0 to {layers - 1}")
         for tap in self.taps:

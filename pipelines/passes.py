@@ -29,7 +29,10 @@ PURE_NOISE = 1000.0
 """The level at which the noise of a chunk of video is drawn: how much of it enters does not change what it is."""
 
 Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
-"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
+"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces.
+
+A pass that only writes the memory computes its flow for an observer alone.
+"""
 
 
 class _Ready(NamedTuple):
@@ -170,6 +173,8 @@ class Passes:
         ranges = policies.window.select(row, slots)
         queries, keys = policies.position.place(row, ranges, slots)
         layers = policies.layers.plan(work, row, slots)
+        if work.kind != "denoise" and self.observer is None:
+            layers = layers.without_flow(store.shape.layers)
         if layers != EVERY:
             layers.check(store.shape.layers, policies.layers.buffers)
         return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries), layers)

@@ -97,9 +97,9 @@ def _settle(name: str, chunks: Sequence[tuple[Forward, ...]]) -> tuple[int, tupl
 def forward_flops(config: Mapping[str, Any], tokens: int, forward: Forward) -> int:
     """Floating-point operations of a forward's matrix products, a multiply-add counted as two.
 
-    Linear layers, self-attention (scores and values), cross-attention over text keys that are kept, and the modulation
-    of every frame; norms and activations are left out, as everybody does. The few products of a policy that
-    scores tokens are not in it either.
+    Counted are linear layers, self-attention (scores and values), cross-attention over text keys that are kept, and the
+    modulation of every frame; norms and activations are left out, as everybody does, and so are the few products of a
+    policy that scores tokens. A pass that only writes the memory ends with the keys of its last layer.
 
     Args:
         config: of the transformer, with `text_len`.
@@ -107,12 +107,13 @@ def forward_flops(config: Mapping[str, Any], tokens: int, forward: Forward) -> i
         forward: what is asked.
     """
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    patch = prod(config["patch_size"])
+    patch, predicts = prod(config["patch_size"]), forward.kind == "denoise"
     query, key, text = forward.queries * tokens, forward.keys * tokens, config.get("text_len", 512)
     block = query * (12 * width**2 + 4 * width * config["ffn_dim"]) + 4 * query * (key + text) * width
-    ends = 2 * query * patch * width * (config["in_channels"] + config["out_channels"])
+    ends = 2 * query * patch * width * (config["in_channels"] + config["out_channels"] * predicts)
     modulation = 2 * forward.queries * width * (config["freq_dim"] + 7 * width)
-    return forward.times * (config["num_layers"] * block + ends + modulation)
+    last = block if predicts else query * 4 * width**2  # keys and values alone
+    return forward.times * ((config["num_layers"] - 1) * block + last + ends + modulation)
 
 
 def chunk_flops(config: Mapping[str, Any], tokens: int, cost: Steady) -> float:
