@@ -346,7 +346,8 @@ class Stream:
         """Stage 5: uint8 RGB [T, H, W, 3]."""
         assert self.engine.autoencoder is not None  # next_chunk asks before it begins
         pixels, self.state.decoder = self.engine.autoencoder.decode_stream(latents, self.state.decoder)
-        return pixels[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        moved = pixels[0].permute(0, 2, 3, 1).contiguous()  # before they are bytes: single bytes move slowly
+        return moved.mul_(255).round_().to(torch.uint8).cpu().numpy()
 
 
 class _Clock:
