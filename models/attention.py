@@ -99,15 +99,18 @@ class CausalAttnProcessor(WanAttnProcessor):
         rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
         memory, spans = rotary_emb.memory, rotary_emb.spans
         if memory is not None:
-            _leave(memory, key, value)
+            if memory.fill is not None:
+                memory.fill(memory.observe is None)
             if memory.observe is not None:
                 memory.observe(query)
             if rotary_emb.only_keys:
+                _leave(memory, key, value)
                 return hidden_states
             memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
             memory.values[:, memory.own :].copy_(value[:, memory.first :])
             mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
             out = self._weigh(query, memory.keys, memory.values, mask_111K)
+            _leave(memory, key, value)
         elif spans is None:
             out = self._weigh(query, rotated, value)
         else:
@@ -129,6 +132,8 @@ class CausalAttnProcessor(WanAttnProcessor):
 
 def _leave(memory: LayerMemory | None, key: Tensor, value: Tensor) -> None:
     """Keys, un-rotated, and values for the memory to keep."""
+    if memory is not None and memory.leave is not None:
+        memory.leave(key, value)
     if memory is not None and memory.staged_keys is not None and memory.staged_values is not None:
         memory.staged_keys.copy_(key)
         memory.staged_values.copy_(value)

@@ -177,7 +177,8 @@ class Passes:
             layers = layers.without_flow(store.shape.layers)
         if layers != EVERY:
             layers.check(store.shape.layers, policies.layers.buffers)
-        return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries), layers)
+        ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
+        return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
 
     def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Batch:
         """Rows that share a memory, stacked."""
@@ -221,8 +222,7 @@ class Passes:
         """Let the memory keep what the row leaves, and the frames go on."""
         row, latents = ready.row, ready.latents
         state, store = self.state, self.state.kv[row.lane]
-        staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
-        store.stage(staged, ready.layers)
+        store.stage(_leaves(row), ready.layers)
         x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
@@ -258,6 +258,11 @@ class Passes:
             for frame, level in zip(frames, levels, strict=True)
         ]
         return self.noise.frames(addresses, self._frame).to(self._device, self._dtype)
+
+
+def _leaves(row: Row) -> list[Slot]:
+    """The frames whose keys a pass makes."""
+    return [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
 
 
 @lru_cache(maxsize=256)

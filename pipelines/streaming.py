@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.residuals import Residuals
 from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner

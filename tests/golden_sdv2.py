@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.buffers import KVShape
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, LayerPlan
 from cache.positions import Absolute

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
+from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, kv_bytes, steady
 from cache.fifo import SinkWindow
 from cache.types import Action, Pass, Row, Slots, TokenScorer
 from pipelines.build import make_policies
@@ -115,6 +115,14 @@ def test_the_walk_without_a_model_is_what_the_engine_does(name: str, monkeypatch
     replays = passes(WOLF)[: len(cost.switch)]
     compare(replays, cost.switch, config, tokens, extra=text.get_total_flops(), scored=False)
 
+    # What it allocated, in float32 and at this size, is what is counted.
+    allocated = stream._passes._buffers.nbytes + sum(
+        tensor.nbytes
+        for store in stream.state.kv
+        for tensor in (*store.storage.tensors().values(), *store._companions[1].data()["means"].values())
+    )
+    assert allocated == kv_bytes(config, stream.engine.transformer.grid(HEIGHT, WIDTH), cost, width=4)
+
     for _ in range(cost.warm_up):
         stream.next_chunk(WOLF, decode=False)
     chunks = [passes(WOLF) for _ in cost.cycle]
@@ -142,6 +150,18 @@ def compare(
         flops = sum(forward_flops(config, tokens, forward) for forward in forwards) + (0 if number else extra)
         assert counted == flops or (scored and flops < counted < 1.2 * flops), forwards
     assert not left
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_memory_costs_what_it_holds(name: str) -> None:
+    """At 480x832, where each preset took up to four times what it remembers."""
+    cost = steady(PRESETS[name])
+    allocated = kv_bytes(WAN_1_3B, (30, 52), cost)
+    if cost.slots:  # running means are remembered in float32 as well
+        held = (cost.slots + 2 * cost.means * cost.lanes) * frame_bytes(WAN_1_3B, TOKENS_480P)
+        assert held <= allocated <= 1.07 * held
+    else:
+        assert allocated < 0.6 * frame_bytes(WAN_1_3B, TOKENS_480P)
 
 
 def test_counting_needs_no_torch() -> None:
