@@ -92,7 +92,10 @@ class CausalAttnProcessor(WanAttnProcessor):
             return self._project_out(attn, self._weigh(query, *encoder_hidden_states))
         assert rotary_emb is not None
         if rotary_emb.only_keys and (rotary_emb.memory is None or rotary_emb.memory.observe is None):
-            _leave(rotary_emb.memory, *_project_keys(attn, hidden_states))
+            if rotary_emb.memory is not None:
+                key, value = _project_keys(attn, hidden_states)
+                _stage(rotary_emb.memory, key, value)
+                _leave(rotary_emb.memory, key, value)
             return hidden_states
         query, key, value = _project(attn, hidden_states)
         query = rotate(query, rotary_emb.cos, rotary_emb.sin)
@@ -101,6 +104,7 @@ class CausalAttnProcessor(WanAttnProcessor):
         if memory is not None:
             if memory.fill is not None:
                 memory.fill(memory.observe is None)
+            _stage(memory, key, value)
             if memory.observe is not None:
                 memory.observe(query)
             if rotary_emb.only_keys:
@@ -130,11 +134,15 @@ class CausalAttnProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](mixed_BSND.flatten(2, 3)))
 
 
-def _leave(memory: LayerMemory | None, key: Tensor, value: Tensor) -> None:
-    """Keys, un-rotated, and values for the memory to keep."""
-    if memory is not None and memory.leave is not None:
+def _leave(memory: LayerMemory, key: Tensor, value: Tensor) -> None:
+    """Keys, un-rotated, and values for the memory to keep, once nothing that they replace is needed any more."""
+    if memory.leave is not None:
         memory.leave(key, value)
-    if memory is not None and memory.staged_keys is not None and memory.staged_values is not None:
+
+
+def _stage(memory: LayerMemory, key: Tensor, value: Tensor) -> None:
+    """Keys, un-rotated, and values that wait until the pass is over."""
+    if memory.staged_keys is not None and memory.staged_values is not None:
         memory.staged_keys.copy_(key)
         memory.staged_values.copy_(value)
 
