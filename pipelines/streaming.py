@@ -98,13 +98,14 @@ class Stream:
             flight=Latents(self._frame, flying, self._device, self._dtype),
             residuals=[
                 Residuals(
-                    policies.layers.buffers,
+                    policies.layers.buffers(shape.layers),
                     (batch, shape.tokens, shape.heads * shape.head_dim),
-                    max(capacity, plan.width),
+                    policies.layers.chunks * plan.width or max(capacity, plan.width),
                     self._device,
                     self._dtype,
+                    shape.layers,
                 )
-                for _ in range(plan.lanes)
+                for _ in range(plan.lanes * (1 + policies.layers.halves))
             ],
             decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
@@ -307,6 +308,9 @@ class Stream:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
             state.text, arrived = state.text.advance()
+        if state.text.version != before.version and self.engine.policies.layers.of_prompt:
+            for left in state.residuals:  # features of other words
+                left.reset()
         if arrived:
             actions = self._plan_switch(before.version)
         for action in actions:
