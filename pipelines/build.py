@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+from cache import FEATURE_CACHES
+from cache.layer_plan import EveryLayer
 from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
 from models.autoencoder import Autoencoder
@@ -27,6 +29,7 @@ from pipelines.presets import PRESETS, Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
 from schedulers.flow_match import FlowMatchSchedule
+from schedulers.serial import Serial
 from schedulers.unipc import UniPCSchedule
 from weights.card import CARD_FILE, read_card
 from weights.catalog import ModelSpec, WeightSpec, get_model
@@ -205,6 +208,12 @@ def make_policies(preset: Preset) -> Policies:
     schedule, levels = make_schedule(recipe)
     plan = make_plan(preset, levels)
     check_pair(plan, preset)
+    features = FEATURE_CACHES.get(preset.feature_cache)
+    if features is not None and not isinstance(plan, Serial):
+        raise ValueError(
+            f"preset {preset.name!r} has chunks at several noise levels in one pass, and a feature cache serves one: "
+            "leave feature_cache out, or choose a preset with the plan serial"
+        )
     return Policies(
         plan=plan,
         cache=preset.cache,
@@ -217,6 +226,7 @@ def make_policies(preset: Preset) -> Policies:
         guidance=recipe.guidance,
         guidance_delta=recipe.guidance_delta,
         video=preset.video,
+        layers=EveryLayer() if features is None else features(plan.levels, preset.chunk),
     )
 
 
