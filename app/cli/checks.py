@@ -29,6 +29,7 @@ State = Literal["ok", "note", "failed"]
 NEEDED = (
     "torch",
     "diffusers",
+    "accelerate",
     "huggingface_hub",
     "safetensors",
     "numpy",
@@ -46,6 +47,7 @@ NEEDED = (
 EXTRAS = {
     "text": (("transformers", "sentencepiece", "protobuf", "ftfy"), "UMT5, the text encoder of the Wan models"),
     "lora": (("peft",), "live LoRA adapters"),
+    "gguf": (("gguf",), "quantised single files (.gguf)"),
     "quant": (("torchao",), "quantised weights"),
 }
 BACKENDS = {

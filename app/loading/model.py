@@ -16,7 +16,7 @@ from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
 
 if TYPE_CHECKING:
-    from pipelines.build import Components
+    from pipelines.components import Components
     from pipelines.video import VideoInput
 
 
@@ -103,7 +103,7 @@ def load_model(request: EngineRequest) -> Loaded:
     get_model(name)  # a wrong name is refused before torch takes its seconds
     import torch
 
-    from pipelines.build import choose_device, load_components
+    from pipelines.components import choose_device, load_components
 
     device, dtype = choose_device(request.device)
     threads = use_threads(request.threads)
