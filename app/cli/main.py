@@ -136,6 +136,8 @@ def replay_command(
     model: Annotated[str | None, option(TABLE["model"], usual="")] = None,
     size: Annotated[str | None, option(TABLE["size"], usual="")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="With so many denoising steps.")] = None,
+    lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
+    vae: Annotated[str | None, option(TABLE["vae"], usual="")] = None,
     untrained: Annotated[bool | None, option(TABLE["untrained"])] = None,
     accept_licence: Annotated[list[str] | None, option(TABLE["accept_licence"])] = None,
 ) -> int:
@@ -146,6 +148,7 @@ def replay_command(
     from app.render.replay import replay
 
     flags = {"preset": preset, "model": model, "size": size, "num_inference_steps": steps, "untrained": untrained}
+    flags |= {"lora": lora or None, "vae": vae}
     changes = [layer for layer in (given_by_flags(flags), given_by_overrides(settings or [])) if layer]
 
     return replay(
