@@ -100,6 +100,18 @@ def wan_config(shapes: Shapes, source: Path) -> dict[str, Any]:
     return config
 
 
+def wan_parameters(config: Mapping[str, Any]) -> int:
+    """Numbers in a text-to-video Wan transformer of that config, all layers with biases and affine norms counted."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch, ffn = math.prod(config["patch_size"]), config["ffn_dim"]
+    attention = 4 * (width * width + width) + 2 * width
+    block = 2 * attention + 2 * width + (2 * width * ffn + ffn + width) + 6 * width
+    time = config["freq_dim"] * width + width + width * width + width + 6 * (width * width + width)
+    text = config["text_dim"] * width + width + width * width + width
+    ends = config["in_channels"] * patch * width + width + config["out_channels"] * patch * (width + 1) + 2 * width
+    return config["num_layers"] * block + time + text + ends
+
+
 def wan_vae_config(shapes: Shapes, source: Path) -> dict[str, Any]:
     """Constructor arguments of diffusers' AutoencoderKLWan with these weights, by diffusers' names.
 

@@ -1,4 +1,4 @@
-"""The command line: `rivulet web`, `render`, `replay`, `presets`, `bench`.
+"""The command line: `rivulet web`, `render`, `replay`, `presets`, `models`, `bench`.
 
 Nothing heavy is imported before a command needs it, so help comes at once; and every mistake ends as one
 sentence and one action on stderr, never as a traceback (`--debug` shows it).
@@ -19,6 +19,7 @@ from app.cli import v2v as cli_v2v
 from app.cli import web as cli_web
 from app.cli.bench import bench
 from app.cli.help import WIDEST, GroupedHelp
+from app.cli.models import models
 from app.cli.options import option
 from app.cli.render import EPILOG, render_command
 from app.config.aliases import primary
@@ -182,6 +183,8 @@ def presets_command(
 
 
 app.add_typer(bench, name="bench", short_help="Measure speed, cost, quality, the live server, robustness.")
+
+app.add_typer(models, name="models", short_help="List, fetch, check and remove weights.")
 
 app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
     cli_doctor.doctor_command
