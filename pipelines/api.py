@@ -10,7 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.build import build_stream, choose_device, load_components
+from pipelines.build import build_stream
+from pipelines.components import choose_device, load_components
 from pipelines.file_names import is_script_name
 from pipelines.presets import get_preset
 from pipelines.streaming import Stream

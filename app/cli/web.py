@@ -28,6 +28,8 @@ def web_command(
     seed: Annotated[int, typer.Option("--seed", min=-1, max=2**53 - 1, help="-1 draws one.")] = -1,
     preset: PresetName = "embedded",
     model: ModelName = None,
+    lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
+    vae: Annotated[str, option(TABLE["vae"])] = "auto",
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
     max_sessions: Annotated[
@@ -115,6 +117,8 @@ def web_command(
         request=EngineRequest(
             preset=PRESETS[choose(preset, list(PRESETS), "preset")],
             model=None if model is None else READERS["model"]("--model", model),
+            loras=READERS["lora"]("--lora", lora or []),
+            vae=READERS["vae"]("--vae", vae),
             device=choose(device, DEVICES, "device"),
             threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
         ),

@@ -67,13 +67,25 @@ class Film:
     )
     model: str | None = _model(
         None,
-        "Name or folder of a model.",
-        read.text("a name or a folder"),
-        written="NAME|FOLDER",
+        "Name, folder or file of a model.",
+        read.text("a name, a folder or a file"),
+        written="NAME|PATH",
         usual="the preset's",
         aliases=("model_path",),
         first=True,
         job="model",
+    )
+    lora: tuple[str, ...] = _model(
+        (), "A LoRA and how much of it, 1 as trained; may be repeated.", read.loras, written="FILE[:STRENGTH]"
+    )
+    vae: str = _model(
+        "auto",
+        "Autoencoder: full, tiny (faster and smaller), auto, or a file or folder with one.",
+        read.text("auto, full, tiny, or a file"),
+        written="WHICH",
+    )
+    use_ema: bool | None = _model(
+        None, "Of a training script's file the averaged weights, or the others.", read.truth, usual="the release's"
     )
     untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
     device: str = _here(
