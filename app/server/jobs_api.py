@@ -5,12 +5,14 @@ Mistakes are one sentence in the same envelope everywhere (app/server/refusals.p
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
+from threading import Event
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from starlette.concurrency import run_in_threadpool
@@ -27,6 +29,8 @@ from app.server.schemas import Check, DeletedJob, JobList, MadeChunks, Plan, Sho
 LARGEST_BODY = 4_000_000
 """Bytes of a request: a script of a million, every character of it escaped."""
 LARGEST_MOVE = 1000
+_LOOK = 0.1
+"""Seconds between two looks whether somebody still waits for a check."""
 LONG = 10_000
 """Characters of a script that are told in a list."""
 
@@ -64,6 +68,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
     )
 
     previews = Turns(2)
+    checks = Turns(2)  # one that is just being left beside the next
 
     @router.post("", status_code=201, summary="Queue a render", response_model=ShownJob)
     async def create(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -78,12 +83,23 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
         return await desk.ask("plan", body=body)
 
     @router.post("/check", summary="What a render would become, and cost", response_model=Check)
-    async def check(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def check(body: AskedFor, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         asked = await desk.ask("request", body=body)
-        return asked if asked.status_code != 200 else await run_in_threadpool(lambda: measure(asked.body))
+        if asked.status_code != 200:
+            return asked
+        left = Event()
+        async with checks.turn():
+            measuring = asyncio.ensure_future(run_in_threadpool(lambda: measure(asked.body, left)))
+            try:
+                while not (await asyncio.wait({measuring}, timeout=_LOOK))[0]:
+                    if await request.is_disconnected():
+                        left.set()
+                return measuring.result()
+            finally:
+                left.set()
 
-    def measure(asked: "bytes | memoryview[int]") -> Response:
-        return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked))))
+    def measure(asked: "bytes | memoryview[int]", left: Event) -> Response:
+        return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked)), left))
 
     @router.get("", summary="All jobs, the newest first", response_model=JobList)
     def every() -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -3,12 +3,12 @@
 const JOB_STATES = { queued: "waiting", in_progress: "rendering", paused: "paused", completed: "done", failed: "failed", cancelled: "cancelled" };
 const JOB_MAY = {
   pause: ["queued", "in_progress"],
-  resume: ["paused", "failed"],
+  resume: ["paused", "failed", "cancelled"],
   earlier: ["queued"],
   later: ["queued"],
   cancel: ["queued", "in_progress", "paused"],
   again: ["queued", "in_progress", "paused", "completed", "failed", "cancelled"],
-  download: ["completed"],
+  download: ["completed", "paused", "failed", "cancelled"],
   delete: ["completed", "failed", "cancelled"],
 };
 
@@ -70,7 +70,7 @@ class JobLine {
       resume: this.button("play", "Resume", "Go on where it was", turn("resume")),
       earlier: this.button("up", "", "Earlier", move(-1)),
       later: this.button("down", "", "Later", move(1)),
-      cancel: this.button("stop", "Cancel", "End it for good; what there is of the film stays", turn("cancel")),
+      cancel: this.button("stop", "Cancel", "End it; what there is of the film stays, and Resume goes on with it", turn("cancel")),
       again: this.button("copy", "Edit as new", "Its script and settings into the form above", async () => list.onAgain(await api(`/${this.id}`))),
       download: make("a", { className: "rv-button", href: pageUrl(this.film), download: "" }, make("span", { textContent: "Download" })),
       delete: this.button("close", "Delete", "Delete the job and its film", () => this.remove()),
@@ -107,13 +107,14 @@ class JobLine {
     this.node.dataset.status = job.status;
     this.name.textContent = job.name;
     this.state.textContent = JOB_STATES[job.status];
+    this.buttons.download.lastChild.textContent = job.status === "completed" ? "Download" : "Download so far";
     for (const [name, button] of Object.entries(this.buttons)) {
-      button.hidden = !JOB_MAY[name].includes(job.status);
+      button.hidden = !JOB_MAY[name].includes(job.status) || (name === "download" && !job.frames_done);
       button.ariaLabel = `${button.textContent || button.title}: ${job.name}`;
     }
     this.buttons.earlier.disabled = job.position === 0;
     this.buttons.later.disabled = job.position === queued - 1;
-    this.words.textContent = job.error?.message ?? this.facts(job);
+    this.words.textContent = [job.error?.message, this.facts(job)].filter(Boolean).join(" ");
     this.words.dataset.bad = Boolean(job.error);
     this.preview(job);
     if (grew && job.chunks) this.chunks();

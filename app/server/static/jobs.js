@@ -26,8 +26,8 @@ function fillChoice(select, rows, chosen) {
   select.value = chosen;
 }
 
-async function api(path, body, method = body ? "POST" : "GET") {
-  return ask(`v1/videos${path}`, { method, headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
+async function api(path, body, method = body ? "POST" : "GET", signal = undefined) {
+  return ask(`v1/videos${path}`, { method, signal, headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
 }
 
 async function ask(path, options = {}) {
@@ -181,6 +181,7 @@ class JobsTab {
 
   changed() {
     for (const part of this.root.querySelectorAll("[data-mode]")) part.hidden = part.dataset.mode !== this.mode;
+    this.checking?.abort(); // it was of another film
     this.root.querySelector(".rv-check-table").replaceChildren();
     memory.keep({ draft: { ...this.request(), mode: this.mode, shots: this.table.shots } });
     clearTimeout(this.timer);
@@ -245,17 +246,19 @@ class JobsTab {
     await this.fill(request, [`The live film so far, ${seconds.toFixed(1)} s. Change what you like and render it.`, ...notes].join(" "));
   }
 
+  // One at a time: another one takes the place of one that runs, and whoever leaves it ends it.
   async check() {
-    const [button, place] = [this.button("check"), this.root.querySelector(".rv-check-table")];
-    button.disabled = true;
-    place.replaceChildren(make("p", { className: "rv-hint rv-busy", textContent: "Filming a few chunks to see what it takes …" }));
+    const place = this.root.querySelector(".rv-check-table");
+    this.checking?.abort();
+    const checking = (this.checking = new AbortController());
+    const leave = make("button", { type: "button", className: "rv-link", textContent: "Leave it", onclick: () => checking.abort() });
+    place.replaceChildren(make("p", { className: "rv-hint rv-busy" }, "Filming a few chunks to see what it takes … ", leave));
     try {
-      this.showCheck(await api("/check", this.request()));
+      const told = await api("/check", this.request(), "POST", checking.signal);
+      if (this.checking === checking) this.showCheck(told);
     } catch (error) {
-      place.replaceChildren();
-      throw error;
-    } finally {
-      button.disabled = false;
+      if (this.checking === checking) place.replaceChildren();
+      if (!checking.signal.aborted) throw error;
     }
   }
 

@@ -14,8 +14,11 @@ class Live {
     });
     this.receipts = new Receipts(this.$("receipts"), this.screen, (ms) => this.answered(ms));
     this.queue = new Queue(this.$("queue"), this.$("queue-hint"), (message) => this.send(message), (item) => this.put(item.prompt, false, item.transition));
-    this.track = new TrackStrip(this.$("track"), (begin) => this.act("rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) }));
+    this.goBack = (begin, prompt) => this.leave(`Back to where “${prompt}” began.`, "rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) });
+    this.track = new TrackStrip(this.$("track"), this.goBack);
+    this.branches = new Branches(this.$("branches"), this.$("undo"), (branch) => this.act("return", { branch }));
     this.figures = new Figures(this.$("metrics"));
+    this.saves = new Saves(this.$("saved"));
     this.link = new Link({
       onFrame: (frame) => this.screen.offer(frame),
       onEvent: (event) => this[`on_${event.type.replaceAll(".", "_")}`]?.(event),
@@ -50,14 +53,15 @@ class Live {
     };
     $("pause").onclick = () => this.act(this.state === "paused" ? "resume" : "pause");
     $("stop").onclick = () => (this.state === "stopped" ? this.begin(this.prompt) : this.act("stop"));
-    $("reset").onclick = () => this.act("reset", { seed: this.locked ? this.seed() : this.dice() });
-    $("rewind").onclick = () => this.act("rewind", { seconds: 5 });
-    $("last").onclick = () => this.act("save_last", { seconds: 10 });
-    $("snapshot").onclick = () => this.act("snapshot");
+    const anew = "The film has begun again.";
+    $("reset").onclick = () => this.leave(anew, "reset", { seed: this.locked ? this.seed() : this.dice() });
+    $("rewind").onclick = () => this.leave("Back 5 s.", "rewind", { seconds: 5 });
+    $("last").onclick = () => this.saves.ask("last", () => this.act("save_last", { seconds: 10 }));
+    $("snapshot").onclick = () => this.saves.ask("snapshot", () => this.act("snapshot"));
     $("record").onclick = () => this.record(!this.recording);
     $("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen());
-    $("dice").onclick = () => this.act("reset", { seed: this.dice() });
-    $("seed").onchange = () => $("seed").checkValidity() && $("seed").value !== "" && this.act("reset", { seed: this.seed() });
+    $("dice").onclick = () => this.leave(anew, "reset", { seed: this.dice() });
+    $("seed").onchange = () => $("seed").checkValidity() && $("seed").value !== "" && this.leave(anew, "reset", { seed: this.seed() });
     $("role").onclick = () => this.act("take_over");
     $("lock").onclick = () => this.lock(!this.locked);
     $("mix").onclick = () => this.mix();
@@ -174,9 +178,16 @@ class Live {
   }
 
   act(action, more = {}) {
-    if (!this.send({ type: "session.do", action, ...more })) return;
+    if (!this.send({ type: "session.do", action, ...more })) return false;
     const state = { pause: "paused", resume: "playing", stop: "stopped", reset: "playing" }[action];
     if (state) this.expect(state);
+    return true;
+  }
+
+  // What takes the film elsewhere, with a way back.
+  leave(said, action, more) {
+    this.branches.leaves(said);
+    this.act(action, more);
   }
 
   // Shown at once: a button that goes on saying "Go on" after it was pressed is pressed again, and pauses.
@@ -206,7 +217,7 @@ class Live {
     if (queue) message.hold = 8;
     if (!this.send(message)) return false;
     this.$("unknown").hidden = true;
-    this.receipts.sent(id, prompt);
+    this.receipts.sent(id, prompt, transition);
     if (queue) this.receipts.queued(id);
     else memory.keep({ prompt });
     return true;
@@ -219,6 +230,7 @@ class Live {
   }
 
   begin(prompt) {
+    this.branches.leaves("The film has begun again.");
     if (this.send({ type: "session.start", prompt, seed: this.locked ? this.seed() : this.dice() })) this.expect("playing");
   }
 
@@ -244,21 +256,31 @@ class Live {
   }
 
   record(on) {
-    this.act(on ? "record" : "record_stop");
+    if (!on) this.saves.ask("recording", () => this.act("record_stop"));
+    else this.act("record");
     this.recordAsked = performance.now();
     this.showRecording(on);
   }
 
   showRecording(on) {
+    if (on && !this.recording) this.recordedFrom = performance.now();
     this.recording = on;
     this.$("record").setAttribute("aria-pressed", on);
-    this.$("record").querySelector("span").textContent = on ? "Recording" : "Record";
+    this.tellRecording();
+  }
+
+  tellRecording() {
+    const words = this.recording ? `Recording ${clock((performance.now() - this.recordedFrom) / 1000)}` : "Record";
+    const label = this.$("record").querySelector("span");
+    if (label.textContent !== words) label.textContent = words;
   }
 
   // What the server says -------------------------------------------------------------------------------------------
 
   on_hello(event) {
     this.hello = event;
+    this.receipts.chunkFrames = event.chunk_frames;
+    this.branches.branch = null;
     this.screen.forget();
     this.screen.size(event.width, event.height);
     this.problem(null);
@@ -287,6 +309,9 @@ class Live {
 
   on_session_role({ role, asked, seconds }) {
     this.driver = role === "driver";
+    this.root.dataset.role = role;
+    this.track.goBack = this.driver ? this.goBack : null;
+    this.track.key = "";
     this.$("role").hidden = this.driver;
     for (const control of this.root.querySelectorAll("button, input, textarea")) {
       if (!control.closest(".rv-banner, .rv-note") && !("free" in control.dataset)) control.disabled = !this.driver;
@@ -334,13 +359,11 @@ class Live {
       this.queue.audition(id, pageUrl(url));
       return;
     }
-    const names = { snapshot: "Picture", recording: "Recording", last: "Last seconds", log: "Log" };
-    const link = make("a", { href: pageUrl(url), download: name, textContent: name });
-    this.$("saved").prepend(make("li", {}, make("span", { textContent: names[kind] }), link));
-    while (this.$("saved").children.length > 6) this.$("saved").lastChild.remove();
+    this.saves.done(kind, name, pageUrl(url));
   }
 
-  on_track({ spans }) {
+  on_track({ spans, branch, branches }) {
+    this.branches.show({ branch, branches });
     // A setting that changed begins a span of its own; what is shown there is one prompt all the same.
     const prompts = spans.filter(({ kind }) => kind !== "refresh");
     this.track.marks = spans.filter(({ kind }) => kind === "refresh");
@@ -376,6 +399,7 @@ class Live {
       this.waiting(`${message} ${action}`);
       return;
     }
+    if (code === "save" || code === "empty" || code === "recording") this.saves.failed();
     if (code === "slow") return; // the lasting state is shown by `pacing`
     if (code === "audition") {
       this.queue.audition(null, null);
@@ -419,6 +443,7 @@ class Live {
       this.$("waiting").hidden = true;
       this.showState(this.state);
       performance.mark("rivulet-first-frame");
+      if (this.restorer.fromBeside()) return;
       if (facts.perform && !memory.all().prompt) this.performer ??= new Performer(this, facts.perform);
     }
     this.receipts.drawn(frame);
@@ -439,6 +464,8 @@ class Live {
   tick() {
     const { last } = this.screen;
     this.glance();
+    this.receipts.tick();
+    this.tellRecording();
     this.figures.set("fps", `${this.screen.fps().toFixed(1)} / ${this.hello.fps}`, this.state === "playing" && last && this.screen.fps() < 0.8 * this.hello.fps);
     this.figures.set("dropped", String((this.metrics?.dropped ?? 0) + this.screen.skipped));
     if (!last) return;
@@ -457,6 +484,7 @@ class Live {
 
   showState(state) {
     this.state = state;
+    this.receipts.tick(state === "paused");
     const node = this.$("state");
     node.dataset.state = state;
     node.textContent = { playing: this.screen.last ? "Live" : "Opening", paused: "Paused", parked: "Parked", stopped: "Stopped", opening: "Opening", lost: "No connection" }[state];
