@@ -16,7 +16,8 @@ from app.loading.model import EngineRequest, at_hand
 from app.server.controls import controls
 from app.server.scenes import PERFORMANCE, WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
-from weights.catalog import MODELS
+from weights.card import read_card
+from weights.catalog import MODELS, get_model
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (
@@ -75,8 +76,26 @@ def page_facts(request: EngineRequest, *, tabs: Sequence[str] = ("Live",), perfo
         "steps": len(system.schedule.denoising_step_list),
         "sink": getattr(system.cache, "sink", None),
         "controls": controls(system),
+        "transition": _transition(model),
         "drift_limit": DRIFT_LIMIT,
     }
+
+
+def _transition(model: str) -> str:
+    """How a prompt takes over where nobody says it, as the model's card has it by a figure."""
+    try:
+        spec = get_model(model)
+        return (
+            read_card(Path(spec.transformer.file).parent)["transition"]
+            if spec.transformer.where != "hub"
+            else "recache"
+        )
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+    ):  # an older card, or none; whoever loads the model says what is wrong with it
+        return "recache"
 
 
 def page_script(engine_facts: Mapping[str, Any]) -> str:

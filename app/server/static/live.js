@@ -117,7 +117,7 @@ class Live {
   }
 
   restore() {
-    const { kind = "recache", chunks = 4, locked = true, set = {} } = memory.all();
+    const { kind = facts.transition, chunks = 4, locked = true, set = {} } = memory.all();
     const radio = this.root.querySelector(`[name="rv-kind"][value="${kind}"]`) || this.root.querySelector('[name="rv-kind"]');
     radio.checked = true;
     this.$("chunks").value = chunks;
@@ -226,7 +226,7 @@ class Live {
   // A change that nobody asked for, while the page performs: clean, and not a wish that a reload repeats.
   perform(prompt) {
     const id = newId();
-    if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: "recache", chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
+    if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: facts.transition === "soft" ? "recache" : facts.transition, chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
   }
 
   begin(prompt) {
@@ -364,6 +364,9 @@ class Live {
 
   on_track({ spans, branch, branches }) {
     this.branches.show({ branch, branches });
+    const frame = this.screen.last?.frame ?? 0;
+    const begins = spans.filter(({ kind }) => kind === "queued").map(({ begin }) => (begin - frame) / this.hello.fps);
+    this.receipts.wait(Object.fromEntries(this.queue.items.slice(0, begins.length).map(({ id }, i) => [id, begins[i]])));
     // A setting that changed begins a span of its own; what is shown there is one prompt all the same.
     const prompts = spans.filter(({ kind }) => kind !== "refresh");
     this.track.marks = spans.filter(({ kind }) => kind === "refresh");

@@ -97,13 +97,18 @@ class Receipts {
     return receipt.prompt;
   }
 
+  // The queue has moved: `seconds` until each of its prompts begins, by their ids.
+  wait(seconds) {
+    for (const [id, left] of Object.entries(seconds)) if (this.open.has(id)) this.open.get(id).due = performance.now() + 1000 * left;
+  }
+
   // What is accepted says how long it still takes, or that the film does not move.
   tick(paused = this.paused) {
     this.paused = paused;
     for (const [id, { due, frame, queued }] of this.open) {
       if (due === undefined || frame !== undefined) continue;
-      const left = Math.max(0.1, (due - performance.now()) / 1000);
-      const when = `in ${left < 2 ? left.toFixed(1) : Math.round(left)} s`;
+      const left = (due - performance.now()) / 1000;
+      const when = left < 0.1 ? "in a moment" : `in ${left < 2 ? left.toFixed(1) : Math.round(left)} s`;
       this.say(id, "accepted", paused ? "waits: paused" : queued ? `queued, ${when}` : when);
     }
   }
