@@ -54,6 +54,42 @@ def test_a_shot_table_becomes_a_script_and_tells_where_every_shot_begins(page: A
     until(page, "document.querySelectorAll('.rv-shots li').length === 2")
 
 
+PASTE = """
+([node, text]) => {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData('text/plain', text);
+  document.querySelector(node).dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}));
+}
+"""
+SUBTITLES = "1\n00:00:00,000 --> 00:00:04,000\na red ball\n\n2\n00:00:04,000 --> 00:00:08,000\na blue star\n"
+
+
+def test_a_text_under_a_wrong_heading_is_offered_as_what_it_is(page: Any) -> None:
+    open_tab(page, "Long render")
+    page.locator('label:has([name="mode"][value="script"])').click()
+    page.locator('form:has([name="script_kind"]) [name="seconds"]').fill("")
+    page.locator('[name="script_kind"]').select_option("yaml")
+    page.get_by_role("textbox", name="Script").fill(SUBTITLES)
+    page.get_by_role("button", name="Read it as subtitles: 2 shots").click()
+    until(page, "/^2 shots, 8.0 s/.test(document.querySelector('[data-place=words]').textContent)")
+    page.locator('[name="script_kind"]').select_option("srt")
+    page.get_by_role("textbox", name="Script").fill("a red ball\n\n# then\na blue star\n")
+    page.get_by_role("button", name="Read it as prompts, one a line: 2 shots").click()
+    page.locator('label:has([name="mode"][value="shots"])').click()
+    until(page, "document.querySelectorAll('.rv-shots li').length === 2")
+    page.evaluate(PASTE, [".rv-shots input", "0:00 a ball\n0:02 a star\n0:04 a heart"])
+    until(page, "document.querySelectorAll('.rv-shots li').length === 3")
+    banner = page.locator(".rv-jobs .rv-banner").first
+    assert "Read as a timed list: 3 shots." in banner.inner_text()
+    banner.get_by_role("button", name="Undo").click()
+    until(page, "document.querySelectorAll('.rv-shots li').length === 2")
+    open_tab(page, "Live")
+    page.evaluate(PASTE, ["#rv-prompt", SUBTITLES])
+    page.get_by_text("What you pasted reads as subtitles: 2 shots.").wait_for()
+    page.get_by_role("button", name="Render it").click()
+    until(page, "document.querySelectorAll('.rv-shots input')[0].value === 'a red ball'")
+
+
 def test_jobs_are_checked_rendered_paused_moved_and_kept_over_a_reload(page: Any) -> None:
     open_tab(page, "Long render")
     form = page.locator('form:has([name="script_kind"])')

@@ -51,6 +51,7 @@ class Live {
       event.preventDefault();
       this.say(event.ctrlKey || event.metaKey);
     };
+    prompt.onpaste = (event) => this.pasted(event.clipboardData.getData("text/plain"));
     $("pause").onclick = () => this.act(this.state === "paused" ? "resume" : "pause");
     $("stop").onclick = () => (this.state === "stopped" ? this.begin(this.prompt) : this.act("stop"));
     const anew = "The film has begun again.";
@@ -227,6 +228,20 @@ class Live {
   perform(prompt) {
     const id = newId();
     if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: facts.transition === "soft" ? "recache" : facts.transition, chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
+  }
+
+  // Several lines in the box are one prompt; what reads as a script is offered as one.
+  async pasted(text) {
+    if (!this.renders || text.trim().split("\n").length < 2) return;
+    const script_kind = guessKind(text);
+    const plan = await api("/plan", { script: text, script_kind }).catch(() => null);
+    if (!plan || plan.shots.length < 2) return;
+    const act = async () => {
+      this.$("prompt").value = "";
+      openTab("Long render");
+      await this.renders.fill({ script: text, script_kind }, `Read as ${plan.written_as}.`);
+    };
+    this.problem({ message: `What you pasted reads as ${plan.written_as}: ${plan.shots.length} shots.`, action: "Render it", act, good: true });
   }
 
   begin(prompt) {
