@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import UsageMistake, printable, shorten
 from app.jobs.job import Job, VideoRequest, new_name
 from app.jobs.queue import Jobs, WrongState
+from app.media.excerpts import gif, poster
 from app.server.bodies import Told, as_it_came, bounded
 from app.server.desk import Desk, Turns
 from app.server.refusals import Refusal, read_body
@@ -134,17 +135,24 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
 
     @router.get(
         "/{video_id}/content",
-        summary="The film, also while it grows; or its newest frame",
+        summary="The film, also while it grows; or its newest frame, its middle one, or some seconds as a GIF",
         response_class=Response,
-        responses={200: {"content": {"video/mp4": {}, "image/jpeg": {}}, "description": "The film, or the frame"}},
+        responses={
+            200: {
+                "content": {"video/mp4": {}, "image/jpeg": {}, "image/gif": {}},
+                "description": "The film, or the frame",
+            }
+        },
     )
-    async def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
-        if variant != "thumbnail":
-            return await run_in_threadpool(lambda: content_of(video_id, variant))
+    async def content(  # pyright: ignore[reportUnusedFunction]
+        video_id: str, variant: str = "video", since: float = 0.0, seconds: float = 6.0
+    ) -> Response:
+        if variant == "video":
+            return await run_in_threadpool(lambda: content_of(video_id, variant, since, seconds))
         async with previews.turn():
-            return await run_in_threadpool(lambda: content_of(video_id, variant))
+            return await run_in_threadpool(lambda: content_of(video_id, variant, since, seconds))
 
-    def content_of(video_id: str, variant: str) -> Response:
+    def content_of(video_id: str, variant: str, since: float, seconds: float) -> Response:
         job = jobs.get(video_id)
         final = job.status == "completed"
         headers = {"Cache-Control": "private" if final else "no-store", "X-Content-Type-Options": "nosniff"}
@@ -153,11 +161,18 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
             if picture is None:
                 raise WrongState("This job has no frame yet. Ask again when it has begun.")
             return Response(picture, media_type="image/jpeg", headers=headers)
-        if variant != "video":
-            raise UsageMistake(f"There is no variant {printable(shorten(variant, 40))}. Ask for video or thumbnail.")
+        if variant not in ("video", "poster", "gif"):
+            told = printable(shorten(variant, 40))
+            raise UsageMistake(f"There is no variant {told}. Ask for video, thumbnail, poster or gif.")
         film = jobs.film(video_id)
         if film is None:
             raise WrongState("This job has no frame yet. Ask again when it has begun.")
+        if variant == "poster":
+            return Response(poster(film, job.frames_done), media_type="image/jpeg", headers=headers)
+        if variant == "gif":
+            name = file_name(job).removesuffix(".mp4")
+            headers["Content-Disposition"] = f'attachment; filename="{name}.gif"'
+            return Response(gif(film, since, seconds), media_type="image/gif", headers=headers)
         return FileResponse(
             film, media_type="video/mp4", headers=headers, filename=file_name(job), content_disposition_type="inline"
         )

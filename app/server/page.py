@@ -35,6 +35,7 @@ SCRIPTS = (
     "live.js",
     "drop.js",
     "shots.js",
+    "watch.js",
     "joblist.js",
     "jobs.js",
     "plots.js",

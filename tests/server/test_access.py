@@ -77,6 +77,19 @@ def faults(page: Any) -> list[str]:
     return found
 
 
+WRONG = """
+document.querySelector('.rv-live').insertAdjacentHTML('beforeend',
+  '<div id=wrong><button type=button style="border-color: #ddd"></button><p style="color: #bbb">faint</p></div>')
+"""
+
+
+def test_the_checker_finds_what_is_wrong(page: Any) -> None:
+    page.evaluate(WRONG)
+    found = " ".join(faults(page))
+    assert all(name in found for name in ("light: button-name", "dark: button-name", "color-contrast", "edge: "))
+    page.evaluate("document.querySelector('#wrong').remove()")
+
+
 def test_the_live_tab_as_one_meets_it(page: Any) -> None:
     open_tab(page, "Live")
     assert faults(page) == []
@@ -140,8 +153,12 @@ def test_long_render(page: Any) -> None:
         form.locator('[name="name"]').fill(name)
         page.get_by_role("button", name="Render", exact=True).click()
     page.get_by_role("button", name="Cancel: second").click()
-    until(page, "document.querySelector('.rv-job[data-status=completed] video')?.videoWidth > 0")
+    until(page, "document.querySelector('.rv-job[data-status=completed] img')?.naturalWidth > 0")
     assert faults(page) == []
+    page.get_by_role("button", name="Watch: first").click()
+    until(page, "document.querySelectorAll('.rv-watch .rv-track button').length === 2")
+    assert faults(page) == []
+    page.keyboard.press("Escape")
 
 
 def test_compare(page: Any) -> None:

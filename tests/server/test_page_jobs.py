@@ -126,11 +126,44 @@ def test_jobs_are_checked_rendered_paused_moved_and_kept_over_a_reload(page: Any
     assert form.locator('[name="name"]').input_value() == "third"
     until(page, "document.querySelector('.rv-job')?.dataset.status === 'completed'")
     until(page, "document.querySelectorAll('.rv-job [data-state=made]').length === 54")
-    until(page, "document.querySelector('.rv-job video')?.videoWidth > 0")
+    until(page, "document.querySelector('.rv-job img')?.naturalWidth > 0")
     with page.expect_download() as download:
         job.get_by_role("link", name="Download").click()
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     job.get_by_role("button", name="Edit as new").click()
+    until(page, "document.querySelector('.rv-columns [name=name]').value === 'long'")
+
+
+def test_a_film_opens_large_with_its_shots_the_keyboard_a_gif_and_a_way_to_make_it_again(page: Any) -> None:
+    open_tab(page, "Long render")
+    page.get_by_role("button", name="Watch: long").click()
+    dialog = page.get_by_role("dialog", name="long")
+    shots = dialog.get_by_role("list", name="Shots").get_by_role("button")
+    until(page, "document.querySelectorAll('.rv-watch .rv-track button').length === 2")
+    until(page, "document.querySelector('.rv-watch video').videoWidth > 0")
+    at = "document.querySelector('.rv-watch video').currentTime"
+    page.evaluate("document.querySelector('.rv-watch video').pause()")
+    shots.nth(1).click()
+    until(page, f"Math.abs({at} - 20.06) < 0.1")
+    until(page, "document.querySelector('.rv-watch [aria-current=true]').textContent === 'a blue star over snow'")
+    assert "Shot 2 of 2: a blue star over snow" in dialog.inner_text()
+    for key, second in (
+        ("ArrowLeft", 15.06),
+        ("ArrowUp", 0),
+        ("ArrowDown", 20.06),
+        ("End", 40),
+        ("Home", 0),
+        (".", 0.06),
+    ):
+        page.keyboard.press(key)
+        until(page, f"Math.abs({at} - {second}) < 0.1")
+    with page.expect_download() as download:
+        dialog.get_by_role("link", name="GIF of 6 s").click()
+    content = Path(download.value.path()).read_bytes()
+    assert content[:6] == b"GIF89a"
+    assert download.value.suggested_filename == "long.gif"
+    dialog.get_by_role("button", name="Render again as …").click()
+    dialog.wait_for(state="detached")
     until(page, "document.querySelector('.rv-columns [name=name]').value === 'long'")
 
 

@@ -14,7 +14,7 @@ const JOB_MAY = {
 
 class JobList {
   constructor(root, banner, onAgain) {
-    Object.assign(this, { root, banner, onAgain, list: root.querySelector(".rv-job-list"), lines: new Map() });
+    Object.assign(this, { root, banner, onAgain, list: root.querySelector(".rv-job-list"), lines: new Map(), player: new FilmPlayer(root, onAgain) });
     setInterval(() => root.offsetParent && !document.hidden && this.look(), POLL);
     this.look();
   }
@@ -134,25 +134,21 @@ class JobLine {
     return [...said, job.preset, job.size, `seed ${job.seed}`].join(" · ");
   }
 
+  // A picture of it, and a click that opens it large: the newest frame while it grows, then one of its middle.
   preview(job) {
     const whole = job.status === "completed";
-    if (whole && !this.picture.querySelector("video")) this.play(job);
-    if (whole || !job.frames_done || this.seen === job.frames_done || this.picture.querySelector("video")) return;
-    this.seen = job.frames_done;
+    const seen = `${job.frames_done} ${whole}`;
+    if (!job.frames_done || this.seen === seen) return;
+    this.seen = seen;
     if (!this.picture.firstChild) {
-      const watch = make("button", { type: "button", title: "Play what there is so far", ariaLabel: `Play what there is so far: ${job.name}`, onclick: () => this.play(job) }, make("span", { textContent: "So far" }));
+      const watch = make("button", { type: "button", onclick: () => this.list.player.open(this.job) }, make("span"));
       setIcon(watch, "play");
-      this.picture.append(make("img", { alt: `Newest frame of ${job.name}` }), watch);
+      this.picture.append(make("img", { alt: "" }), watch);
     }
-    this.picture.querySelector("img").src = `${pageUrl(this.film)}?variant=thumbnail&frame=${job.frames_done}`;
-  }
-
-  play(job) {
-    const soFar = job.status !== "completed";
-    const video = make("video", { src: `${pageUrl(this.film)}${soFar ? `?frames=${job.frames_done}` : ""}`, controls: true, muted: true, preload: "auto", autoplay: soFar, loop: !soFar, ariaLabel: `Film: ${job.name}` });
-    // Back to the newest frame, which has grown meanwhile.
-    if (soFar) video.onended = () => this.picture.replaceChildren();
-    this.picture.replaceChildren(video);
+    const [image, watch] = this.picture.children;
+    watch.lastChild.textContent = whole ? "Watch" : "So far";
+    watch.ariaLabel = `${whole ? "Watch" : "Watch what there is so far"}: ${job.name}`;
+    image.src = `${pageUrl(this.film)}?variant=${whole ? "poster" : "thumbnail"}&frame=${job.frames_done}`;
   }
 
   async chunks() {
