@@ -40,8 +40,11 @@ SCRIPTS = (
     "jobs.js",
     "plots.js",
     "compare.js",
+    "gallery.js",
     "start.js",
 )
+LIVE_TAB = {"Live": "Live"}
+JOBS_TABS = {"Long render": "Jobs", "Compare": "Compare", "Gallery": "Gallery"}
 STYLES = ("live.css", "tabs.css")
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
@@ -56,7 +59,7 @@ class Engine(Protocol):
 
 def tabs_of(jobs: object | None) -> dict[str, str]:
     """Titles of the tabs, and what fills each in app/server/static: window.rivuletLive and so on."""
-    return {"Live": "Live"} if jobs is None else {"Live": "Live", "Long render": "Jobs", "Compare": "Compare"}
+    return LIVE_TAB if jobs is None else {**LIVE_TAB, **JOBS_TABS}
 
 
 def page_facts(request: EngineRequest, *, tabs: Sequence[str] = ("Live",), perform: bool = False) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def _transition(model: str) -> str:
 def page_script(engine_facts: Mapping[str, Any]) -> str:
     """Everything that runs in the browser, in one scope, so that no further request has to be answered."""
     facts = dict(engine_facts) | {"html": _text("live.html"), "css": "".join(map(_text, STYLES))}
-    facts |= {"jobs_html": _text("jobs.html"), "compare_html": _text("compare.html")}
+    facts |= {f"{name}_html": _text(f"{name}.html") for name in ("jobs", "compare", "gallery")}
     told = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")  # no text of it can end the script
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
 

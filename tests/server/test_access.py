@@ -168,3 +168,10 @@ def test_compare(page: Any) -> None:
     page.get_by_role("button", name="Render all").click()
     page.locator('.rv-compare [data-act="play"]:enabled').wait_for()
     assert faults(page) == []
+
+
+def test_the_gallery(page: Any, painted: tuple[str, Painted]) -> None:
+    (session_of(painted[1]).folder / "session.jsonl").write_text("x")
+    open_tab(page, "Gallery")
+    until(page, "document.querySelectorAll('.rv-shelf li').length > 1")
+    assert faults(page) == []

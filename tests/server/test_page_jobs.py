@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.conftest import begin_anew, open_tab, until
+from tests.server.conftest import begin_anew, open_tab, session_of, until
 from tests.server.test_page_security import Painted
 
 pytestmark = pytest.mark.browser
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,41 @@ def test_a_film_opens_large_with_its_shots_the_keyboard_a_gif_and_a_way_to_make_
     dialog.get_by_role("button", name="Render again as …").click()
     dialog.wait_for(state="detached")
     until(page, "document.querySelector('.rv-columns [name=name]').value === 'long'")
+
+
+def test_the_gallery_finds_names_stars_and_throws_away(page: Any, painted: tuple[str, Painted]) -> None:
+    session = session_of(painted[1])
+    (session.folder / "still-20261130-120000-a-red-ball.png").write_bytes(PICTURE)
+    open_tab(page, "Gallery")
+    cards = page.locator(".rv-shelf li")
+    until(page, "document.querySelectorAll('.rv-shelf li').length === 2")
+    until(page, "[...document.querySelectorAll('.rv-shelf img')].every((node) => node.naturalWidth > 0)")
+    page.get_by_label("Name of the picture").fill("my ball")
+    page.get_by_label("Name of the picture").press("Enter")
+    page.get_by_role("button", name="Favourite: my ball").click()
+    page.locator('.rv-gallery label:has([value="favourite"])').click()
+    until(page, "document.querySelectorAll('.rv-shelf li').length === 1")
+    page.locator('.rv-gallery label:has([value="all"])').click()
+    search = page.get_by_role("textbox", name="Search names and kinds")
+    for words, count in (("LONG film", 1), ("ball pic", 1), ("nothing", 0), ("", 2)):
+        search.fill(words)
+        until(page, f"document.querySelectorAll('.rv-shelf li').length === {count}")
+    page.get_by_role("button", name="See: my ball").click()
+    page.get_by_role("dialog", name="my ball").get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Watch: long").click()
+    until(page, "document.querySelectorAll('.rv-gallery .rv-watch .rv-track button').length === 2")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Into the bin: my ball").click()
+    until(page, "document.querySelectorAll('.rv-shelf li').length === 1")
+    page.locator(".rv-gallery .rv-banner").get_by_role("button", name="Undo").click()
+    until(page, "document.querySelectorAll('.rv-shelf li').length === 2")
+    page.get_by_role("button", name="Into the bin: my ball").click()
+    page.locator('.rv-gallery label:has([value="binned"])').click()
+    page.get_by_role("button", name="Delete for good: my ball").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
+    until(page, "document.querySelectorAll('.rv-shelf li').length === 0")
+    assert list(session.folder.glob("*.png")) == []
+    assert cards.count() == 0
 
 
 def test_films_under_different_settings_play_as_one_and_are_exported(page: Any) -> None:

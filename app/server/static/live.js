@@ -302,6 +302,7 @@ class Live {
     const before = memory.all();
     if (event.role === "driver" && !this.link.invited) {
       memory.keep({ session: event.session, token: event.token });
+      ownFilms.keep(event.session, event.token);
       const known = before.session === event.session && event.settings; // the server has kept them
       if (!known && before.set && Object.keys(before.set).length) this.link.send({ type: "session.set", ...before.set });
       if (before.session && before.session !== event.session && before.prompt) this.put(before.prompt);

@@ -44,6 +44,23 @@ class FilmPlayer {
     if (rows?.data.length) this.track(rows, video, shots, told);
   }
 
+  // A recording, saved seconds or a picture of a live film.
+  show({ name, kind, url, poster }) {
+    const seen = kind === "picture" ? make("img", { src: pageUrl(url), alt: name }) : make("video", { src: pageUrl(url), poster: pageUrl(poster), controls: true, loop: true, muted: true, ariaLabel: `Film: ${name}` });
+    const download = make("a", { className: "rv-button", href: pageUrl(url), download: "" }, make("span", { textContent: "Download" }));
+    const close = make("button", { type: "button" }, make("span", { textContent: "Close" }));
+    setIcon(download, "save");
+    setIcon(close, "close");
+    const dialog = make("dialog", { className: "rv-watch", ariaLabel: name }, make("h2", { textContent: name }), seen, make("div", { className: "rv-bar" }, download, make("i"), close));
+    this.shots = [];
+    if (kind !== "picture") dialog.onkeydown = (event) => this.key(event, seen, dialog);
+    close.onclick = () => dialog.close();
+    dialog.onclose = () => dialog.remove();
+    this.root.append(dialog);
+    dialog.showModal();
+    seen.play?.().catch(() => {});
+  }
+
   // Where each shot begins on the film's clock: the first frame of its first chunk.
   track({ shots, data, fps }, video, list, told) {
     const end = (data.at(-1).frame + data.at(-1).shown) / fps;
