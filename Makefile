@@ -32,6 +32,7 @@ live: $(WEB)
 # Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time, then
 # those that drive a browser, alone: these count seconds.
 test: $(DEV)
+	@.ci/axe $(BIN)/python
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not multigpu and not network and not browser'
 	@$(BIN)/python -m pytest -q -m browser
 

@@ -25,7 +25,7 @@ from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.passes import Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
-from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
+from pipelines.types import Chunk, Controls, Prompt, Start, pixel_range, prompt_text
 from schedulers.noise import AddressedNoise, NoiseSource
 
 Camera = Callable[[range], Start]
@@ -48,6 +48,9 @@ class Stream:
         observer: sees every pass.
         runner: takes rows through the layers; in this process if None.
         video: it is made of a video, and remembers what that takes (pipelines/video.py).
+
+    Attributes:
+        on_prompt: told every prompt when it begins, None: nobody is.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Stream:
         video: bool = False,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
+        self.on_prompt: Callable[[Prompt], None] | None = None
         self._device, self._dtype = engine.transformer.expects
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
@@ -182,6 +186,8 @@ class Stream:
 
     def _make(self, controls: Controls, entry: Entry | None, start: Start | None, decode: bool) -> Chunk | None:
         """The five stages; without an emission they end after the third."""
+        if not hasattr(controls, "transition"):
+            raise TypeError('a stream takes Controls, not a text: write stream.next_chunk(Controls("a red ball"))')
         if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
             raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
         if decode and int(self.state.decoder[0]) != self.state.cur:  # the decoder's count of frames, on the host
@@ -297,6 +303,8 @@ class Stream:
         actions: list[Action] = []
         arrived = False
         if controls.prompt != before.prompt:
+            if self.on_prompt is not None:
+                self.on_prompt(controls.prompt)
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
             if before.version == 0:  # the film begins: nothing to switch from

@@ -105,6 +105,8 @@ def web_command(
             "Proxy headers count from proxies that are named. Give --proxy_headers --trusted_proxies IP."
         )
     _check_certificate(ssl_certfile, ssl_keyfile)
+    if model is not None:
+        _check_model(model)
     from app.loading.live import live_threads
     from app.loading.model import EngineRequest
     from app.server.access import host_names
@@ -147,6 +149,16 @@ def web_command(
     if host not in LOOPBACK and auth is None:
         print("Everybody who reaches this machine can watch and drive; --auth USER:PASSWORD asks for a password.")
     return serve(place, asked)
+
+
+def _check_model(model: str) -> None:
+    """Refuse a model that is not there before a page is served: what `rivulet render` says of it."""
+    from weights.catalog import get_model
+
+    try:
+        get_model(model)
+    except (OSError, ValueError) as error:
+        raise UsageMistake(f"--model: {error}") from None
 
 
 def _check_certificate(certificate: Path | None, key: Path | None) -> None:
