@@ -25,6 +25,7 @@ from pipelines.engine import Engine
 from pipelines.passes import Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
 from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
+from pipelines.video_state import VideoState
 from schedulers.noise import AddressedNoise, NoiseSource
 
 Camera = Callable[[range], Start]
@@ -82,8 +83,6 @@ class Stream:
         )
         buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
         autoencoder, flying = engine.autoencoder, plan.lanes * plan.width
-        if video and autoencoder is None:
-            raise ValueError("a video enters through an autoencoder, and this engine has none")
         self.state = StreamState(
             seed=seed,
             stream=stream,
@@ -107,9 +106,8 @@ class Stream:
             ],
             decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
-        if video and autoencoder is not None:
-            self.state.encoder = autoencoder.init_encode_state(batch, height, width, self._device)
-            self.state.origin = [Latents(self._frame, flying, self._device, self._dtype)]
+        if video:
+            self.open_video()
         runner = runner or LocalRunner(engine.transformer)
         self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
 
@@ -259,6 +257,20 @@ class Stream:
             state.cur = frames.stop
 
     # ------------------------------------------------------------------ state
+
+    def open_video(self) -> None:
+        """Make room for what a video takes, from its beginning on; one that was open is forgotten."""
+        state, autoencoder = self.state, self.engine.autoencoder
+        if autoencoder is None:
+            raise ValueError("a video enters through an autoencoder, and this engine has none")
+        batch, _, height, width = self._frame
+        state.encoder = autoencoder.init_encode_state(batch, height, width, self._device)
+        state.origin = [Latents(self._frame, state.flight.size, self._device, self._dtype)]
+        state.video = VideoState()
+
+    def close_video(self) -> None:
+        """Let go of all that; the film goes on from words. What is in flight has to be finished first."""
+        self.state.encoder, self.state.origin, self.state.video, self.state.scale = [], [], VideoState(), None
 
     def snapshot(self) -> Snapshot:
         """A copy of all state, to go back to."""

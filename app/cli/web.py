@@ -30,6 +30,9 @@ def web_command(
     model: ModelName = None,
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
+    num_frame_per_block: Annotated[
+        int | None, option(TABLE["num_frame_per_block"], usual="the preset's; 1 answers a camera soonest")
+    ] = None,
     max_sessions: Annotated[
         int,
         typer.Option(
@@ -110,10 +113,17 @@ def web_command(
     from app.server.doors import Doors
     from app.server.main import Serving, find_place, serve
     from pipelines.presets import PRESETS
+    from pipelines.presets.knobs import KnobError, apply_knobs
 
+    system = PRESETS[choose(preset, list(PRESETS), "preset")]
+    if num_frame_per_block is not None:
+        try:
+            system = apply_knobs(system, {"num_frame_per_block": num_frame_per_block})
+        except KnobError as error:
+            raise UsageMistake(f"--num_frame_per_block: {error}") from None
     asked = Serving(
         request=EngineRequest(
-            preset=PRESETS[choose(preset, list(PRESETS), "preset")],
+            preset=system,
             model=None if model is None else READERS["model"]("--model", model),
             device=choose(device, DEVICES, "device"),
             threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,

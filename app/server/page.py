@@ -29,6 +29,8 @@ SCRIPTS = (
     "words.js",
     "performer.js",
     "live.js",
+    "source.js",
+    "camera.js",
     "drop.js",
     "shots.js",
     "joblist.js",
@@ -37,7 +39,7 @@ SCRIPTS = (
     "compare.js",
     "start.js",
 )
-STYLES = ("live.css", "tabs.css")
+STYLES = ("live.css", "camera.css", "tabs.css")
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
 

@@ -5,7 +5,7 @@ const DROP_BYTES = 16 * 2 ** 20; // our films have their index at the front
 class Restorer {
   constructor(live) {
     this.live = live;
-    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back." }));
+    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back. Any other video is made over." }));
     live.root.append(this.over);
     const files = (event) => event.dataTransfer?.types.includes("Files");
     const show = (on) => (event) => {
@@ -38,7 +38,8 @@ class Restorer {
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
       else this.play(told, what);
     } catch (error) {
-      say(error.message);
+      if (!renders && file.type.startsWith("video/")) live.camera.file(file); // no film of ours: one to be made over
+      else say(error.message);
     }
   }
 
