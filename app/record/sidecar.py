@@ -64,7 +64,8 @@ class ChunkRecord(_Record):
     it.
 
     `sha256` is of the chunk's uint8 RGB frames as the engine gave them, before trimming, scaling and
-    encoding. `memory` is the bytes in use when it was done, of the device that computes.
+    encoding. `memory` is the bytes in use when it was done, of the device that computes. `said` is what a controller
+    decided with it.
     """
 
     index: recorded.Count
@@ -77,6 +78,7 @@ class ChunkRecord(_Record):
     drift: float | None
     memory: int
     seconds: dict[str, float]
+    said: str = ""
 
 
 class FilmRecord(_Record):
