@@ -237,12 +237,17 @@ class Stream:
             yield self.next_chunk(controls())
 
     @torch.inference_mode()
-    def prefill(self, latents: Tensor, controls: Controls) -> None:
-        """Begin with given clean latents [B, F, C, H, W] (image or video to video); only before the first chunk."""
+    def prefill(self, latents: Tensor, controls: Controls) -> NDArray[np.uint8] | None:
+        """Begin with given clean latents [B, F, C, H, W] (image or video to video); only before the first chunk.
+
+        Returns:
+            What the decoder makes of them, uint8 RGB [T, H, W, 3] of the first of a batch; None without one.
+        """
         state, plan = self.state, self.engine.policies.plan
         if state.cur:
             raise ValueError(f"the film has begun ({state.cur} latent frames): prefill a new stream instead")
         self._condition(controls)
+        shown: list[NDArray[np.uint8]] = []
         while state.cur < latents.shape[1]:
             rows = plan.passes(View(state.cur, state.text.version))[0].rows
             frames = range(state.cur, min(rows[0].frames.stop, latents.shape[1]))
@@ -253,8 +258,9 @@ class Stream:
                 self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
-                _, state.decoder = self.engine.autoencoder.decode_stream(given, state.decoder)
+                shown.append(self._decode(given))
             state.cur = frames.stop
+        return np.concatenate(shown) if shown else None
 
     # ------------------------------------------------------------------ state
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
+from app.record.beginning import BeginningRecord
 from app.record.video import VideoRecord
 from app.script.timeline import Timecode, Timeline
 from pipelines.types import prompt_text
@@ -128,7 +129,7 @@ class Config(_Record):
 
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
-    chunks an encoder lasts, `video` what the film was made of.
+    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with.
     """
 
     script: str
@@ -146,6 +147,7 @@ class Config(_Record):
     crf: recorded.Crf
     segment_chunks: recorded.SegmentChunks
     video: VideoRecord | None = None
+    beginning: BeginningRecord | None = None
 
 
 class Timing(_Record):
