@@ -25,7 +25,7 @@ from pipelines.state import Snapshot, StreamState
 from pipelines.tree import Tree
 from pipelines.video_state import VideoState
 
-FORMAT = 4
+FORMAT = 5
 
 _NO_VIDEO: dict[str, Tree] = {"encoder": (), "origin": (), "video": VideoState()}
 """What formats before 4 do not know of."""
@@ -77,6 +77,7 @@ def load_snapshot(path: Path, device: torch.device | str = "cpu", *, sha256: str
         raise ValueError(f"{path} is damaged ({error}): render without it") from error
     known: dict[Any, Callable[[Any, Mapping[str, Tensor]], Tree]] = {
         FORMAT: lambda head, held: _tree(head["state"], held),
+        4: lambda head, held: _video_from_the_start(_tree(head["state"], held)),
         3: lambda head, held: _NO_VIDEO | _tree(head["state"], held),
         2: _format_2,
     }
@@ -129,6 +130,11 @@ def _tree(data: Any, tensors: Mapping[str, Tensor]) -> Tree:
     if "$arrays" in named:
         return tuple(tensors[named["$arrays"]].cpu().numpy())
     return {key: _tree(part, tensors) for key, part in named.items()}
+
+
+def _video_from_the_start(tree: Mapping[str, Tree]) -> Mapping[str, Tree]:
+    """The tree of a file of format 4, in which a video always begins with the film."""
+    return {**tree, "video": {"at": 0, **tree["video"]}}
 
 
 def _format_2(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tree]:

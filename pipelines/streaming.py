@@ -26,6 +26,7 @@ from pipelines.engine import Engine
 from pipelines.passes import Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
 from pipelines.types import Chunk, Controls, Prompt, Start, pixel_range, prompt_text
+from pipelines.video_state import VideoState
 from schedulers.noise import AddressedNoise, NoiseSource
 
 Camera = Callable[[range], Start]
@@ -87,8 +88,6 @@ class Stream:
         )
         buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
         autoencoder, flying = engine.autoencoder, plan.lanes * plan.width
-        if video and autoencoder is None:
-            raise ValueError("a video enters through an autoencoder, and this engine has none")
         self.state = StreamState(
             seed=seed,
             stream=stream,
@@ -113,9 +112,8 @@ class Stream:
             ],
             decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
-        if video and autoencoder is not None:
-            self.state.encoder = autoencoder.init_encode_state(batch, height, width, self._device)
-            self.state.origin = [Latents(self._frame, flying, self._device, self._dtype)]
+        if video:
+            self.open_video()
         runner = runner or LocalRunner(engine.transformer)
         self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
 
@@ -247,12 +245,17 @@ class Stream:
             yield self.next_chunk(controls())
 
     @torch.inference_mode()
-    def prefill(self, latents: Tensor, controls: Controls) -> None:
-        """Begin with given clean latents [B, F, C, H, W] (image or video to video); only before the first chunk."""
+    def prefill(self, latents: Tensor, controls: Controls) -> NDArray[np.uint8] | None:
+        """Begin with given clean latents [B, F, C, H, W] (image or video to video); only before the first chunk.
+
+        Returns:
+            What the decoder makes of them, uint8 RGB [T, H, W, 3] of the first of a batch; None without one.
+        """
         state, plan = self.state, self.engine.policies.plan
         if state.cur:
             raise ValueError(f"the film has begun ({state.cur} latent frames): prefill a new stream instead")
         self._condition(controls)
+        shown: list[NDArray[np.uint8]] = []
         while state.cur < latents.shape[1]:
             rows = plan.passes(View(state.cur, state.text.version))[0].rows
             frames = range(state.cur, min(rows[0].frames.stop, latents.shape[1]))
@@ -263,10 +266,25 @@ class Stream:
                 self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
             state.latents.put(frames, given)
             if self.engine.autoencoder is not None:  # the pictures to come go on from these
-                _, state.decoder = self.engine.autoencoder.decode_stream(given, state.decoder)
+                shown.append(self._decode(given))
             state.cur = frames.stop
+        return np.concatenate(shown) if shown else None
 
     # ------------------------------------------------------------------ state
+
+    def open_video(self) -> None:
+        """Make room for what a video takes, from its beginning on; one that was open is forgotten."""
+        state, autoencoder = self.state, self.engine.autoencoder
+        if autoencoder is None:
+            raise ValueError("a video enters through an autoencoder, and this engine has none")
+        batch, _, height, width = self._frame
+        state.encoder = autoencoder.init_encode_state(batch, height, width, self._device)
+        state.origin = [Latents(self._frame, state.flight.size, self._device, self._dtype)]
+        state.video = VideoState()
+
+    def close_video(self) -> None:
+        """Let go of all that; the film goes on from words. What is in flight has to be finished first."""
+        self.state.encoder, self.state.origin, self.state.video, self.state.scale = [], [], VideoState(), None
 
     def snapshot(self) -> Snapshot:
         """A copy of all state, to go back to."""

@@ -106,7 +106,8 @@ class Chunk:
     `pixels` is uint8 RGB [T, H, W, 3], or None where decoding was left out; `sha256` is of those bytes before any
     encoding (of the float32 latents without decoding). `latent` and `pixel` number frames of the whole film.
     `seconds` is wall time a hop: conditioning, plan, denoise, remember, decode, and "model", the part of denoise and
-    remember spent inside the transformer. `drift` is None while there is nothing to compare with.
+    remember spent inside the transformer. `drift` is None while there is nothing to compare with. `said` is what a
+    controller decided with it, in a sentence.
     """
 
     index: int
@@ -118,6 +119,7 @@ class Chunk:
     sha256: str
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     drift: float | None = None
+    said: str = ""
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, Controls, Start, Transition, pixel_range
+from pipelines.video_state import VideoState
 from schedulers.changes import change, motion
 from schedulers.noise import Address, uniform
 
@@ -51,8 +52,52 @@ class Shown:
     chunk: Chunk | None
 
 
+def check_takes_video(stream: Stream) -> None:
+    """Raise ValueError where a stream's plan cannot begin with pictures."""
+    _ = stream.entering  # refuses plans that take none
+    if getattr(stream.engine.policies.plan, "step", None) == "unipc":
+        raise ValueError("unipc cannot begin between its own levels, as a video does: choose renoise or euler")
+
+
+def open_for_video(stream: Stream, picture: NDArray[np.uint8]) -> VideoInput:
+    """Let a video in from the film's next frames on, whatever the film was made of before.
+
+    What was remembered stays, so that the picture goes over into the video's. In a film that has begun every latent
+    frame stands for four pictures, and an autoencoder makes its first one of a single one: it sees `picture` before
+    the video's own, as if that had stood still.
+
+    Args:
+        stream: with nothing in flight, which `Stream.finish` sees to.
+        picture: what the video shows about now, uint8 RGB [H, W, 3] of the film's size.
+
+    Raises:
+        ValueError: something is in flight, or the stream takes no video; nothing has changed.
+    """
+    if stream.state.levels:
+        raise ValueError("chunks are on their way, and a video enters behind them: finish them first")
+    check_takes_video(stream)
+    stream.open_video()
+    stream.state.video = VideoState(at=stream.state.cur)
+    if stream.state.cur:
+        encoded(stream, picture[None])
+    return VideoInput(stream)
+
+
+@torch.inference_mode()
+def encoded(stream: Stream, frames: NDArray[np.uint8]) -> torch.Tensor:
+    """The next pictures of a stream that is open for video, uint8 RGB [T, H, W, 3], as latents [1, F, C, h, w]."""
+    state, engine = stream.state, stream.engine
+    assert engine.autoencoder is not None
+    device, dtype = engine.transformer.expects
+    pixels = torch.as_tensor(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2)[None] / 255
+    latents, state.encoder = engine.autoencoder.encode_stream(pixels, state.encoder)
+    return (engine.autoencoder.unnormalised(latents) if engine.policies.video.raw else latents).to(dtype)
+
+
 class VideoInput:
     """A video's way through a stream that is open for it and has just begun, or was restored.
+
+    A film that has begun from words takes a video too: see `open_for_video`.
 
     Args:
         stream: made with `video=True`; nothing but this object makes chunks of it.
@@ -62,7 +107,7 @@ class VideoInput:
         decisions: what was decided in the last call of `push` or `finish`.
 
     Raises:
-        ValueError: the stream is not open for video, has begun from words, or its plan cannot take pictures.
+        ValueError: the stream is not open for video, was not opened where it stands, or its plan takes no pictures.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -72,11 +117,9 @@ class VideoInput:
         self._first = 0
         if not state.encoder:
             raise ValueError("the stream is not open for video: make it with video=True")
-        if state.cur + len(state.levels) != self._encoded():
-            raise ValueError("the film has begun without a video: open a new stream for it")
-        _ = stream.entering  # refuses plans that take no pictures
-        if getattr(stream.engine.policies.plan, "step", None) == "unipc":
-            raise ValueError("unipc cannot begin between its own levels, as a video does: choose renoise or euler")
+        if state.cur + len(state.levels) != state.video.at + self._encoded():
+            raise ValueError("the film has begun without a video: open a new stream for it, or open it for one")
+        check_takes_video(stream)
 
     @property
     def wants(self) -> int:
@@ -159,21 +202,12 @@ class VideoInput:
         self._decide("noise", share=share, level=level, motion=moved, **({"steps": self.steps} if self.steps else {}))
         # The model was tuned to be told another level than it gets, or it is told the one it gets.
         scale = share if noise.lag else policies.schedule.sigma(level)
-        return Start(self._encode(frames), scale, level, self.steps)
+        return Start(encoded(self.stream, frames), scale, level, self.steps)
 
     def _decide(self, kind: str, **data: float) -> None:
         self.decisions.append(Decision(self._first, kind, data))
 
     # ------------------------------------------------------------------ pictures
-
-    @torch.inference_mode()
-    def _encode(self, frames: NDArray[np.uint8]) -> torch.Tensor:
-        state, engine = self.stream.state, self.stream.engine
-        assert engine.autoencoder is not None
-        device, dtype = engine.transformer.expects
-        pixels = torch.as_tensor(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2)[None] / 255
-        latents, state.encoder = engine.autoencoder.encode_stream(pixels, state.encoder)
-        return (engine.autoencoder.unnormalised(latents) if engine.policies.video.raw else latents).to(dtype)
 
     def _flush(self, controls: Controls) -> list[Shown]:
         shown: list[Shown] = []
@@ -208,9 +242,10 @@ class VideoInput:
     # ------------------------------------------------------------------ checks
 
     def _encoded(self) -> int:
-        """Latent frames that the encoder has made: one of the first picture, one of every four later ones."""
+        """Latent frames that the encoder has made of the video: one of the first picture of a film, one of every four
+        later ones; none of the picture before a video that begins later."""
         seen = int(self.stream.state.encoder[0])  # on the host
-        return 0 if not seen else 1 + (seen - 1) // 4
+        return 0 if not seen else (0 if self.stream.state.video.at else 1) + (seen - 1) // 4
 
     def _check(self, frames: NDArray[np.uint8]) -> None:
         height, width = self.size

@@ -13,6 +13,7 @@ class VideoState:
     """Counts are in pixel frames, pictures uint8 [H, W, 3].
 
     Attributes:
+        at: the latent frame of the film with which the video begins; above 0 the encoder saw a picture before it.
         entered: frames handed in.
         shown: frames given back.
         ended: the last chunk was not full, so that nothing can follow it.
@@ -23,6 +24,7 @@ class VideoState:
         quiet: what changed in the quiet blocks of the last chunks, for the filter.
     """
 
+    at: int = 0
     entered: int = 0
     shown: int = 0
     ended: bool = False

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.config.lengths import Rhythm
@@ -22,6 +24,7 @@ from pipelines.engine import Engine
 from pipelines.presets import PRESETS, Preset
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, Controls, Prompt
+from pipelines.video import Shown
 from tests.tiny import tiny_autoencoder, tiny_engine, tiny_stream, tiny_transformer
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -63,6 +66,11 @@ class SlowStream(EngineStream):
         self.model.clock.sleep(self.model.chunk_seconds)
         # On this clock, on which nothing but sleep takes time.
         return replace(super().next_chunk(controls), seconds={"denoise": self.model.chunk_seconds})
+
+    def enter(self, frames: NDArray[np.uint8], controls: Controls, steps: int | None) -> list[Shown]:
+        self.model.made += 1
+        self.model.clock.sleep(self.model.chunk_seconds)
+        return super().enter(frames, controls, steps)
 
 
 @cache

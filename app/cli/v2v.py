@@ -63,6 +63,15 @@ def v2v_command(
             show_default="0.7",
         ),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency",
+            metavar="TIME",
+            help="Of a live source: how old a picture may be when it is made over, such as 400ms; steps are given up.",
+            show_default="as old as it gets",
+        ),
+    ] = None,
     fit: Annotated[
         str | None,
         typer.Option("--fit", help="Pictures of another shape: crop, pad or stretch.", show_default="crop"),
@@ -167,7 +176,15 @@ def v2v_command(
 
     video = None
     if source is not None:
-        video = read_request(source, strength=strength, fit=fit, turn=rotate, sound=sound, side_by_side=side_by_side)
+        video = read_request(
+            source,
+            strength=strength,
+            fit=fit,
+            turn=rotate,
+            sound=sound,
+            side_by_side=side_by_side,
+            latency=latency,
+        )
     return film(
         resolved,
         RunFlags(

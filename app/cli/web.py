@@ -32,6 +32,9 @@ def web_command(
     vae: Annotated[str, option(TABLE["vae"])] = "auto",
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
+    num_frame_per_block: Annotated[
+        int | None, option(TABLE["num_frame_per_block"], usual="the preset's; 1 answers a camera soonest")
+    ] = None,
     max_sessions: Annotated[
         int,
         typer.Option(
@@ -114,10 +117,17 @@ def web_command(
     from app.server.doors import Doors
     from app.server.main import Serving, find_place, serve
     from pipelines.presets import PRESETS
+    from pipelines.presets.knobs import KnobError, apply_knobs
 
+    system = PRESETS[choose(preset, list(PRESETS), "preset")]
+    if num_frame_per_block is not None:
+        try:
+            system = apply_knobs(system, {"num_frame_per_block": num_frame_per_block})
+        except KnobError as error:
+            raise UsageMistake(f"--num_frame_per_block: {error}") from None
     asked = Serving(
         request=EngineRequest(
-            preset=PRESETS[choose(preset, list(PRESETS), "preset")],
+            preset=system,
             model=None if model is None else READERS["model"]("--model", model),
             loras=READERS["lora"]("--lora", lora or []),
             vae=READERS["vae"]("--vae", vae),

@@ -54,6 +54,23 @@ class Film:
         written="FILE",
         aliases=("data_path", "prompt_file_path", "prompt_path", "extended_prompt_path"),
     )
+    image: str | None = setting(
+        None,
+        "A picture that the film begins with and goes on from.",
+        read.text("the name of a picture"),
+        group="What to show",
+        written="FILE",
+        aliases=("image_path",),
+        replay="film",
+    )
+    extend: str | None = setting(
+        None,
+        "A clip whose last pictures the film begins with and goes on from.",
+        read.text("the name of a video file"),
+        group="What to show",
+        written="FILE",
+        replay="film",
+    )
     switch_frame_indices: tuple[int, ...] | None = _shown(
         None, "Latent frames at which the prompts change.", read.places, written="40,80", unit=LATENT
     )

@@ -10,14 +10,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel
+
 from app.live.branches import Branches, LeftBranch
 from app.live.checkpoint import Checkpoint
+from app.live.pictures import PictureMark
 from app.live.player import Receipt
 from app.live.prompts import ChunkPlan, PromptSchedule, latent_of
 from app.live.quota import Quota
 from app.live.recording import Ended
 from app.live.saves import Saves
 from app.live.spelling import Spelling
+from app.live.video import FilmVideo
 from app.live.worker import Worker
 from app.loading.live import Copy, LiveModel
 from app.record.log_writer import LogWriter
@@ -39,13 +43,17 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class MadeChunk:
-    """A chunk that was made in `seconds`, which began at `begun`; `switched` if its prompt is a new one."""
+    """A chunk that was made in `seconds`, which began at `begun`; `switched` if its prompt is a new one.
+
+    `marks` are the pictures that its frames were made of, where they were made of some.
+    """
 
     chunk: Chunk
     plan: ChunkPlan
     switched: bool
     begun: float
     seconds: float
+    marks: tuple[PictureMark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +144,26 @@ class LiveFilm:
         studio: what makes it.
         session_log: its log.
         schedule: what it is to show.
+        tell: tells all who watch.
 
     Attributes:
+        video: what it is made of beside words.
         chunk: the next chunk's number.
         branch: which film this is, counting rewinds and new beginnings.
         made: how many chunks were made to be shown, in all branches.
         branches: those that were left.
     """
 
-    def __init__(self, studio: Studio, session_log: LogWriter, schedule: PromptSchedule) -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        session_log: LogWriter,
+        schedule: PromptSchedule,
+        tell: Callable[[BaseModel], object] = lambda event: None,
+    ) -> None:
         model = self.model = studio.model
+        self.video = FilmVideo(model, studio.clock, tell)
+        self._pictured = set[int]()  # chunks that were made of pictures, in any branch
         self.schedule, self._session_log, self._clock = schedule, session_log, studio.clock
         self.chunk = self.branch = self.made = 0
         self._history = History(0, round(HISTORY_SECONDS * model.fps / model.chunk_frames))
@@ -173,14 +191,21 @@ class LiveFilm:
         except ValueError as error:  # nothing has changed yet
             self.schedule.take_back(self.chunk)
             raise Refused(str(error), plan.receipts) from error
-        chunk = self._stream.next_chunk(controls.for_stream)
+        shown = self.video.make(self._stream, controls.for_stream)
+        chunk, marks = (shown.chunk, shown.marks) if shown else (self._stream.next_chunk(controls.for_stream), ())
+        chunk = self._numbered(chunk)
         seconds = self._clock() - begun
+        self.video.made(seconds)
         if controls != self._logged:
             self._session_log.controls(controls, self.branch, self.chunk)
             self._logged = controls
-        self._session_log.chunk(chunk, self.branch, seconds)
+        self._session_log.chunk(chunk, self.branch, seconds, source=self.video.kind if marks else None)
+        for kind, data in self.video.told():
+            self._session_log.decided(self.branch, self.chunk, kind, data)
+        if marks:
+            self._pictured.add(self.chunk)
         self.chunk, self.made = self.chunk + 1, self.made + 1
-        return MadeChunk(chunk, plan, switched, begun, seconds)
+        return MadeChunk(chunk, plan, switched, begun, seconds, marks)
 
     def preview(self, prompt: Prompt) -> Chunk:
         """The next chunk as it would be if another prompt began with it, at once; ValueError if it cannot be read."""
@@ -242,6 +267,7 @@ class LiveFilm:
             return False
         self.leave(left)
         target = min(max(target, mark.chunk), mark.chunk + MOST_AGAIN)
+        target = self._again_to(mark.chunk, target)
         self._go_back(mark, target)
         self._history.forget(after=target)
         self.schedule.go_back(target)
@@ -263,11 +289,16 @@ class LiveFilm:
         if found is None:
             return False
         self.leave(frame)
-        self.schedule.go_to(found.past, found.chunk)
-        self._go_back(Mark(found.begin, found.copy), found.chunk)
+        chunk = self._again_to(found.begin, found.chunk)
+        self.schedule.go_to(found.past, chunk)
+        self._go_back(Mark(found.begin, found.copy), chunk)
         self._history.forget()  # of another branch
-        self._branch_off(found.chunk, found.number)
+        self._branch_off(chunk, found.number)
         return True
+
+    def _again_to(self, begin: int, target: int) -> int:
+        """How far chunks from `begin` on can be made again: those that were made of pictures cannot, which are gone."""
+        return target if self._pictured.isdisjoint(range(begin, target)) else begin
 
     def _go_back(self, mark: Mark, target: int) -> None:
         """The stream goes back to the mark, and is `behind` by the chunks up to `target`."""
@@ -303,7 +334,16 @@ class LiveFilm:
         """Let go of everything."""
         self._history.forget()
         self.branches.forget()
+        self.video.end("The film is over.")
         del self._stream
+
+    def _numbered(self, chunk: Chunk) -> Chunk:
+        """A chunk as the film counts: what shows nothing new is a chunk of the film, and none of the stream."""
+        assert chunk.pixels is not None
+        begin = self.model.rhythm.start_frame(self.chunk)
+        if chunk.index == self.chunk and chunk.pixel.start == begin:
+            return chunk
+        return replace(chunk, index=self.chunk, pixel=range(begin, begin + len(chunk.pixels)))
 
     def _catch_up(self) -> None:
         while self._again:
@@ -312,4 +352,5 @@ class LiveFilm:
     def _branch_off(self, chunk: int, parent: int) -> None:
         self._session_log.branch(self.branch + 1, parent, chunk)
         self.branch, self.chunk = self.branch + 1, chunk
+        self.video.forget()
         self._logged = self.schedule.at(chunk - 1) if chunk else None

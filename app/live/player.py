@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from threading import Condition, Lock, Thread
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydantic import BaseModel
 
+    from app.live.pictures import PictureMark
     from app.live.recorder import Recorder
     from pipelines.types import Chunk
 
@@ -35,7 +36,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LiveFrame:
-    """One compressed frame; `t` is film time, `made` the unix time at which its chunk was finished."""
+    """One compressed frame; `t` is film time, `made` the unix time at which its chunk was finished.
+
+    `source` is the picture of a camera that it was made of.
+    """
 
     payload: bytes
     codec: int
@@ -45,6 +49,7 @@ class LiveFrame:
     frame: int
     t: float
     made: float
+    source: PictureMark | None = None
 
 
 class Viewer(Protocol):
@@ -118,6 +123,7 @@ class _Waiting:
     epoch: int
     made: float
     drift: float | None
+    source: PictureMark | None
 
 
 class Player:
@@ -151,9 +157,18 @@ class Player:
     # ------------------------------------------------------------------ the engine's side
 
     def push(
-        self, chunk: Chunk, receipts: Iterable[Receipt], *, epoch: int, made: float, begun: float
+        self,
+        chunk: Chunk,
+        receipts: Iterable[Receipt],
+        marks: Sequence[PictureMark] = (),
+        *,
+        epoch: int,
+        made: float,
+        begun: float,
     ) -> tuple[float, Dropped]:
         """Take a chunk that was begun at `begun` and is finished now, which is `made` in unix time.
+
+        `marks` are the pictures that its frames were made of, in order.
 
         Returns:
             By how many seconds it came too late, and, if its epoch is new, what is not shown because of it.
@@ -170,7 +185,8 @@ class Player:
                 late = 0.0 if self._next is None else max(0.0, now - self._next)
                 self._next = now if self._next is None else max(self._next, now)
             for index, (pixels, frame) in enumerate(zip(chunk.pixels, chunk.pixel, strict=True)):
-                self._waiting.append(_Waiting(pixels, frame, chunk.index, index, epoch, made, chunk.drift))
+                source = marks[index] if index < len(marks) else None
+                self._waiting.append(_Waiting(pixels, frame, chunk.index, index, epoch, made, chunk.drift, source))
             self._receipts += [_Due(receipt, chunk.index, begun, now, chunk.seconds) for receipt in receipts]
         return late, lost
 
@@ -232,7 +248,8 @@ class Player:
         self.recorder.add(waiting.pixels, payload)
         self.latest, self.frame, self.drift = payload, waiting.frame, waiting.drift
         t = waiting.frame / self.fps
-        shown = LiveFrame(payload, JPEG, True, waiting.epoch & 0xFFFF, self.seq, waiting.frame, t, waiting.made)
+        epoch, source = waiting.epoch & 0xFFFF, waiting.source
+        shown = LiveFrame(payload, JPEG, True, epoch, self.seq, waiting.frame, t, waiting.made, source)
         drivers = [viewer for viewer in self.viewers if viewer.driver]
         reached = not drivers or any(viewer.credit > 0 for viewer in drivers)
         for viewer in self.viewers:

@@ -94,7 +94,7 @@ class Session:
         self.player = Player(model.fps, recorder, clock, seq=0 if checkpoint is None else checkpoint[0].seq_from)
         self.audience = Audience(self.player, clock, () if checkpoint is None else checkpoint[0].missed)
         self.schedule = PromptSchedule(controls, model.fps, model.rhythm)
-        self.film = LiveFilm(studio, session_log, self.schedule)
+        self.film = LiveFilm(studio, session_log, self.schedule, lambda event: self.audience.tell(event))
         self.pace = Pace(model.chunk_frames / model.fps)
         self.previews = Previews(self.schedule, self.film, self.pace, recorder, self.audience.tell)
         room = partial(studio.quota.room, session_id, copy=True)
@@ -125,6 +125,7 @@ class Session:
     def detach(self, viewer: Viewer) -> None:
         """And does no more."""
         self.audience.leave(viewer)
+        self.film.video.left(viewer)
         self.studio.wake()
 
     def hello(self, viewer: Viewer) -> Hello:
@@ -323,10 +324,10 @@ class Session:
         receipts, owed, self._owed = made.plan.receipts, self._owed, ()
         if not made.switched:
             receipts = (*owed, *receipts)
-        late, dropped = self.player.push(chunk, receipts, epoch=self.epoch, made=time.time(), begun=made.begun)
-        self.film.lost(dropped.frames)
+        late, lost = self.player.push(chunk, receipts, made.marks, epoch=self.epoch, made=time.time(), begun=made.begun)
+        self.film.lost(lost.frames)
         by = receipts[-1].id if receipts else ""
-        self.audience.tell_overtaken((*(owed if made.switched else ()), *dropped.receipts), by)
+        self.audience.tell_overtaken((*(owed if made.switched else ()), *lost.receipts), by)
         fast, recache = not self.pace.slow, chunk.seconds.get("conditioning", 0.0)
         self.pace.took(made.seconds, recache if made.switched else 0.0, late if late > _LATE else 0.0, now)
         if fast and self.pace.slow:

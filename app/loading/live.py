@@ -19,9 +19,13 @@ from pipelines.presets.knobs import apply_knobs, knob_values
 from pipelines.types import Chunk, Controls, Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipelines.presets import Preset
     from pipelines.state import Snapshot
     from pipelines.streaming import Stream
+    from pipelines.video import Decision, Shown, VideoInput
 
 MOST_FILMS = 4
 """Films at a time, where nobody says how many, on a machine that could play more."""
@@ -44,6 +48,33 @@ class LiveStream(Protocol):
     """One film under way."""
 
     def next_chunk(self, controls: Controls) -> Chunk: ...
+
+    @property
+    def wants(self) -> int | None:
+        """How many pictures the next chunk takes while a video is let in; None: none is."""
+        ...
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The timesteps of a chunk's passes."""
+        ...
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What was decided about the pictures that came last."""
+        ...
+
+    def open_video(self, picture: NDArray[np.uint8], controls: Controls) -> list[Chunk]:
+        """Let a video in, which shows this now; returns what was still on its way."""
+        ...
+
+    def enter(self, frames: NDArray[np.uint8], controls: Controls, steps: int | None) -> list[Shown]:
+        """Let the next pictures in, with at most so many passes; returns what is finished by now."""
+        ...
+
+    def leave_video(self, controls: Controls) -> list[Shown]:
+        """Go on from words; returns what was still on its way."""
+        ...
 
     def preview(self, controls: Controls) -> Chunk:
         """What `next_chunk` would make; the film does not go on by it."""
@@ -87,7 +118,8 @@ class LiveModel:
 
     `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
     `text` tells what the model knows and what it makes of a text, on any thread.
-    `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out.
+    `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out. `lanes` is how many
+    chunks are on their way at once; `no_video` says why it takes no pictures.
     """
 
     name: str
@@ -107,6 +139,8 @@ class LiveModel:
     read_prompt: Callable[[Prompt], None]
     text: TextFacts
     memory: Callable[[], int]
+    lanes: int = 1
+    no_video: str = ""
 
     @property
     def chunk_frames(self) -> int:
@@ -180,6 +214,8 @@ def open_live(request: EngineRequest) -> LiveModel:
         read_prompt=lambda prompt: _embed(first, prompt),
         text=components.text_encoder,
         memory=loaded.memory,
+        lanes=first.engine.policies.plan.lanes,
+        no_video=_no_video(first),
     )
 
 
@@ -215,16 +251,50 @@ class EngineStream:
 
     def begin(self, seed: int, knobs: Knobs) -> None:
         self._stream, self._knobs = self._build(apply_knobs(self._preset, dict(knobs)), seed), knobs
+        self._video: VideoInput | None = None
 
     def set_knobs(self, knobs: Knobs) -> None:
         if knobs == self._knobs:
             return
         changed = self._build(apply_knobs(self._preset, dict(knobs)), self._stream.state.seed)
-        changed.restore(self._stream.snapshot())
+        self._restore(changed, self._stream.snapshot())
         self._stream, self._knobs = changed, knobs
 
     def next_chunk(self, controls: Controls) -> Chunk:
         return self._stream.next_chunk(controls)
+
+    @property
+    def wants(self) -> int | None:
+        return None if self._video is None else self._video.wants
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return tuple(getattr(self._stream.engine.policies.plan, "levels", ()))
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [] if self._video is None else self._video.decisions
+
+    def open_video(self, picture: NDArray[np.uint8], controls: Controls) -> list[Chunk]:
+        from pipelines.video import open_for_video
+
+        left: list[Chunk] = []
+        while (chunk := self._stream.finish(controls)) is not None:
+            left.append(chunk)
+        self._video = open_for_video(self._stream, picture)
+        return left
+
+    def enter(self, frames: NDArray[np.uint8], controls: Controls, steps: int | None) -> list[Shown]:
+        assert self._video is not None  # opened first
+        self._video.steps = steps
+        return self._video.push(frames, controls)
+
+    def leave_video(self, controls: Controls) -> list[Shown]:
+        assert self._video is not None  # likewise
+        shown = self._video.finish(controls)
+        self._stream.close_video()
+        self._video = None
+        return shown
 
     def preview(self, controls: Controls) -> Chunk:
         return self._stream.fork().next_chunk(controls)
@@ -235,7 +305,19 @@ class EngineStream:
 
     def go_back(self, copy: Copy) -> None:
         assert isinstance(copy, HostCopy)
-        self._stream.restore(copy.snapshot)
+        self._restore(self._stream, copy.snapshot)
+
+    def _restore(self, stream: Stream, snapshot: Snapshot) -> None:
+        """Put a state back, of a film of words or of one that a video is let into."""
+        from pipelines.video import VideoInput
+
+        video = bool(snapshot.tree.get("encoder"))
+        if video and not stream.state.encoder:
+            stream.open_video()
+        elif not video:
+            stream.close_video()
+        stream.restore(snapshot)
+        self._video = VideoInput(stream) if video else None
 
 
 def read_copy(path: Path, sha256: str) -> HostCopy:
@@ -249,6 +331,17 @@ def read_copy(path: Path, sha256: str) -> HostCopy:
 
     snapshot = load_snapshot(path, "cpu", sha256=sha256)
     return HostCopy(snapshot, snapshot.nbytes)
+
+
+def _no_video(stream: Stream) -> str:
+    """Why a stream takes no pictures; "" if it does."""
+    from pipelines.video import check_takes_video
+
+    try:
+        check_takes_video(stream)
+    except ValueError as error:
+        return f"{str(error)[0].upper()}{str(error)[1:]}."
+    return ""
 
 
 def _embed(stream: Stream, prompt: Prompt) -> None:

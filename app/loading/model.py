@@ -5,7 +5,7 @@ refusals come at once.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +17,9 @@ from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipelines.components import Components
     from pipelines.video import VideoInput
 
@@ -61,6 +64,8 @@ class Opened:
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
     computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
     ValueError if the file is not what it was. `video_input` is the way of a video into a stream that is open for one.
+    `size` is height and width in pixels, `remembers` how many latent frames its memory holds, and `begin_with` makes
+    its first chunks of given pictures (pipelines/beginning.py).
     """
 
     stream: FilmStream
@@ -75,6 +80,9 @@ class Opened:
     save: Callable[[Path], str]
     restore: Callable[[Path, str], None]
     video_input: Callable[[], "VideoInput"] | None = None
+    size: tuple[int, int] = (0, 0)
+    remembers: int = 0
+    begin_with: "Callable[[NDArray[np.uint8], Controls, Sequence[int]], list[Chunk]] | None" = None
 
 
 class StreamOpener(Protocol):
@@ -168,6 +176,13 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
 
         return VideoInput(stream)
 
+    def begin(frames: "NDArray[np.uint8]", controls: Controls, parts: Sequence[int]) -> list[Chunk]:
+        from pipelines.beginning import begin_with
+
+        return begin_with(stream, frames, controls, parts)
+
+    (height, width), scale = stream.state.latents.ring.shape[-2:], components.autoencoder.spatial_scale
+
     def read_prompt(prompt: str) -> Mapping[str, tuple[str, ...]]:
         stream.engine.conditioner.embed(prompt)
         return components.text_encoder.unknown_words(prompt)
@@ -185,6 +200,9 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         save=lambda path: save_snapshot(stream.snapshot(), path),
         restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
         video_input=video_input if request.video else None,
+        size=(height * scale, width * scale),
+        remembers=stream.engine.policies.cache.capacity,
+        begin_with=begin,
     )
 
 

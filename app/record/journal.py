@@ -45,7 +45,7 @@ class Header(_Line):
 
     `film` is a name that the growing film carries too, so that neither can be taken for another's; `left_out` is what
     was asked not to be told of the film, `audio` its sound with the sha256 of that file, `report` where a report goes,
-    `video` where the video lies that it is made of.
+    `video` where the video lies that it is made of, `beginning` the file that it begins with.
     """
 
     format: Literal[2, 3]
@@ -55,6 +55,7 @@ class Header(_Line):
     audio_sha256: str | None = None
     report: str | None = None
     video: str | None = None
+    beginning: str | None = None
     seed: int
     config: Config
     model: ModelRecord

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 from app.loading.live import LiveModel
-from app.record.session_log import Branched, ChunkControls, Line, Made, Recorded, Shown, Steered, header_of
+from app.record.session_log import Branched, ChunkControls, Decided, Line, Made, Recorded, Shown, Steered, header_of
 from pipelines.types import Chunk
 
 HELD, LARGEST = 4 * 2**20, 64 * 2**20
@@ -72,8 +73,10 @@ class LogWriter:
         """From this chunk on this holds."""
         self._write(Steered.of(controls, branch, chunk), chunk)
 
-    def chunk(self, chunk: Chunk, branch: int, seconds: float) -> None:
-        """A chunk was made in so many seconds."""
+    def chunk(
+        self, chunk: Chunk, branch: int, seconds: float, *, source: Literal["camera", "screen", "file"] | None = None
+    ) -> None:
+        """A chunk was made in so many seconds, of words or of the pictures of a source."""
         made = Made(
             branch=branch,
             chunk=chunk.index,
@@ -81,8 +84,13 @@ class LogWriter:
             sha256=chunk.sha256,
             drift=chunk.drift,
             seconds=round(seconds, 4),
+            source=source,
         )
         self._write(made, chunk.index)
+
+    def decided(self, branch: int, chunk: int, kind: str, data: Mapping[str, float | str | bool]) -> None:
+        """A controller decided something about a chunk of a source."""
+        self._write(Decided(branch=branch, chunk=chunk, kind=kind, data=dict(data)), chunk)
 
     def shown(self, branch: int, chunk: int, frames: int) -> None:
         """The rest of a chunk was dropped."""

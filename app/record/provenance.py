@@ -22,6 +22,7 @@ from app.errors import UsageMistake, printable, shorten
 from app.loading.model import rhythm_of
 from app.loading.system import as_data, same_system, system_of
 from app.media.mp4 import viewing_scale
+from app.record.beginning import BeginningRequest
 from app.record.request import SEGMENT_CHUNKS
 from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
 from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, PictureRecord, carried, shot_records
@@ -55,6 +56,7 @@ class Provenance:
         rhythm: of its chunks; None if this version does not know the preset.
         notes: sentences about what cannot be the same.
         video: what it was made of; its input is the name alone.
+        beginning: what it began with, likewise.
     """
 
     kind: Literal["film", "take"]
@@ -68,6 +70,7 @@ class Provenance:
     rhythm: Rhythm | None
     notes: tuple[str, ...] = ()
     video: VideoRequest | None = None
+    beginning: BeginningRequest | None = None
 
     def kept(self, changed: Collection[str]) -> dict[str, Any]:
         """The settings that stay when those named `changed` are others: a preset has its own, a model its size."""
@@ -123,6 +126,7 @@ def provenance_of(record: Carried, source: str) -> Provenance:
         rhythm=rhythm,
         notes=tuple(notes),
         video=None if config.video is None else config.video.request(),
+        beginning=None if config.beginning is None else config.beginning.request(),
     )
 
 

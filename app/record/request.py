@@ -14,6 +14,7 @@ from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.loading.model import EngineRequest, Opened, at_hand
 from app.loading.system import as_data, same_system, system_of
 from app.media.times import Times
+from app.record.beginning import BeginningRecord, BeginningRequest
 from app.record.journal import FORMAT, Header, LeftOut
 from app.record.sidecar import Config, ModelRecord, beside, library_versions, machine
 from app.record.video import VideoRecord, VideoRequest
@@ -41,7 +42,7 @@ class RenderRequest:
 
     `video` is what the film is made of. By it are settled (app/render/from_video.py): `moments`, which of its pictures
     are taken, `times`, when they are shown where their rate varies, and `audio_begin`, the moment of the sound at
-    which the film begins.
+    which the film begins. `beginning` is what it begins with, where that is not words alone.
     """
 
     script: Script
@@ -63,6 +64,7 @@ class RenderRequest:
     times: Times | None = None
     moments: Sequence[int] = ()
     audio_begin: Fraction | None = None
+    beginning: BeginningRequest | None = None
 
     @property
     def live(self) -> bool:
@@ -102,6 +104,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         lora=list(request.engine.loras),
         vae=request.engine.vae,
         use_ema=request.engine.ema,
+        beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
     )
 
 
@@ -119,6 +122,7 @@ def header_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         audio_sha256=None if request.audio is None else file_hash(request.audio),
         report=None if request.report is None else str(request.report.absolute()),
         video=None if request.video is None or request.live else str(Path(request.video.input).absolute()),
+        beginning=None if request.beginning is None else str(Path(request.beginning.input).absolute()),
     )
 
 
@@ -159,6 +163,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         crf=config.crf,
         segment_chunks=config.segment_chunks,
         video=None if config.video is None else config.video.request(),
+        beginning=None if config.beginning is None else config.beginning.request(),
     )
 
 
@@ -272,6 +277,7 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             json_progress=request.json_progress,
             left_out=request.left_out,
             video=None if begun.video is None else replace(begun.video, input=before.video or begun.video.input),
+            beginning=begun.beginning and replace(begun.beginning, input=before.beginning or begun.beginning.input),
         )
     engine = request.engine
     if engine.threads is None:

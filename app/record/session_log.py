@@ -117,7 +117,10 @@ class Steered(_Line):
 
 
 class Made(_Line):
-    """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`."""
+    """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`.
+
+    `source` is what it was made of beside words: pictures that are not kept.
+    """
 
     event: Literal["chunk"] = "chunk"
     branch: recorded.Count
@@ -126,6 +129,7 @@ class Made(_Line):
     sha256: str
     drift: float | None = None
     seconds: float
+    source: Literal["camera", "screen", "file"] | None = None
 
 
 class Shown(_Line):
@@ -148,7 +152,17 @@ class Recorded(_Line):
     ended: RecordingEnd
 
 
-Line = Header | Branched | Steered | Made | Shown | Recorded
+class Decided(_Line):
+    """What a controller decided about a chunk of a source, and from what."""
+
+    event: Literal["decision"] = "decision"
+    branch: recorded.Count
+    chunk: recorded.Count
+    kind: str
+    data: dict[str, float | str | bool]
+
+
+Line = Header | Branched | Steered | Made | Shown | Recorded | Decided
 Event = TypeVar("Event", Made, Steered)
 _EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
@@ -174,7 +188,7 @@ def header_of(model: LiveModel) -> Header:
 @dataclass(frozen=True, slots=True)
 class LoggedChunk:
     """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
-    `first` is the first, were shown."""
+    `first` is the first, were shown; `source` is what it was made of beside words."""
 
     index: int
     controls: ChunkControls
@@ -182,6 +196,7 @@ class LoggedChunk:
     first: int
     count: int
     shown: int
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +282,7 @@ def _film(
             or visible > end - first
         ):
             raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
-        chunks.append(LoggedChunk(index, controls, each.sha256, first, end - first, visible))
+        chunks.append(LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source))
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
     return tuple(chunks)

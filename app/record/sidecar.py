@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
+from app.record.beginning import BeginningRecord
 from app.record.video import VideoRecord
 from app.script.timeline import Timecode, Timeline
 from pipelines.types import prompt_text
@@ -64,7 +65,8 @@ class ChunkRecord(_Record):
     it.
 
     `sha256` is of the chunk's uint8 RGB frames as the engine gave them, before trimming, scaling and
-    encoding. `memory` is the bytes in use when it was done, of the device that computes.
+    encoding. `memory` is the bytes in use when it was done, of the device that computes. `said` is what a controller
+    decided with it.
     """
 
     index: recorded.Count
@@ -77,6 +79,7 @@ class ChunkRecord(_Record):
     drift: float | None
     memory: int
     seconds: dict[str, float]
+    said: str = ""
 
 
 class FilmRecord(_Record):
@@ -126,7 +129,8 @@ class Config(_Record):
 
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
-    chunks an encoder lasts, `video` what the film was made of. `lora`, `vae` and `use_ema` are as they were given.
+    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae` and
+    `use_ema` are as they were given.
     """
 
     script: str
@@ -147,6 +151,7 @@ class Config(_Record):
     lora: list[recorded.LoraName] = []
     vae: recorded.VaeName = "auto"
     use_ema: bool | None = None
+    beginning: BeginningRecord | None = None
 
 
 class Timing(_Record):

@@ -32,6 +32,7 @@ class VideoRequest:
         sound: keep its sound.
         side_by_side: a second film that shows it beside the first one; None for none.
         sha256: of the file it has to be; "" for any.
+        latency: seconds that a picture of a live source may be old when it is made over; None: as old as it gets.
     """
 
     input: str
@@ -42,6 +43,7 @@ class VideoRequest:
     sound: bool = True
     side_by_side: Path | None = None
     sha256: str = ""
+    latency: float | None = None
 
 
 class VideoRecord(BaseModel):

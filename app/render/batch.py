@@ -30,6 +30,7 @@ from app.errors import (
 )
 from app.loading.model import EngineRequest, OneModel, StreamOpener
 from app.media.virtual_camera import NAME
+from app.record.beginning import read_beginning
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
 from app.record.video import VideoRequest
 from app.render.estimate import dry_run
@@ -106,6 +107,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     engine = _engine(resolved, flags)
     check_enlarged("--scale", settings.height, settings.width, settings.scale)
     fps = Fraction(settings.fps) if settings.fps and "fps" in resolved.given else None
+    beginning = read_beginning(settings.image, settings.extend)
     return [
         RenderRequest(
             script=script,
@@ -124,6 +126,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             json_progress=flags.json_progress,
             left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
             video=None if flags.video is None else replace(flags.video, rate=fps),
+            beginning=beginning,
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]

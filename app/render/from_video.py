@@ -6,11 +6,13 @@ frame rate, sound and shots are settled, and a stream that takes pictures of the
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ from app.media.reader import NEWEST, QUEUED, FileFeed, LiveFeed, PictureFeed, Re
 from app.media.times import Times
 from app.record.request import RenderRequest
 from app.record.video import STRENGTH, VideoRequest
+from app.render.latency import HeldLatency, read_latency
 from pipelines.types import Chunk, Controls
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def read_request(
     turn: int = 0,
     sound: bool = True,
     side_by_side: str | None = None,
+    latency: str | None = None,
 ) -> VideoRequest:
     """What a command line asks for; None takes the default.
 
@@ -64,6 +68,8 @@ def read_request(
         raise UsageMistake(f"--strength {strength:g} is out of range. Give more than 0, and at most 1.")
     if turn not in TURNS:
         raise UsageMistake(f"--rotate {turn} is no quarter turn. Give 90, 180 or 270.")
+    if latency is not None and not is_live(source):
+        raise UsageMistake("--latency is for cameras, streams and screens: a file waits for its film. Leave it out.")
     return VideoRequest(
         input=source,
         strength=STRENGTH if strength is None else strength,
@@ -71,6 +77,7 @@ def read_request(
         turn=turn,
         sound=sound,
         side_by_side=None if side_by_side is None else Path(side_by_side),
+        latency=None if latency is None else read_latency(latency),
     )
 
 
@@ -143,7 +150,10 @@ def _made_live(
                 feeds.append(LiveFeed(open_sources.enter_context(Reader(source, room=NEWEST, newest=True)), rate))
                 return feeds[-1]
 
-            film = FilmOfVideo(opened, feed, video.strength, frames=None)
+            hold = None
+            if (latency := video.latency) is not None:
+                hold = partial(HeldLatency, latency, rate=rate, strength=video.strength)
+            film = FilmOfVideo(opened, feed, video.strength, frames=None, hold=hold, tell=tell)
             return replace(opened, stream=film, save=film.save, restore=film.restore)
 
         yield settled, open_stream
@@ -173,13 +183,26 @@ class FilmOfVideo:
         feed: opens where the pictures come from.
         strength: how much of them is given up to the prompt.
         frames: how many pictures there are; None of a live source.
+        hold: makes what holds a latency, of the way in; None: nothing is held.
+        tell: takes what that says, a sentence for people.
     """
 
-    def __init__(self, opened: Opened, feed: Feeds, strength: float, *, frames: int | None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        feed: Feeds,
+        strength: float,
+        *,
+        frames: int | None,
+        hold: Callable[[VideoInput], HeldLatency] | None = None,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self._opened, self._feed, self._strength, self._frames = opened, feed, strength, frames
         self._input: VideoInput | None = None
         self._pictures: PictureFeed | None = None
         self._ready: deque[Chunk] = deque()
+        self._hold, self._tell = hold, tell
+        self._held: HeldLatency | None = None
 
     def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
         """Make the next chunk.
@@ -197,10 +220,11 @@ class FilmOfVideo:
             if self._pictures is None:
                 self._pictures = self._feed(*video.size, entered)
             pushes = left > 0
-            shown = (
-                video.push(self._pictures.take(min(video.wants, left)), controls) if pushes else video.finish(controls)
-            )
-            self._ready += [piece.chunk for piece in shown if piece.chunk is not None]
+            pictures = self._pictures.take(min(video.wants, left)) if pushes else None
+            begun = time.perf_counter()
+            shown = video.finish(controls) if pictures is None else video.push(pictures, controls)
+            made = [piece.chunk for piece in shown if piece.chunk is not None]
+            self._ready += self._decided(made, time.perf_counter() - begun)
             if not pushes and not self._ready:
                 raise RenderFailure("The video has ended, and not all of its pictures came back. Please report it.")
         return self._ready.popleft()
@@ -219,7 +243,19 @@ class FilmOfVideo:
         if self._input is None:
             assert self._opened.video_input is not None  # the engine request asked for it
             self._input = self._opened.video_input()
+            self._held = None if self._hold is None else self._hold(self._input)
+        if self._held is not None:
+            self._input.steps = self._held.steps
         return self._input
+
+    def _decided(self, made: list[Chunk], seconds: float) -> list[Chunk]:
+        """The chunks that were made in so many seconds, with what that changes about the next ones."""
+        if self._held is None or not made:
+            return made
+        last = self._held.made(made[-1], seconds)
+        if last.said:
+            self._tell(last.said)
+        return [*made[:-1], last]
 
 
 def _surveyed(video: VideoRequest) -> tuple[VideoFile, str]:

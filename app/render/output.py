@@ -114,6 +114,7 @@ class Film:
             drift=chunk.drift,
             memory=memory,
             seconds=chunk.seconds | {"encode": time.perf_counter() - start},
+            said=chunk.said,
         )
         self._journal.chunk(record)
         return record

@@ -31,6 +31,7 @@ from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.journal import Header, Journal, RenderHistory, Segment
 from app.record.request import RenderRequest, header_of, reconcile
+from app.render.beginning import begun_with
 from app.render.destination import check_free, check_name
 from app.render.from_video import made_of_video
 from app.render.interrupt import Interrupt
@@ -104,7 +105,8 @@ def _render(
             if told:
                 _say(console, request, told)
     with made_of_video(request, opener, lambda text: _say(console, request, text)) as (settled, stream_opener):
-        return _film(settled, journal, history, remains, console, stream_opener, fresh=fresh)
+        begins = begun_with(settled, stream_opener)
+        return _film(settled, journal, history, remains, console, begins, fresh=fresh)
 
 
 def _film(

@@ -20,10 +20,11 @@ from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, 
 from app.loading.model import StreamOpener, open_stream, rhythm_of
 from app.media.stills import sink_kind
 from app.record import sidecar
+from app.record.beginning import find_beginning
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, parts_of_record, request_of
 from app.record.session_log import read_log
-from app.record.video import VideoRequest, find_input
+from app.record.video import find_input
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
@@ -107,7 +108,7 @@ def replay(
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
-    request = replace(request, engine=engine, overwrite=overwrite, video=_found(request.video, path, asked))
+    request = _with_inputs(replace(request, engine=engine, overwrite=overwrite), path, asked)
     if check:
         _keep(path, known, output)
         return _check(known, request, console, opener)
@@ -149,16 +150,20 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     script = provenance.script_for(rhythm_of(resolved.preset), fps)
     flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
-    return replace(request, video=_found(provenance.video, Path(provenance.source), asked))
+    beginning = request.beginning or provenance.beginning
+    return _with_inputs(replace(request, video=provenance.video, beginning=beginning), Path(provenance.source), asked)
 
 
-def _found(video: VideoRequest | None, film: Path, asked: Asked) -> VideoRequest | None:
-    """What a film was made of, with the place where it lies."""
+def _with_inputs(request: RenderRequest, film: Path, asked: Asked) -> RenderRequest:
+    """A request with the places where what the film was made of, or began with, lies."""
+    video, beginning = request.video, request.beginning
     if video is not None:
-        return replace(video, input=find_input(video, film, asked.video))
+        return replace(request, video=replace(video, input=find_input(video, film, asked.video)))
+    if beginning is not None:
+        return replace(request, beginning=find_beginning(beginning, film, asked.video))
     if asked.video is not None:
         raise UsageMistake(f"{printable(shorten_path(film))} was made of words alone. Leave out --input.")
-    return None
+    return request
 
 
 def _asked(changes: Sequence[Layer], accepted: tuple[str, ...]) -> Asked:

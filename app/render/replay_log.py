@@ -52,6 +52,11 @@ def replay_log(
         raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
     log = read_log(path)
     tags_of(log, str(path))  # refuses before the model loads what no script may hold
+    if made := next((chunk for chunk in log.chunks if chunk.source), None):
+        raise UsageMistake(
+            f"{path}: its chunk {made.index} was made of a {made.source}, whose pictures nobody kept, so the film "
+            "cannot be made again bit for bit. Give a setting, such as seed=7, to film its words alone."
+        )
     request = _request(log, path, model)
     live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")

@@ -16,6 +16,8 @@ from app.errors import explain
 from app.live.checkpoint import NotKept
 from app.live.message_reader import read_message
 from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError
+from app.live.picture_header import Upload, read_picture
+from app.live.source_messages import SourceSet
 from app.server.rooms import Full, Lobby, Room
 from app.server.viewers import Gone, SocketViewer
 
@@ -29,6 +31,8 @@ REFUSED_COSTS = 10.0
 """A refused message counts as so many."""
 LONG_MESSAGE = 4096
 """Bytes for which a message counts as one more: what it says goes to every viewer."""
+LONG_PICTURE = 64 * 1024
+"""The same for a picture, of which nobody but its film sees anything."""
 FAREWELL_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -103,11 +107,12 @@ class Connection:
             if received["type"] == "websocket.disconnect":
                 return
             now = time.monotonic()
-            text = received.get("text") or received.get("bytes") or b""
-            allowance = min(BURST, allowance + (now - before) * MESSAGES_A_SECOND) - 1 - len(text) / LONG_MESSAGE
+            text, picture = received.get("text"), received.get("bytes")
+            cost = len(text) / LONG_MESSAGE if text is not None else len(picture or b"") / LONG_PICTURE
+            allowance = min(BURST, allowance + (now - before) * MESSAGES_A_SECOND) - 1 - cost
             before = now
             try:
-                message = read_message(text)
+                message = read_picture(picture or b"") if text is None else read_message(text)
             except WireError as error:
                 self.viewer.figures.messages_refused.inc()
                 allowance -= REFUSED_COSTS
@@ -118,7 +123,7 @@ class Connection:
                 self._dismiss(Problem(message="Too many messages.", action="Send fewer.", code="rate"))
                 return
 
-    def _take(self, message: ClientMessage) -> None:
+    def _take(self, message: ClientMessage | SourceSet | Upload) -> None:
         viewer, room = self.viewer, self.room
         if isinstance(message, Ack):
             viewer.acknowledge(message.seq)
@@ -130,8 +135,13 @@ class Connection:
             room.answer(viewer, message.action)
         elif not viewer.driver:
             viewer.tell(Problem(message="Somebody else drives.", action="Ask for the controls.", code="viewer"))
+        elif isinstance(message, Upload):
+            room.session.film.video.offer(message, viewer)
         else:
             try:
-                room.session.submit(message, viewer)
+                if isinstance(message, SourceSet):
+                    room.session.film.video.choose(message, viewer)
+                else:
+                    room.session.submit(message, viewer)
             except ValueError as error:
                 viewer.tell(Problem(message=explain(error)[0], code="refused"))

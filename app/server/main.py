@@ -162,7 +162,7 @@ def server_config(
     """
     import uvicorn
 
-    from app.live.messages import MAX_MESSAGE
+    from app.live.picture_header import MAX_PICTURE
     from app.server.logs import log_config
     from app.server.timeouts import HttpConnection, SocketConnection
 
@@ -171,7 +171,7 @@ def server_config(
         loop="asyncio",  # others accept without asking the door
         http=HttpConnection,
         ws=SocketConnection,
-        ws_max_size=MAX_MESSAGE,
+        ws_max_size=MAX_PICTURE,
         ws_per_message_deflate=False,
         proxy_headers=False,
         backlog=BACKLOG,

@@ -33,6 +33,8 @@ SCRIPTS = (
     "words.js",
     "performer.js",
     "live.js",
+    "source.js",
+    "camera.js",
     "drop.js",
     "shots.js",
     "watch.js",
@@ -45,7 +47,7 @@ SCRIPTS = (
 )
 LIVE_TAB = {"Live": "Live"}
 JOBS_TABS = {"Long render": "Jobs", "Compare": "Compare", "Gallery": "Gallery"}
-STYLES = ("live.css", "tabs.css")
+STYLES = ("live.css", "camera.css", "tabs.css")
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
 

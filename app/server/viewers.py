@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from app.live.frame_header import JPEG, FrameHeader, pack_frame
 from app.live.messages import Applied, Done, Metrics, QueueState, Saved, Track
+from app.live.source_messages import PictureTaken, SourceFigures
 from app.server.metrics import ServerMetrics
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class SocketViewer:
         """Take a message; never blocks. What tells the whole of something takes the place of an older one that still
         waits; everything else arrives in order."""
         with self._lock:
-            if isinstance(event, Track | QueueState):
+            if isinstance(event, Track | QueueState | PictureTaken | SourceFigures):
                 self._told = deque(other for other in self._told if type(other) is not type(event))
             if isinstance(event, Metrics):
                 self._metrics = event
@@ -163,7 +164,9 @@ class SocketViewer:
                 self._unacked.append(frame.seq)
             self.figures.frames_sent.inc()
             self.figures.frame_age.observe(max(0.0, time.time() - frame.made))
-            header = FrameHeader(frame.seq, frame.frame, frame.t, frame.made, frame.epoch, frame.codec, frame.key)
+            source = None if frame.source is None else (frame.source.seq, frame.source.captured)
+            about = (frame.seq, frame.frame, frame.t, frame.made, frame.epoch, frame.codec, frame.key)
+            header = FrameHeader(*about, source if self.driver else None)
             await self._send(outlet.send_bytes(pack_frame(header, frame.payload)))
 
     def _take_told(self) -> list[BaseModel]:

@@ -74,6 +74,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "output": ("a b.mp4", "a b.mp4"),
     "report": ("r.html", "r.html"),
     "audio": ("song.wav", "song.wav"),
+    "image": ("cat.png", "cat.png"),
+    "extend": ("clip.mp4", "clip.mp4"),
     "metadata": ("false", False),
     "subtitles": ("no", False),
     "sidecar": ("off", False),

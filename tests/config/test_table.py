@@ -19,6 +19,7 @@ from app.config.settings_page import PAGE, page
 from app.config.table import READERS, TABLE, WIRED
 from app.errors import UsageMistake
 from app.jobs.job import VideoRequest
+from app.record.beginning import BeginningKind
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS
 from app.record.sidecar import Carried, Config
 from app.render.batch import USUAL_FILE
@@ -171,7 +172,7 @@ def test_what_holds_where_nobody_says_is_what_others_take() -> None:
 
 def test_what_a_setting_means_for_a_replay_is_what_a_record_holds() -> None:
     written = {name for name, entry in TABLE.items() if entry.replay in ("film", "file", "machine")}
-    recorded = {*Config.model_fields, *Carried.model_fields, *KNOBS, "size"}
+    recorded = {*Config.model_fields, *Carried.model_fields, *KNOBS, "size", *get_args(BeginningKind)}
     settings = {name for name, entry in TABLE.items() if entry.kind != "run"}
     assert written == recorded & settings - {"script"}
     assert {entry.replay for entry in TABLE.values()} == set(REPLAY)

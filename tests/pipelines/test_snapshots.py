@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -159,6 +160,45 @@ def test_a_file_of_the_version_before_is_gone_on_from_bit_for_bit(kind: str, tmp
     again = tiny_stream(engine, seed=1)
     again.restore(load_snapshot(tmp_path / "old"))
     assert film(again, [MIX] * 3 + [FOX], decode=decode) == after
+
+
+def rewritten(path: Path, number: int, change: Callable[[dict[str, Any]], None]) -> None:
+    """A file as another version would have written it: its header changed, its tensors as they are."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rivulet"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    header["format"] = number
+    change(header["state"])
+    save_file(tensors, path, metadata={"rivulet": json.dumps(header)})
+
+
+def without_video(state: dict[str, Any]) -> None:
+    for name in ("encoder", "origin", "video"):
+        del state[name]
+
+
+def test_a_file_from_before_there_was_video_is_gone_on_from_bit_for_bit(tmp_path: Path) -> None:
+    """Format 3: no encoder, no clean latents in flight, no way of a video."""
+    engine, path = tiny_engine(autoencoder=tiny_autoencoder()), tmp_path / "s"
+    stream = tiny_stream(engine, seed=9)
+    film(stream, [FOX] * 3, decode=True)
+    save_snapshot(stream.snapshot(), path)
+    after = film(stream, [WOLF] * 2, decode=True)
+    rewritten(path, 3, without_video)
+    again = tiny_stream(engine, seed=1)
+    again.restore(load_snapshot(path))
+    assert film(again, [WOLF] * 2, decode=True) == after
+    open_for_one = tiny_stream(engine, seed=1, video=True)
+    with pytest.raises(ValueError, match="the snapshot's encoder"):
+        open_for_one.restore(load_snapshot(path))
+    save_snapshot(open_for_one.snapshot(), path)
+    rewritten(path, 4, lambda state: state["video"].pop("at"))  # every video began with its film
+    open_for_one.restore(load_snapshot(path))
+    assert open_for_one.state.video.at == 0
+    save_snapshot(stream.snapshot(), path)
+    rewritten(path, 4, without_video)
+    with pytest.raises(ValueError, match="lacks 'video'"):  # format 4 had them all
+        load_snapshot(path)
 
 
 # ------------------------------------------------------------------ a field more

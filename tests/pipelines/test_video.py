@@ -22,7 +22,7 @@ from models.wan import CausalWanTransformer3DModel
 from pipelines.presets.base import VideoEntry
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.types import Controls, Transition
-from pipelines.video import Shown, VideoInput
+from pipelines.video import Shown, VideoInput, open_for_video
 from schedulers.batch import StreamBatch
 from schedulers.motion import MotionNoise
 from schedulers.serial import Serial
@@ -344,3 +344,63 @@ def test_a_cut_loses_no_picture(
     usual = pictures(play(video_of(model, autoencoder, StreamBatch(LEVELS)), drifting(21)[:13]))
     assert np.array_equal(pictures(shown)[:13], usual), "what was on its way keeps the words it began with"
     assert [piece.chunk.epoch for piece in shown if piece.chunk] == [0] * 4 + [1] * 2
+
+
+# ------------------------------------------------------------------ a video that begins in the middle of a film
+
+
+@pytest.mark.parametrize("plan", [Serial(LEVELS, chunk=3), Serial(LEVELS, chunk=1), StreamBatch(LEVELS)], ids=str)
+def test_a_film_goes_from_words_to_a_video_and_back_and_to_another_one(
+    plan: NoisePlan, model: CausalWanTransformer3DModel, autoencoder: AutoencoderTAEHV
+) -> None:
+    stream = video_of(model, autoencoder, plan).stream
+    stream.close_video()
+    words = [stream.next_chunk(FOX), stream.next_chunk(FOX)]
+    frames = drifting(24)
+    for begin in (0, 12):
+        while (left := stream.finish(FOX)) is not None:
+            words.append(left)
+        cur = stream.state.cur
+        video = open_for_video(stream, frames[begin])
+        assert video.wants == 4 * len(stream.entering), "every latent frame of a film that has begun is four pictures"
+        shown = list[Shown]()
+        while video.stream.state.video.entered < 12:
+            shown += video.push(frames[begin : begin + video.wants], FOX)
+        entered = stream.state.video.entered
+        shown += video.finish(FOX)
+        assert [number for piece in shown for number in piece.frames] == list(range(entered))
+        assert stream.state.cur == cur + entered // 4
+        stream.close_video()
+        words.append(stream.next_chunk(FOX))
+        assert words[-1].pixel.stop - words[-1].pixel.start == len(words[-1].pixels)  # type: ignore[arg-type]
+    assert not stream.state.encoder, "nothing of a video is kept while there is none"
+    assert not stream.state.origin
+
+
+def test_a_video_in_the_middle_of_a_film_is_seen_and_its_state_goes_on(
+    model: CausalWanTransformer3DModel, autoencoder: AutoencoderTAEHV, tmp_path: Path
+) -> None:
+    plan, films = Serial(LEVELS, chunk=3), list[Pixels]()
+    for frames in (drifting(24), restless(24)):
+        stream = video_of(model, autoencoder, plan).stream
+        stream.close_video()
+        stream.next_chunk(FOX)
+        video = open_for_video(stream, frames[0])
+        films.append(pictures(video.push(frames[:12], FOX)))
+        save_snapshot(stream.snapshot(), tmp_path / "s")
+        films.append(pictures(video.push(frames[12:], FOX)))
+        again = tiny_stream(stream.engine, video=True)
+        again.restore(load_snapshot(tmp_path / "s"))
+        assert np.array_equal(pictures(VideoInput(again).push(frames[12:], FOX)), films[-1])
+    assert not np.array_equal(films[0], films[2]), "the video is not seen"
+
+
+def test_a_video_does_not_enter_behind_what_is_on_its_way(
+    model: CausalWanTransformer3DModel, autoencoder: AutoencoderTAEHV
+) -> None:
+    stream = video_of(model, autoencoder, StreamBatch(LEVELS)).stream
+    stream.close_video()
+    stream.next_chunk(FOX)
+    with pytest.raises(ValueError, match="finish them first"):
+        open_for_video(stream, drifting(1)[0])
+    assert not stream.state.encoder

@@ -18,6 +18,7 @@ from app.media.source import Picture, SourceLost
 from app.record import sidecar
 from app.record.video import VideoRecord, VideoRequest
 from app.render import from_video
+from app.render.latency import read_latency
 from app.render.on_air import show
 from app.render.replay import replay
 from tests.media.clips import number_of, numbered
@@ -114,6 +115,48 @@ def test_what_a_live_film_cannot_do_is_refused(camera: FakeCamera, tmp_path: Pat
     with pytest.raises(UsageMistake, match="side_by_side"):
         run(replace(request, video=replace(request.video, side_by_side=tmp_path / "b.mp4")))
     assert not camera.opened
+
+
+def test_a_latency_is_held_by_fewer_steps_which_is_said_and_written_down(camera: FakeCamera, tmp_path: Path) -> None:
+    steps = list[int | None]()
+
+    def work(index: int) -> None:
+        steps.append(opener.echoes[-1].steps)
+        time.sleep(0.2 if steps[-1] == 3 else 0.0)  # three passes at a strength of 0.7 take too long
+
+    opener = EchoOpener(work)
+    request = film_request("webcam:0", output=tmp_path / "out.mp4", length="60f")
+    assert request.video is not None
+    request = replace(request, fps=FAST, video=replace(request.video, latency=0.15))
+    code, printed = run(request, opener)
+    assert code == 0
+    assert steps[:2] == [3, 3], "one late chunk may be chance"
+    assert max(step or 9 for step in steps[2:4]) < 3
+    assert "Latency: " in printed
+    said = [chunk.said for chunk in sidecar.read(tmp_path / "out.json").chunks]
+    assert "of 3 steps" in " ".join(said)
+    assert "" in said, "only what is news"
+    with pytest.raises(
+        UsageMistake, match=r"chunk \(12\) take 0.06 s to come at 200 a second. Add num_frame_per_block=1"
+    ):
+        run(replace(request, output=tmp_path / "b.mp4", video=replace(request.video, latency=0.05)))
+    assert not (tmp_path / "b.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("400ms", 0.4), ("0.4s", 0.4), (" 0.4 ", 0.4), ("2", 2.0), ("50 ms", 0.05)]
+)
+def test_a_latency_is_read(text: str, seconds: float) -> None:
+    assert read_latency(text) == pytest.approx(seconds)
+    assert from_video.read_request("webcam:0", latency=text).latency == pytest.approx(seconds)
+
+
+def test_a_latency_that_cannot_be_is_refused() -> None:
+    for text in ("", "soon", "0", "40ms", "31s", "1e3", "-1", "4" * 300, "0.4m", "nan"):
+        with pytest.raises(UsageMistake, match="Write it like 400ms"):
+            read_latency(text)
+    with pytest.raises(UsageMistake, match="Leave it out"):
+        from_video.read_request("in.mp4", latency="400ms")
 
 
 def test_a_record_tells_no_password() -> None:

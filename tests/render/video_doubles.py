@@ -28,7 +28,10 @@ class Echo:
     size = (HEIGHT, WIDTH)
 
     def __init__(self, seed: int, before: Callable[[int], None]) -> None:
-        self.stream: Any = SimpleNamespace(state=SimpleNamespace(video=SimpleNamespace(entered=0)))
+        plan = SimpleNamespace(levels=(1000.0, 750.0, 500.0, 250.0), lanes=1, width=CHUNK)
+        engine = SimpleNamespace(policies=SimpleNamespace(plan=plan))
+        self.stream: Any = SimpleNamespace(state=SimpleNamespace(video=SimpleNamespace(entered=0)), engine=engine)
+        self.steps: int | None = None
         self.asked: list[Controls] = []
         self.done, self._memory, self._before = 0, hashlib.sha256(str(seed).encode()), before
         self._seed = seed

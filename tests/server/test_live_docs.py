@@ -20,12 +20,16 @@ from app.config.nodes import LARGEST_FILE
 from app.jobs.queue import Jobs
 from app.live import messages as wire
 from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
+from app.live.picture_header import MAX_PICTURE
+from app.live.pictures import BAD_IN_A_ROW
+from app.live.pictures import LARGEST as LARGEST_SIDE
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.live.scheduling import FACTOR, LONGEST_DEBT
 from app.live.session import UNWATCHED_RECORDING
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
+from app.media.source import OPEN_SECONDS
 from app.record.log_writer import LARGEST
 from app.server import connection, schemas
 from app.server import routes as server
@@ -258,6 +262,11 @@ def test_the_limits_of_the_page_are_those_of_the_server() -> None:
     assert f"{wire.MAX_MESSAGE // 1024} KiB; about {connection.MESSAGES_A_SECOND:.0f}" in PAGE
     defaults = {name: option.default for name, option in signature(web_command).parameters.items()}
     assert (defaults["live_disk"], defaults["live_memory"]) == (10 * 10**9, 512 * mib) == (LIVE_DISK, LIVE_MEMORY)
+    kib, sides = MAX_PICTURE // 1024, LARGEST_SIDE
+    assert limits["a picture; its sides; how it counts"].startswith(f"{kib} KiB; {sides}; as a message")
+    assert f"more for every {connection.LONG_PICTURE // 1024} KiB" in limits["a picture; its sides; how it counts"]
+    assert f"{sides} pixels a\nside or {kib} KiB are refused" in PAGE
+    assert f"nothing has come for {OPEN_SECONDS:g} s, or when\n{BAD_IN_A_ROW} pictures in a row" in PAGE
     assert f"one more for every {connection.LONG_MESSAGE // 1024} KiB" in PAGE
     assert (defaults["host"], defaults["max_sessions"], defaults["auth"]) == ("127.0.0.1", 0, None)
     assert f"({MOST_FILMS} on a GPU; on a CPU one for each core, {MOST_FILMS} at most)" in PAGE

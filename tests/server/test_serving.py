@@ -28,7 +28,7 @@ from app.cli.main import main
 from app.errors import UsageMistake
 from app.live.engine import LiveEngine
 from app.live.frame_header import unpack_frame
-from app.live.messages import MAX_MESSAGE
+from app.live.picture_header import MAX_PICTURE
 from app.server.main import find_place, server_config
 from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine, served, until
@@ -106,7 +106,7 @@ def test_a_server_may_end_while_a_visitor_closes() -> None:
 
 def test_a_message_beyond_the_limit_closes_the_socket(server: str) -> None:
     with connect(f"ws://{server}{SOCKET}") as link:
-        link.send("x" * (MAX_MESSAGE + 1))
+        link.send(b"x" * (MAX_PICTURE + 1))
         with pytest.raises(ConnectionClosed) as closed:
             list(link)
         assert closed.value.rcvd is not None

@@ -6,7 +6,7 @@ const BESIDE = "rivulet.beside."; // what another window of this page shall open
 class Restorer {
   constructor(live) {
     this.live = live;
-    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back." }));
+    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back. Any other video is made over." }));
     live.root.append(this.over);
     const files = (event) => event.dataTransfer?.types.includes("Files");
     const show = (on) => (event) => {
@@ -39,7 +39,8 @@ class Restorer {
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
       else await this.offer(told, what);
     } catch (error) {
-      say(error.message);
+      if (!renders && file.type.startsWith("video/")) live.camera.file(file); // no film of ours: one to be made over
+      else say(error.message);
     }
   }
 

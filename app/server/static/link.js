@@ -9,14 +9,17 @@ const KEY = "rivulet.session";
 function readFrame(buffer) {
   const view = new DataView(buffer);
   if (view.byteLength < HEADER_BYTES || view.getUint16(0, true) !== MAGIC || view.getUint8(2) !== VERSION) return null;
+  const ofPicture = view.getUint8(4) & 2; // then its last 12 bytes say of which
+  const end = view.byteLength - (ofPicture ? 12 : 0);
   return {
     codec: view.getUint8(3),
+    source: ofPicture ? { captured: view.getFloat64(end, true), seq: view.getUint32(end + 8, true) } : null,
     epoch: view.getUint16(6, true),
     seq: view.getUint32(8, true),
     frame: view.getUint32(12, true),
     t: view.getFloat64(16, true),
     made: view.getFloat64(24, true),
-    payload: new Uint8Array(buffer, HEADER_BYTES),
+    payload: new Uint8Array(buffer, HEADER_BYTES, end - HEADER_BYTES),
   };
 }
 

@@ -76,7 +76,7 @@ class Screen {
     this.context.drawImage(frame.bitmap, 0, 0, this.canvas.width, this.canvas.height);
     this.enlarger.draw();
     if (now - this.glowed > GLOW_EVERY) this.light(frame.bitmap, now);
-    this.last = { seq: frame.seq, frame: frame.frame, t: frame.t, epoch: frame.epoch, made: frame.made, at: now };
+    this.last = { seq: frame.seq, frame: frame.frame, t: frame.t, epoch: frame.epoch, made: frame.made, at: now, source: frame.source };
     this.drawn.push(this.last);
     while (this.drawn[0].at < now - FPS_SPAN) this.drawn.shift();
     this.onDrawn(this.last);

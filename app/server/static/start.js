@@ -30,6 +30,7 @@ function begin() {
   brand.ariaLabel = "Rivulet";
   document.body.append(early, brand);
   live = new Live(early.querySelector(".rv-live"));
+  live.camera = new Camera(live);
   live.$("prompt").focus();
   const { screen } = live;
   const { onDrawn } = screen;

@@ -1,0 +1,91 @@
+"""The pictures that a film begins with: what is asked of them, and what a record says so that it can be asked again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.atomic import file_hash
+from app.errors import UsageMistake, printable, shorten, shorten_path
+from app.record import fields as recorded
+
+BeginningKind = Literal["image", "extend"]
+
+
+@dataclass(frozen=True, slots=True)
+class BeginningRequest:
+    """What a film is to begin with.
+
+    Attributes:
+        kind: `image`, a picture that it goes on from; or `extend`, a clip whose last pictures it goes on from.
+        input: the file.
+        sha256: it has to have.
+    """
+
+    kind: BeginningKind
+    input: str
+    sha256: str
+
+
+class BeginningRecord(BaseModel):
+    """What a film began with: `input` without its folder."""
+
+    model_config = recorded.STRICT
+
+    kind: BeginningKind
+    input: recorded.Name
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @classmethod
+    def of(cls, beginning: BeginningRequest) -> Self:
+        """Write a request down."""
+        return cls(kind=beginning.kind, input=Path(beginning.input).name, sha256=beginning.sha256)
+
+    def request(self) -> BeginningRequest:
+        """Ask for the same again, of a file of this name."""
+        return BeginningRequest(self.kind, Path(self.input).name, self.sha256)
+
+
+def read_beginning(image: str | None, extend: str | None) -> BeginningRequest | None:
+    """What the settings ask for; None: the film begins with words alone.
+
+    Raises:
+        UsageMistake: there is no such file, or both are asked for.
+    """
+    if image is not None and extend is not None:
+        raise UsageMistake("A film begins with a picture or with a clip. Give --image or --extend.")
+    given = image if image is not None else extend
+    if given is None:
+        return None
+    sha256 = file_hash(Path(given))
+    kind: BeginningKind = "extend" if image is None else "image"
+    if not sha256:
+        shown = printable(shorten_path(Path(given)))
+        raise UsageMistake(f"There is no file {shown} to begin with. Give --{kind} the name of one.")
+    return BeginningRequest(kind, given, sha256)
+
+
+def find_beginning(beginning: BeginningRequest, film: Path, given: str | None) -> BeginningRequest:
+    """The same, where the file lies now: where the person says, or else beside the film or here.
+
+    Args:
+        beginning: what its record asks for.
+        film: the film, or its record.
+        given: what the person says.
+
+    Raises:
+        UsageMistake: it is not there, or is another file.
+    """
+    plain = Path(beginning.input).name
+    places = [Path(given)] if given is not None else [Path(beginning.input), film.parent / plain]
+    for path in places:
+        if file_hash(path) == beginning.sha256:
+            return replace(beginning, input=str(path))
+    shown, name = printable(shorten_path(film)), printable(shorten(plain, 80))
+    raise UsageMistake(
+        f"{shown} begins with pictures that are not {'here' if given is None else 'those'} ({name}, sha256 "
+        f"{beginning.sha256[:12]}…). Give that file with --input."
+    )

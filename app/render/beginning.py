@@ -1,0 +1,142 @@
+"""Films that begin with a picture or with the end of a clip: their stream is handed its first chunks."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.atomic import file_hash
+from app.config.lengths import Rhythm
+from app.errors import UsageMistake, printable, shorten_path
+from app.loading.model import EngineRequest, Opened, StreamOpener
+from app.media.files import LARGEST_SIDE, FileSource, survey
+from app.media.fit import Fit
+from app.media.reader import QUEUED, FileFeed, Reader
+from app.record.beginning import BeginningRequest
+from app.record.request import RenderRequest
+from pipelines.types import Chunk, Controls
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def begun_with(request: RenderRequest, opener: StreamOpener) -> StreamOpener:
+    """Open streams that begin as a request asks for; as they were, where it asks for nothing.
+
+    Raises:
+        UsageMistake: what it is to begin with cannot be read, or is another file than it has to be.
+    """
+    beginning = request.beginning
+    if beginning is None:
+        return opener
+    if request.video is not None:
+        raise UsageMistake("A film of a video begins with that video. Leave out --image and --extend.")
+    if file_hash(Path(beginning.input)) != beginning.sha256:
+        shown = printable(shorten_path(Path(beginning.input)))
+        raise UsageMistake(f"{shown} is not what the film was begun with. Put that back, or start over.")
+    if beginning.kind == "image":
+        _image(Path(beginning.input), 8, 8)  # refused before a model is loaded
+    else:
+        survey(Path(beginning.input))
+
+    def open_stream(request: EngineRequest, seed: int) -> Opened:
+        opened = opener(request, seed)
+        film = BegunFilm(opened, beginning)
+        return replace(opened, stream=film, restore=film.restore)
+
+    return open_stream
+
+
+class BegunFilm:
+    """A stream whose first chunks are given pictures.
+
+    Args:
+        opened: a stream that has not begun.
+        beginning: what it begins with.
+    """
+
+    def __init__(self, opened: Opened, beginning: BeginningRequest) -> None:
+        self._opened, self._beginning = opened, beginning
+        self._begun = False
+        self._ready: deque[Chunk] = deque()
+
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
+        """Make the next chunk."""
+        if not self._begun:
+            self._begun = True
+            self._ready += self._first(controls)
+        if self._ready:
+            return self._ready.popleft()
+        return self._opened.stream.next_chunk(controls, decode=decode)
+
+    def restore(self, path: Path, sha256: str) -> None:
+        """Go back to a state, which lies behind the beginning."""
+        self._opened.restore(path, sha256)
+        self._begun = True
+        self._ready.clear()
+
+    def _first(self, controls: Controls) -> list[Chunk]:
+        opened, path = self._opened, Path(self._beginning.input)
+        assert opened.begin_with is not None  # every stream of a model with pictures has it
+        height, width = opened.size
+        if self._beginning.kind == "image":
+            parts = [opened.rhythm.first]
+            count = opened.rhythm.start_frame(1)
+            return opened.begin_with(_image(path, height, width)[None].repeat(count, axis=0), controls, parts)
+        parts = chunks_within(opened.rhythm, opened.remembers)
+        frames = last_pictures(path, opened.rhythm.start_frame(len(parts)), height, width, opened.fps)
+        return opened.begin_with(frames, controls, parts)
+
+
+def chunks_within(rhythm: Rhythm, most: int) -> list[int]:
+    """Latent frames of the first chunks, as many as a memory of `most` frames holds; one at least."""
+    parts = [rhythm.first]
+    while sum(parts) + rhythm.chunk <= most:
+        parts.append(rhythm.chunk)
+    return parts
+
+
+def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -> NDArray[np.uint8]:
+    """The last `count` pictures of a clip, `fps` a second; its first one is held where it has fewer.
+
+    Raises:
+        UsageMistake: it is no video.
+    """
+    import numpy as np
+
+    file = survey(path)
+    moments = file.sampled(Fraction(fps).limit_denominator(1001))[-count:]
+    source = FileSource(file, Fit(height, width), moments)
+    with Reader(source, room=QUEUED, newest=False, progress=lambda: source.decoded) as reader:
+        frames = FileFeed(reader).take(len(moments))
+    return np.concatenate([frames[:1].repeat(count - len(frames), axis=0), frames])
+
+
+def _image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """A picture file as uint8 RGB [height, width, 3], upright, cropped in its middle.
+
+    Raises:
+        UsageMistake: it is no picture.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    shown = printable(shorten_path(path))
+    try:
+        with Image.open(path) as file:
+            if max(file.size) > LARGEST_SIDE:
+                raise UsageMistake(f"{shown} has more than {LARGEST_SIDE} pixels a side. Give a smaller picture.")
+            tall, wide = Fit(height, width).scaled(file.size[1], file.size[0])
+            file.draft("RGB", (wide, tall))
+            picture = ImageOps.exif_transpose(file).convert("RGB")
+    except UsageMistake:
+        raise
+    except Exception as error:  # Pillow raises what its decoders raise
+        raise UsageMistake(f"{shown} cannot be read as a picture. Give a PNG, a JPEG or a WebP.") from error
+    fit = Fit(height, width)
+    tall, wide = fit.scaled(picture.height, picture.width)
+    return fit.place(np.array(picture.resize((wide, tall), Image.Resampling.LANCZOS, reducing_gap=3.0)))

@@ -1,0 +1,83 @@
+"""Latency of a film of a live source: passes are given up to hold it, and what was given up is said."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from app.errors import UsageMistake, printable, shorten
+from pipelines.deadline import Choice, DeadlineController, ladder
+from pipelines.types import Chunk
+
+if TYPE_CHECKING:
+    from pipelines.video import VideoInput
+
+LEAST, MOST = 0.05, 30.0
+"""Seconds that may be asked for."""
+_WRITTEN = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(ms|s)?", re.ASCII)
+
+
+def read_latency(text: str) -> float:
+    """Read `400ms`, `0.4s` or `0.4` as seconds.
+
+    Raises:
+        UsageMistake: it is no such time, or out of range.
+    """
+    found = _WRITTEN.fullmatch(text.strip())
+    seconds = 0.0 if found is None else float(found[1]) / (1000 if found[2] == "ms" else 1)
+    if not LEAST <= seconds <= MOST:
+        raise UsageMistake(
+            f"--latency {printable(shorten(text, 40))!r} is no time from {1000 * LEAST:g}ms to {MOST:g}s. "
+            "Write it like 400ms."
+        )
+    return seconds
+
+
+class HeldLatency:
+    """Of one film, whose controller measures what chunks take.
+
+    A film's size and times are settled when it begins, so steps are what is traded.
+
+    Args:
+        seconds: that a picture may be old when it is made over.
+        video: the film's way in.
+        rate: pictures a second.
+        strength: of the film.
+
+    Attributes:
+        choice: the newest decision; None before the first chunk.
+
+    Raises:
+        UsageMistake: the pictures of a chunk alone take that long to come.
+    """
+
+    def __init__(self, seconds: float, video: VideoInput, rate: Fraction, strength: float) -> None:
+        plan, chunk = video.stream.engine.policies.plan, 4 * video.stream.engine.policies.plan.width
+        waits = ((chunk - 1) + (plan.lanes - 1) * chunk) / float(rate)
+        if waits >= seconds:
+            raise UsageMistake(
+                f"--latency {1000 * seconds:g}ms cannot be held: the pictures of a chunk ({chunk}) take "
+                f"{waits:.2f} s to come at {float(rate):g} a second. "
+                + ("Add num_frame_per_block=1, or give more." if chunk > 4 else "Give more.")
+            )
+        passes = 1 + sum(level < 1000 * strength for level in getattr(plan, "levels", ()))
+        rungs = ladder(passes, [video.size], float(rate), slowest=float(rate))
+        self._controller = DeadlineController(rungs, seconds, chunk=chunk, lanes=plan.lanes)
+        self._said = ""
+        self.choice: Choice | None = None
+
+    @property
+    def steps(self) -> int:
+        """The most passes that the next chunk may take."""
+        return self._controller.rung.steps
+
+    def made(self, chunk: Chunk, seconds: float) -> Chunk:
+        """A chunk took so long; it comes back with what was decided then, where that is news."""
+        self.choice = self._controller.decide(seconds)
+        trade = f"{self.choice.rung.steps} {self.choice.reached}"
+        if trade == self._said:
+            return chunk
+        self._said = trade
+        return replace(chunk, said=f"Latency: {self.choice.said}.")
