@@ -109,7 +109,7 @@ def _is_read(func: Any, name: str, args: Any, away: list[Away]) -> bool:
 def _here(x: Any) -> Any:
     if isinstance(x, list | tuple):
         return type(x)(map(_here, x))
-    return x.here if isinstance(x, Away) else torch.device("cpu") if x == AWAY else x
+    return x.here if isinstance(x, Away) else torch.device("cpu") if isinstance(x, torch.device) and x == AWAY else x
 
 
 def _there(x: Any) -> Any:

@@ -30,7 +30,7 @@ SHARES = {"autoencoder": 0.2, "cooldown": 0.05, "dit": 0.53, "distil": 0.16, "de
 BATCH, SHARDS = 96, 24
 """Windows a step, and shards of each kind of films: a card learns from so many at once in the time of a few."""
 LEAST_MINUTES = 0.2
-"""With less left, a stage is not begun."""
+"""With less left of a part, a stage is not begun; of a stage, it counts as done."""
 PACKING_MINUTES = 0.3
 """Kept for writing the files."""
 DONE, PACKED = "parts.json", "packed"
@@ -177,7 +177,7 @@ class _Run:
             else:
                 train_distil(self.out, **how)
         torch.set_num_threads(threads)
-        return self.trained(stage) >= self.minutes(stage)
+        return self.trained(stage) > self.minutes(stage) - LEAST_MINUTES
 
     def finish(self, stage: str) -> None:
         """Note that a stage is done, and keep of its run what others need: the average."""

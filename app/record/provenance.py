@@ -37,7 +37,7 @@ from pipelines.types import in_words
 LIVE = "live"
 """The status of a film that is, or comes from, a live film."""
 _STEPS = {"num_inference_steps", "denoising_step_list"}
-_USUAL = {"scale": 0, "crf": 18, "untrained": False, "lora": [], "vae": "auto", "use_ema": None}
+_USUAL: dict[str, object] = {"scale": 0, "crf": 18, "untrained": False, "lora": [], "vae": "auto", "use_ema": None}
 
 _log = logging.getLogger(__name__)
 
