@@ -12,7 +12,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from cache import FEATURE_CACHES
 from cache.layer_plan import EveryLayer
+from cache.quantised import KV_STORAGES
 from cache.room import short_of
+from cache.storage import Dense
 from cache.types import NoisePlan, TokenScorer
 from models.autoencoder import Autoencoder
 from models.configs import VOCABULARY, TAEHVConfig, TextEncoderConfig, UMT5Config, WanConfig, WanVAEConfig
@@ -159,6 +161,7 @@ def build_engine(preset: Preset, components: Components, *, untrained: bool = Fa
         autoencoder=components.autoencoder,
         fps=int(components.card.get("fps", 16)),
         drift_spreads=_spreads(components.card),
+        storage=KV_STORAGES.get(preset.kv_cache_dtype, Dense),
     )
 
 

@@ -20,8 +20,9 @@ from benchmarks.benchmark import EngineBenchmark, Quick, Run
 from cache import FEATURE_CACHES
 from cache.features.cross_chunk import CrossChunk
 from cache.features.reuse import in_order, kept
+from cache.kv_shape import KV_BITS
 from cache.layer_plan import EVERY, LayerPlan, LayerPolicy, Left
-from cache.types import Pass, Slots
+from cache.types import Pass, Slots, View
 from cache.types import Row as PassRow
 from pipelines.presets import Preset
 from pipelines.presets.knobs import apply_knobs, knob_values
@@ -49,6 +50,11 @@ AGES = (1, 3)
 STRENGTH = 0.6
 """Share of noise in films of video."""
 Row = dict[str, Any]
+ALWAYS: dict[str, dict[str, Any]] = {"first-block": {"threshold": 1.0}, "cross-chunk": {"limit": 1.0}}
+"""Settings under which whatever may be used again is."""
+_COUNTED = 12
+_KEYS = 0.1
+"""Of a layer, where only keys and values are computed."""
 _SAME = 1e-6
 """Mean squared error of pictures that are the same."""
 
@@ -78,7 +84,7 @@ class Keeping(LayerPolicy):
 
 
 class Counting:
-    """Counts the layers that a runner computes; those that leave only their keys are a tenth of one."""
+    """Counts the layers that a runner computes."""
 
     def __init__(self, runner: Runner, layers: int) -> None:
         self._runner, self._layers = runner, layers
@@ -86,19 +92,24 @@ class Counting:
 
     def run(self, batches: Sequence[Batch]) -> list[Tensor]:
         for batch in batches:
-            plan = batch.layers
-            for layer in range(self._layers):
-                self.computed += 0.0 if not plan.runs(layer) else 0.1 if plan.only_keys(layer) else 1.0
+            self.computed += _computed(batch.layers, self._layers)
         return self._runner.run(batches)
 
 
+def _computed(plan: LayerPlan, layers: int) -> float:
+    """Layers that a pass computes."""
+    runs = (layer for layer in range(layers) if plan.runs(layer))
+    return sum(_KEYS if plan.only_keys(layer) else 1.0 for layer in runs)
+
+
 def ways(base: Preset) -> dict[str, Preset]:
-    """Every feature cache, and fewer steps."""
+    """Fewer steps, every feature cache, and memories of fewer bits."""
     steps = knob_values(base)["num_inference_steps"]
     assert isinstance(steps, int)
     counts = sorted({max(1, round(steps * part)) for part in FEWER} - {steps}, reverse=True)
     fewer = {f"{count} steps": apply_knobs(base, {"num_inference_steps": count}) for count in counts}
-    return fewer | {name: apply_knobs(base, {"feature_cache": name}) for name in FEATURE_CACHES}
+    caches = {name: apply_knobs(base, {"feature_cache": name}) for name in FEATURE_CACHES}
+    return fewer | caches | {f"{name} memory": apply_knobs(base, {"kv_cache_dtype": name}) for name in KV_BITS}
 
 
 def redundancy(studio: Studio, base: Preset, *, chunks: int) -> dict[str, Any]:
@@ -174,6 +185,7 @@ def measure(
     report("map of redundancy")
     result = {"benchmark": "cache", **studio.identity(), "steps": knob_values(base)["num_inference_steps"]}
     result["map"] = redundancy(studio, base, chunks=max(2, chunks // 4))
+    result["counted"] = {str(count): counted(30, count) for count in (4, 50)}
     report("teacher forcing")
     rows = from_words(studio, base, chunks)
     if isinstance(studio.loaded.components.autoencoder, AutoencoderTAEHV):  # the painted world's
@@ -184,6 +196,38 @@ def measure(
         report(f"films: {name}")
         row["adherence"] = judged(studio, base if name == EXACT else ways(base)[name], prompts, seconds)
     return {**result, "chunks": chunks, "prompts": prompts, "seconds": seconds, "rows": rows}
+
+
+def counted(layers: int, steps: int) -> dict[str, float]:
+    """Share of the layers of a chunk that every cache computes if nothing ever changes: the most it can save.
+
+    Args:
+        layers: of the model.
+        steps: denoising passes of a chunk, which a pass that writes the memory follows.
+    """
+    import torch
+
+    from cache.layer_plan import Done
+    from cache.residuals import Residuals, leave, taken
+    from schedulers.serial import Serial
+
+    plan = Serial(tuple(1000.0 - number for number in range(steps)), step="euler")
+    shares: dict[str, float] = {}
+    for name, kind in FEATURE_CACHES.items():
+        policy = kind(plan.levels, plan.chunk, **ALWAYS.get(name, {}))
+        held = Residuals(policy.buffers(layers), (1, 1, 1), policy.chunks * plan.chunk, "cpu", torch.float32, layers)
+        computed = 0.0
+        for chunk in range(_COUNTED):
+            for work in plan.passes(View(chunk * plan.chunk, 1)):
+                row = work.rows[0]
+                asked = policy.plan(work, row, Slots(0, row.frames.start, ()), held.left)
+                along = taken(asked, [(held, row.frames)])
+                leave(asked, along, [(held, row.frames)])
+                if work.kind == "denoise":
+                    held.over(Done(row.frames.start, row.levels[0], not asked.skip), None, plan.chunk)
+                computed += _computed(asked, layers)
+        shares[name] = computed / (_COUNTED * layers * (steps + 1))
+    return shares
 
 
 def judged(studio: Studio, preset: Preset, prompts: int, seconds: float) -> dict[str, Any]:
@@ -300,13 +344,17 @@ def _counted(stream: Stream) -> Counting:
 
 
 def _put_back(exact: Stream, streams: Mapping[str, Stream]) -> None:
-    """Let every stream go on from where the exact film stands, with the features that it left itself."""
+    """Let every stream go on from where the exact film stands, with the features that it left itself.
+
+    A memory that is not of the exact film's kind stays what it is.
+    """
     from pipelines.state import Snapshot
 
     stands = exact.snapshot().tree
     for stream in streams.values():
-        own = stream.snapshot().tree["residuals"]
-        stream.restore(Snapshot({**stands, "residuals": own}))
+        own = stream.snapshot().tree
+        stays = ["residuals"] if own["kv"][0].keys() == stands["kv"][0].keys() else ["residuals", "kv"]
+        stream.restore(Snapshot({**stands, **{name: own[name] for name in stays}}))
 
 
 def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
