@@ -10,6 +10,9 @@ from dataclasses import dataclass
 VIEW_KEPT = 2**26
 """Bytes up to which rotated keys of all layers are kept from pass to pass; a larger view holds one layer at a time."""
 
+KV_BITS = {"int8": 8, "int4": 4}
+"""Bits of a number in a memory that is not in the model's precision, by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class KVShape:

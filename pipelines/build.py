@@ -6,7 +6,9 @@ from typing import Any
 
 from cache import FEATURE_CACHES
 from cache.layer_plan import EveryLayer
+from cache.quantised import KV_STORAGES
 from cache.room import short_of
+from cache.storage import Dense
 from cache.types import NoisePlan, TokenScorer
 from pipelines.components import Components
 from pipelines.conditioning import Conditioner
@@ -43,6 +45,7 @@ def build_engine(preset: Preset, components: Components, *, untrained: bool = Fa
         autoencoder=components.autoencoder,
         fps=int(components.card.get("fps", 16)),
         drift_spreads=_spreads(components.card),
+        storage=KV_STORAGES.get(preset.kv_cache_dtype, Dense),
     )
 
 

@@ -252,6 +252,11 @@ class Film:
         read.one_of(("none", *FEATURE_CACHES), "feature cache"),
         written="NAME",
     )
+    kv_cache_dtype: str | None = _memory(
+        "Remember in fewer bits: half or a quarter of the memory, slower.",
+        read.one_of(("auto", "int8", "int4"), "precision of the memory"),
+        written="NAME",
+    )
     recache_on_switch: bool | None = _memory("Replay the memory under a new prompt.", read.truth)
     global_sink: bool | None = _memory("Keep the sink as it is in a replay.", read.truth)
     context_noise: float | None = _memory(

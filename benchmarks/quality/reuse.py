@@ -18,9 +18,12 @@ import typer
 
 from benchmarks.benchmark import EngineBenchmark, Quick, Run
 from cache import FEATURE_CACHES
+from cache.features.cross_chunk import CrossChunk
 from cache.features.reuse import in_order, kept
+from cache.kv_shape import KV_BITS
 from cache.layer_plan import EVERY, LayerPlan, LayerPolicy, Left
-from cache.types import Pass, Row, Slots
+from cache.types import Pass, Slots, View
+from cache.types import Row as PassRow
 from pipelines.presets import Preset
 from pipelines.presets.knobs import apply_knobs, knob_values
 
@@ -33,12 +36,25 @@ if TYPE_CHECKING:
     from benchmarks.quality.studio import Studio
     from models.transformer import Batch, Runner
     from pipelines.streaming import Stream
+    from pipelines.types import Chunk
+
+    Make = Callable[[str, Stream, int], NDArray[np.uint8]]
 
 EXACT = "exact"
 APART = (1, 2, 3)
 """Chunks between two that the map compares."""
 FEWER = (0.75, 0.5)
 """Shares of the steps that the rivals take."""
+AGES = (1, 3)
+"""Chunks that a contribution is used for at most, in films of video."""
+STRENGTH = 0.6
+"""Share of noise in films of video."""
+Row = dict[str, Any]
+ALWAYS: dict[str, dict[str, Any]] = {"first-block": {"threshold": 1.0}, "cross-chunk": {"limit": 1.0}}
+"""Settings under which whatever may be used again is."""
+_COUNTED = 12
+_KEYS = 0.1
+"""Of a layer, where only keys and values are computed."""
 _SAME = 1e-6
 """Mean squared error of pictures that are the same."""
 
@@ -56,7 +72,7 @@ class Keeping(LayerPolicy):
     def chunks(self) -> int:
         return max(APART) + 1
 
-    def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
+    def plan(self, work: Pass, row: PassRow, slots: Slots, left: Left) -> LayerPlan:
         if work.kind == "clean":
             number = len(self.levels)
         elif work.kind == "denoise" and row.levels[0] in self.levels:
@@ -68,7 +84,7 @@ class Keeping(LayerPolicy):
 
 
 class Counting:
-    """Counts the layers that a runner computes; those that leave only their keys are a tenth of one."""
+    """Counts the layers that a runner computes."""
 
     def __init__(self, runner: Runner, layers: int) -> None:
         self._runner, self._layers = runner, layers
@@ -76,19 +92,24 @@ class Counting:
 
     def run(self, batches: Sequence[Batch]) -> list[Tensor]:
         for batch in batches:
-            plan = batch.layers
-            for layer in range(self._layers):
-                self.computed += 0.0 if not plan.runs(layer) else 0.1 if plan.only_keys(layer) else 1.0
+            self.computed += _computed(batch.layers, self._layers)
         return self._runner.run(batches)
 
 
+def _computed(plan: LayerPlan, layers: int) -> float:
+    """Layers that a pass computes."""
+    runs = (layer for layer in range(layers) if plan.runs(layer))
+    return sum(_KEYS if plan.only_keys(layer) else 1.0 for layer in runs)
+
+
 def ways(base: Preset) -> dict[str, Preset]:
-    """Every feature cache, and fewer steps."""
+    """Fewer steps, every feature cache, and memories of fewer bits."""
     steps = knob_values(base)["num_inference_steps"]
     assert isinstance(steps, int)
     counts = sorted({max(1, round(steps * part)) for part in FEWER} - {steps}, reverse=True)
     fewer = {f"{count} steps": apply_knobs(base, {"num_inference_steps": count}) for count in counts}
-    return fewer | {name: apply_knobs(base, {"feature_cache": name}) for name in FEATURE_CACHES}
+    caches = {name: apply_knobs(base, {"feature_cache": name}) for name in FEATURE_CACHES}
+    return fewer | caches | {f"{name} memory": apply_knobs(base, {"kv_cache_dtype": name}) for name in KV_BITS}
 
 
 def redundancy(studio: Studio, base: Preset, *, chunks: int) -> dict[str, Any]:
@@ -159,15 +180,54 @@ def measure(
         steps: of the exact film; the preset's if None.
     """
     base = studio.engine.preset if steps is None else apply_knobs(studio.engine.preset, {"num_inference_steps": steps})
+    from models.taehv import AutoencoderTAEHV
+
     report("map of redundancy")
     result = {"benchmark": "cache", **studio.identity(), "steps": knob_values(base)["num_inference_steps"]}
     result["map"] = redundancy(studio, base, chunks=max(2, chunks // 4))
+    result["counted"] = {str(count): counted(30, count) for count in (4, 50)}
     report("teacher forcing")
-    rows = forced(studio, base, ways(base), chunks)
+    rows = from_words(studio, base, chunks)
+    if isinstance(studio.loaded.components.autoencoder, AutoencoderTAEHV):  # the painted world's
+        for moves in (False, True):
+            report(f"video, {'moving' if moves else 'still'}")
+            result["moving" if moves else "still"] = of_video(studio, base, max(8, chunks // 2), moves=moves)
     for name, row in rows.items() if prompts else ():
         report(f"films: {name}")
         row["adherence"] = judged(studio, base if name == EXACT else ways(base)[name], prompts, seconds)
     return {**result, "chunks": chunks, "prompts": prompts, "seconds": seconds, "rows": rows}
+
+
+def counted(layers: int, steps: int) -> dict[str, float]:
+    """Share of the layers of a chunk that every cache computes if nothing ever changes: the most it can save.
+
+    Args:
+        layers: of the model.
+        steps: denoising passes of a chunk, which a pass that writes the memory follows.
+    """
+    import torch
+
+    from cache.layer_plan import Done
+    from cache.residuals import Residuals, leave, taken
+    from schedulers.serial import Serial
+
+    plan = Serial(tuple(1000.0 - number for number in range(steps)), step="euler")
+    shares: dict[str, float] = {}
+    for name, kind in FEATURE_CACHES.items():
+        policy = kind(plan.levels, plan.chunk, **ALWAYS.get(name, {}))
+        held = Residuals(policy.buffers(layers), (1, 1, 1), policy.chunks * plan.chunk, "cpu", torch.float32, layers)
+        computed = 0.0
+        for chunk in range(_COUNTED):
+            for work in plan.passes(View(chunk * plan.chunk, 1)):
+                row = work.rows[0]
+                asked = policy.plan(work, row, Slots(0, row.frames.start, ()), held.left)
+                along = taken(asked, [(held, row.frames)])
+                leave(asked, along, [(held, row.frames)])
+                if work.kind == "denoise":
+                    held.over(Done(row.frames.start, row.levels[0], not asked.skip), None, plan.chunk)
+                computed += _computed(asked, layers)
+        shares[name] = computed / (_COUNTED * layers * (steps + 1))
+    return shares
 
 
 def judged(studio: Studio, preset: Preset, prompts: int, seconds: float) -> dict[str, Any]:
@@ -179,36 +239,37 @@ def judged(studio: Studio, preset: Preset, prompts: int, seconds: float) -> dict
     return tally_under(studio, preset, asked, seed=1000, seconds=seconds, done=lambda: None)["all"]
 
 
-def forced(studio: Studio, base: Preset, others: Mapping[str, Preset], chunks: int) -> dict[str, dict[str, Any]]:
-    """Work, time and distance of every way, chunk by chunk beside the exact film; half-way the prompt changes."""
-    from benchmarks.quality.drift import moving_prompts
-    from pipelines.state import Snapshot
-    from pipelines.types import Controls
+def forced(exact: Stream, streams: Mapping[str, Stream], chunks: int, warm_up: int, make: Make) -> dict[str, Row]:
+    """Work, time and distance of every way, chunk by chunk beside the exact film.
 
-    texts = [Controls(text) for text, _ in moving_prompts(2)]
-    exact, streams = studio.stream(1, base), {name: studio.stream(1, preset) for name, preset in others.items()}
+    Args:
+        exact: about to begin.
+        streams: the ways, about to begin.
+        chunks: compared.
+        warm_up: chunks before that.
+        make: gives a stream's pictures of a chunk.
+    """
     counters = {name: _counted(stream) for name, stream in {EXACT: exact, **streams}.items()}
     errors: dict[str, list[float]] = {name: [] for name in streams}
     faster: dict[str, list[float]] = {name: [] for name in streams}
-    warm_up = base.cache.capacity // base.chunk
     for number in range(warm_up + chunks):
-        controls = texts[number >= warm_up + chunks // 2]
         if number % 2 == 0:
-            _put_back(exact, streams, Snapshot)
+            _put_back(exact, streams)
+        if number == warm_up:
+            for counter in counters.values():
+                counter.computed = 0.0
         begun = process_time()
-        true = exact.next_chunk(controls).pixels
+        true = make(EXACT, exact, number)
         spent = process_time() - begun
         for name, stream in streams.items():
             begun = process_time()
-            pixels = stream.next_chunk(controls).pixels
+            pixels = make(name, stream, number)
             own = process_time() - begun
-            assert true is not None
-            assert pixels is not None
             if number >= warm_up:
                 errors[name].append(decibels(true, pixels))
                 faster[name].append(spent / own)
     whole = counters[EXACT].computed
-    rows: dict[str, dict[str, Any]] = {EXACT: {"layers": 1.0, "speed": 1.0, "psnr": None, "worst": None, "bytes": 0}}
+    rows: dict[str, Row] = {EXACT: {"layers": 1.0, "speed": 1.0, "psnr": None, "worst": None, "bytes": 0}}
     for name, stream in streams.items():
         rows[name] = {
             "layers": counters[name].computed / whole,
@@ -220,18 +281,80 @@ def forced(studio: Studio, base: Preset, others: Mapping[str, Preset], chunks: i
     return rows
 
 
+def from_words(studio: Studio, base: Preset, chunks: int) -> dict[str, Row]:
+    """Films of prompts; half-way the prompt changes."""
+    from benchmarks.quality.drift import moving_prompts
+    from pipelines.types import Controls
+
+    texts, warm_up = [Controls(text) for text, _ in moving_prompts(2)], base.cache.capacity // base.chunk
+
+    def make(_: str, stream: Stream, number: int) -> NDArray[np.uint8]:
+        return _pixels(stream.next_chunk(texts[number >= warm_up + chunks // 2]))
+
+    streams = {name: studio.stream(1, preset) for name, preset in ways(base).items()}
+    return forced(studio.stream(1, base), streams, chunks, warm_up, make)
+
+
+def of_video(studio: Studio, base: Preset, chunks: int, *, moves: bool) -> dict[str, Row]:
+    """Films of a painted video that stands still or moves, with the same noise in every chunk."""
+    from benchmarks.quality.painted import paint
+    from pipelines.build import build_stream
+    from pipelines.streaming import Stream
+    from pipelines.types import Controls
+    from pipelines.video import VideoInput
+    from training.captions import held_out_prompts
+
+    (text, spec), warm_up = held_out_prompts(1, seed=6)[0], base.cache.capacity // base.chunk
+    spec = replace(spec, motion="right" if moves else "still")
+    anchored = replace(base, video=replace(base.video, anchored=True))
+    height, width = studio.size
+    source = paint(spec, height, 12 * (warm_up + chunks + 1)).permute(0, 2, 3, 1).numpy()
+
+    def stream_of(preset: Preset) -> Stream:
+        return build_stream(preset, studio.loaded.components, height=height, width=width, seed=1, video=True)
+
+    names = {f"cross-chunk, {age}": CrossChunk((), base.chunk, age=age) for age in AGES}
+    exact = stream_of(anchored)
+    streams: dict[str, Stream] = {"fewer steps": stream_of(apply_knobs(anchored, {"num_inference_steps": 2}))}
+    for name, policy in names.items():
+        engine = exact.engine
+        layers = replace(policy, levels=engine.policies.plan.levels)
+        size = exact.state.latents.ring.shape[-2:]
+        engine = replace(engine, policies=replace(engine.policies, layers=layers))
+        streams[name] = Stream(engine, height=size[0], width=size[1], seed=1, video=True)
+    inputs = {name: VideoInput(stream) for name, stream in {EXACT: exact, **streams}.items()}
+
+    def make(name: str, stream: Stream, number: int) -> NDArray[np.uint8]:
+        begin = 0 if number == 0 else 12 * number - 3
+        (shown,) = inputs[name].push(source[begin : begin + inputs[name].wants], Controls(text, strength=STRENGTH))
+        return shown.pixels
+
+    return forced(exact, streams, chunks, warm_up, make)
+
+
+def _pixels(chunk: Chunk) -> NDArray[np.uint8]:
+    assert chunk.pixels is not None  # every chunk is decoded
+    return chunk.pixels
+
+
 def _counted(stream: Stream) -> Counting:
     counter = Counting(stream.runner, stream.state.kv[0].shape.layers)
     stream.runner = counter
     return counter
 
 
-def _put_back(exact: Stream, streams: Mapping[str, Stream], snapshot: Callable[[Mapping[str, Any]], Any]) -> None:
-    """Let every stream go on from where the exact film stands, with the features that it left itself."""
+def _put_back(exact: Stream, streams: Mapping[str, Stream]) -> None:
+    """Let every stream go on from where the exact film stands, with the features that it left itself.
+
+    A memory that is not of the exact film's kind stays what it is.
+    """
+    from pipelines.state import Snapshot
+
     stands = exact.snapshot().tree
     for stream in streams.values():
-        own = stream.snapshot().tree["residuals"]
-        stream.restore(snapshot({**stands, "residuals": own}))
+        own = stream.snapshot().tree
+        stays = ["residuals"] if own["kv"][0].keys() == stands["kv"][0].keys() else ["residuals", "kv"]
+        stream.restore(Snapshot({**stands, **{name: own[name] for name in stays}}))
 
 
 def decibels(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
@@ -266,9 +389,16 @@ def table(result: dict[str, Any]) -> Table:
 
     title = f"{result['preset']}, {result['steps']} steps, {result['chunks']} chunks under teacher forcing"
     rows = Table(*HEADINGS, title=title, caption=said(result["map"]))
-    for name, row in result["rows"].items():
-        rows.add_row(*cells(name, row))
+    for heading, part in parts(result).items():
+        for name, row in part.items():
+            rows.add_row(*cells(f"{heading}{name}", row))
     return rows
+
+
+def parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Row]]:
+    """The rows of films of words, and of video, behind what their names begin with."""
+    films = {"video still: ": result.get("still", {}), "video moving: ": result.get("moving", {})}
+    return {"": result["rows"], **films}
 
 
 def said(found: Mapping[str, Any]) -> str:

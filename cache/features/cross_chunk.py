@@ -15,6 +15,9 @@ from cache.features.reuse import FeatureCache, in_order, kept, middle
 from cache.layer_plan import LayerPlan, Left, Tap
 from cache.types import Row
 
+_NEAR = 5.0
+"""Timesteps between levels that count as the same: of a video, the level follows the motion."""
+
 
 @dataclass(frozen=True, slots=True)
 class CrossChunk(FeatureCache):
@@ -37,17 +40,19 @@ class CrossChunk(FeatureCache):
         return 2
 
     def denoise(self, row: Row, step: int, left: Left) -> LayerPlan:
-        buffer, part = self.levels.index(row.levels[0]), middle(left.layers, self.first, self.last)
-        age = left.age(buffer, range(row.frames.start - self.chunk, row.frames.stop - self.chunk))
-        if len(row.frames) != self.chunk or age is None:
-            return LayerPlan(taps=kept(part, buffer))
+        part = middle(left.layers, self.first, self.last)
+        before = range(row.frames.start - self.chunk, row.frames.stop - self.chunk)
+        age, then = left.age(step, before), left.of(before)
+        if age is None or len(then) <= step or abs(then[step].level - row.levels[0]) > _NEAR:
+            return LayerPlan(taps=kept(part, step))
         if age < self.age and self._alike(row, left):
-            return LayerPlan((part,), (Tap(part.stop, buffer, "add", back=self.chunk),))
-        compared = Tap(part.stop, buffer, "compare", back=self.chunk, other=buffer)
-        return LayerPlan(taps=in_order(*kept(part, buffer), compared))
+            return LayerPlan((part,), (Tap(part.stop, step, "add", back=self.chunk),))
+        compared = Tap(part.stop, step, "compare", back=self.chunk, other=step)
+        return LayerPlan(taps=in_order(*kept(part, step), compared))
 
     def _alike(self, row: Row, left: Left) -> bool:
         if self.limit >= 1:
             return True
-        known = [done.change for done in left.done if done.level == row.levels[0] and done.change is not None]
+        near = [done for done in left.done if abs(done.level - row.levels[0]) <= _NEAR]
+        known = [done.change for done in near if done.change is not None]
         return bool(known) and known[-1] < self.limit

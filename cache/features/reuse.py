@@ -19,7 +19,7 @@ class FeatureCache(LayerPolicy):
     """Layers are computed where `computes` says so, and what they add is used again elsewhere.
 
     Attributes:
-        levels: of a chunk's passes, falling.
+        levels: of a chunk's passes, falling; a chunk of video may begin between them.
         chunk: latent frames.
     """
 
@@ -33,9 +33,10 @@ class FeatureCache(LayerPolicy):
     def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
         if work.kind == "clean":
             return self.remember(row, left)
-        if work.kind != "denoise" or row.commit or len({*row.levels}) > 1 or row.levels[0] not in self.levels:
+        step = len(left.of(row.frames))
+        if work.kind != "denoise" or row.commit or len({*row.levels}) > 1 or step >= len(self.levels):
             return EVERY
-        return self.denoise(row, len(left.of(row.frames)), left)
+        return self.denoise(row, step, left)
 
     def denoise(self, row: Row, step: int, left: Left) -> LayerPlan:
         """The plan of a denoising pass that leaves no keys, number `step` of its chunk."""

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from cache import FEATURE_CACHES
+from cache.kv_shape import KV_BITS
 from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
@@ -49,6 +50,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
       `sink_size`: first frames that are never forgotten.
     - `kv_cache_attention_bias`: how much a past frame counts beside the pass's own, more than 0 and at most 1.
     - `feature_cache`: what of earlier passes is used again (`cache.FEATURE_CACHES`), or none.
+    - `kv_cache_dtype`: bits of what is remembered (int8, int4), or auto for the model's precision.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
 
     Args:
@@ -70,7 +72,9 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     changed = _set_schedule(preset, knobs)
     changed = _set_chunks(changed, knobs)
     changed = _set_memory(changed, knobs)
-    changed = _set_features(_set_bias(changed, knobs), knobs)
+    changed = _set_bias(changed, knobs)
+    for name, choices, default in _NAMED:
+        changed = _set_named(changed, name, choices, default, knobs)
     changed = _set_switch(changed, knobs)
     return preset if changed == preset else changed
 
@@ -218,14 +222,17 @@ def _set_bias(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     return replace(preset, window=replace(preset.window, past_weight=weight))
 
 
-def _set_features(preset: Preset, knobs: Mapping[str, object]) -> Preset:
-    name = "feature_cache"
+_NAMED = (("feature_cache", tuple(FEATURE_CACHES), "none"), ("kv_cache_dtype", tuple(KV_BITS), "auto"))
+"""Knobs that are one of some names: what they may be, and how it is called that they are none of these."""
+
+
+def _set_named(preset: Preset, name: str, choices: Sequence[str], default: str, knobs: Mapping[str, object]) -> Preset:
     if name not in knobs:
         return preset
-    wanted, known = knobs[name], ("none", *FEATURE_CACHES)
+    wanted, known = knobs[name], (default, *choices)
     if wanted not in known:
         raise KnobError(name, f"{name} cannot be {_shown(wanted)}: choose from {', '.join(known)}.")
-    return replace(preset, feature_cache="" if wanted == "none" else str(wanted))
+    return replace(preset, **{name: "" if wanted == default else str(wanted)})
 
 
 def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
@@ -317,6 +324,7 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "independent_first_frame": lambda preset: preset.first_chunk == 1,
     "kv_cache_attention_bias": lambda preset: getattr(preset.window, "past_weight", None),
     "feature_cache": lambda preset: preset.feature_cache or None,
+    "kv_cache_dtype": lambda preset: preset.kv_cache_dtype or None,
     "recache_on_switch": lambda preset: isinstance(preset.switch, Recache) if _may_recache(preset) else None,
     "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
 }

@@ -260,10 +260,14 @@ def test_the_clean_pass_is_exact_in_the_limit_and_worse_the_noisier_it_is_taken_
 
 
 def test_a_chunk_uses_the_one_before_until_it_is_old_or_changes() -> None:
-    def plan(change: float | None, ages: int | None, **fields: Any) -> LayerPlan:
+    def plan(change: float | None, ages: int | None, level: float = LEVELS[1], **fields: Any) -> LayerPlan:
         policy = CrossChunk(LEVELS, CHUNK, **{"limit": 0.1, **fields})
         frames = ((0, 1, 2) if ages is not None else (-1, -1, -1),) * 4
-        done = () if change is None else (Done(0, LEVELS[1], whole=True, change=change),)
+        done = (
+            Done(0, LEVELS[0], whole=True),
+            Done(0, level, whole=True, change=change),
+            Done(3, LEVELS[0], whole=True),
+        )
         left = Left(LAYERS, frames, (((ages or 0),) * 3,) * 4, done)
         return policy.plan(Pass("denoise", ()), row_at(1, range(3, 6)), Slots(0, 3, ()), left)
 
@@ -271,6 +275,7 @@ def test_a_chunk_uses_the_one_before_until_it_is_old_or_changes() -> None:
     assert not plan(0.15, 0).skip
     assert not plan(0.05, None).skip, "nothing was left"
     assert not plan(0.05, 1).skip, "it is old"
+    assert not plan(0.05, 0, level=777.0).skip, "it was of another level"
     assert plan(0.05, 1, age=2).skip
     assert not plan(None, 0).skip, "nothing was measured"
     assert not plan(0.0, 0, limit=0.0).skip
@@ -282,15 +287,14 @@ def test_an_unchanged_chunk_is_the_one_before(model: CausalWanTransformer3DModel
     state, policy = Residuals(4, (1, 6, 64), 6, "cpu", torch.float64, LAYERS), made("cross-chunk")
     expected = forward(model, EVERY)
     for frames in (range(3), range(3, 6)):
-        row = row_at(1, frames)
+        row = row_at(0, frames)
         plan = policy.plan(Pass("denoise", (row,)), row, Slots(0, 0, ()), state.left)
         rows = [(state, range(frames.start, frames.start + 2))]
-        if plan.skip:
-            state._frames[1][2] = 2
         given = taken(plan, rows)
         out = forward(model, given.plan, given.buffers)
         leave(plan, given, rows)
-        state._frames[1][2] = 2
+        state.over(Done(frames.start, row.levels[0], not plan.skip), None, CHUNK)
+        state._frames[0][2] = 2  # the film of this test has two frames, the policy's chunk three
         assert gap(out, expected) < 1e-12
         assert bool(plan.skip) == (frames.start == 3)
 

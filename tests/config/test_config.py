@@ -67,6 +67,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "independent_first_frame": ("on", True),
     "kv_cache_attention_bias": ("0.3", 0.3),
     "feature_cache": ("clean-pass", "clean-pass"),
+    "kv_cache_dtype": ("int8", "int8"),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),
     "transition": ("soft", "soft"),

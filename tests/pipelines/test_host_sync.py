@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cache import FEATURE_CACHES
 from cache.deep_forcing import DeepForcing
 from cache.kv import KVStore
 from cache.refresh import SinkRefresh
@@ -111,6 +112,16 @@ def test_the_host_waits_once_a_chunk_and_that_is_for_its_pixels(name: str) -> No
     for waits in run.waits:
         assert [wait.place for wait in waits.elements()] == [PIXELS], where(waits)
     assert run.hashes == home(preset, script, decode=True), "the played device computes something else"
+
+
+@pytest.mark.parametrize("name", FEATURE_CACHES)
+def test_a_feature_cache_waits_for_nothing_but_what_it_measured(name: str) -> None:
+    """That is copied while the device works (no wait) and read from the host's memory a pass later."""
+    preset = replace(PRESETS["embedded"], feature_cache=name)
+    script = [FOX] * 5 + [WOLF] * 2
+    run = away(preset, script)
+    assert all([wait.place for wait in waits.elements()] == [LATENTS] for waits in run.waits), run.waits
+    assert run.hashes == home(preset, script)
 
 
 def deep(**changes: Any) -> Preset:
