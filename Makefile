@@ -7,7 +7,7 @@ APP = $(VENV)/.app-installed
 WEB = $(VENV)/.web-installed
 DEV = $(VENV)/.dev-installed
 
-.PHONY: setup demo live test test-gpu check lint types fix bench golden
+.PHONY: setup demo live test test-gpu train-gpu check lint types fix bench golden
 
 setup: $(APP)
 
@@ -37,6 +37,10 @@ test: $(DEV)
 
 test-gpu: $(DEV)
 	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'
+
+# The embedded model on one CUDA card, nine minutes a call: the same command goes on until it says that it is done.
+train-gpu: $(DEV)
+	@$(BIN)/python -m training parts --device cuda --out outputs/gpu --start_from training/checkpoints
 
 check: lint types test
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cache import FEATURE_CACHES
+from cache.layer_plan import EveryLayer
 from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
 from pipelines.components import Components
@@ -13,6 +15,7 @@ from pipelines.presets import Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
 from schedulers.flow_match import FlowMatchSchedule
+from schedulers.serial import Serial
 from schedulers.unipc import UniPCSchedule
 
 
@@ -89,6 +92,12 @@ def make_policies(preset: Preset) -> Policies:
     schedule, levels = make_schedule(recipe)
     plan = make_plan(preset, levels)
     check_pair(plan, preset)
+    features = FEATURE_CACHES.get(preset.feature_cache)
+    if features is not None and not isinstance(plan, Serial):
+        raise ValueError(
+            f"preset {preset.name!r} has chunks at several noise levels in one pass, and a feature cache serves one: "
+            "leave feature_cache out, or choose a preset with the plan serial"
+        )
     return Policies(
         plan=plan,
         cache=preset.cache,
@@ -101,6 +110,7 @@ def make_policies(preset: Preset) -> Policies:
         guidance=recipe.guidance,
         guidance_delta=recipe.guidance_delta,
         video=preset.video,
+        layers=EveryLayer() if features is None else features(plan.levels, preset.chunk),
     )
 
 

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.residuals import Residuals
 from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner
@@ -97,13 +98,14 @@ class Stream:
             flight=Latents(self._frame, flying, self._device, self._dtype),
             residuals=[
                 Residuals(
-                    policies.layers.buffers,
+                    policies.layers.buffers(shape.layers),
                     (batch, shape.tokens, shape.heads * shape.head_dim),
-                    max(capacity, plan.width),
+                    policies.layers.chunks * plan.width or max(capacity, plan.width),
                     self._device,
                     self._dtype,
+                    shape.layers,
                 )
-                for _ in range(plan.lanes)
+                for _ in range(plan.lanes * (1 + policies.layers.halves))
             ],
             decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
@@ -306,6 +308,9 @@ class Stream:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
             state.text, arrived = state.text.advance()
+        if state.text.version != before.version and self.engine.policies.layers.of_prompt:
+            for left in state.residuals:  # features of other words
+                left.reset()
         if arrived:
             actions = self._plan_switch(before.version)
         for action in actions:
@@ -346,7 +351,8 @@ class Stream:
         """Stage 5: uint8 RGB [T, H, W, 3]."""
         assert self.engine.autoencoder is not None  # next_chunk asks before it begins
         pixels, self.state.decoder = self.engine.autoencoder.decode_stream(latents, self.state.decoder)
-        return pixels[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        moved = pixels[0].permute(0, 2, 3, 1).contiguous()  # before they are bytes: single bytes move slowly
+        return moved.mul_(255).round_().to(torch.uint8).cpu().numpy()
 
 
 class _Clock:

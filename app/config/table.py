@@ -12,6 +12,7 @@ from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.setting import Control, Setting, Wire, entries_of, setting
+from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
 from pipelines.types import TRANSITIONS
@@ -228,6 +229,11 @@ class Film:
     independent_first_frame: bool | None = _memory("Begin with a chunk of one.", read.truth)
     kv_cache_attention_bias: float | None = _memory(
         "How much past frames count; less repeats less, 1 changes nothing.", read.number, range=(0, 1), above=True
+    )
+    feature_cache: str | None = _schedule(
+        "Use again what layers computed before; `rivulet bench cache` tells the price.",
+        read.one_of(("none", *FEATURE_CACHES), "feature cache"),
+        written="NAME",
     )
     recache_on_switch: bool | None = _memory("Replay the memory under a new prompt.", read.truth)
     global_sink: bool | None = _memory("Keep the sink as it is in a replay.", read.truth)

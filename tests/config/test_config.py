@@ -66,6 +66,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "num_frame_per_block": ("2", 2),
     "independent_first_frame": ("on", True),
     "kv_cache_attention_bias": ("0.3", 0.3),
+    "feature_cache": ("clean-pass", "clean-pass"),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),
     "transition": ("soft", "soft"),
