@@ -213,6 +213,10 @@ class LiveFilm:
         self._catch_up()
         return self._stream.preview(replace(self.schedule.controls, prompt=prompt, transition=Transition()).for_stream)
 
+    def beginning(self, seed: int) -> ChunkControls:
+        """What a film of the prompt in force would begin with under another seed; on any thread."""
+        return replace(self.schedule.controls, seed=seed, transition=Transition())
+
     def copy(self) -> Copy:
         """The state before the next chunk."""
         self._catch_up()

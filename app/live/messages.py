@@ -38,6 +38,7 @@ Action = Literal[
     "rewind",
     "return",  # to a branch that was left
     "audition",
+    "takes",  # the prompt in force under four other seeds, a clip each
     "take_over",  # a viewer asks for the controls; they change hands when the driver lets go or does not answer
     "hand_over",  # the driver's answers
     "keep",
@@ -328,11 +329,11 @@ class RoleState(FromServer):
 class Saved(FromServer):
     """A file is ready; the server fills in `url`, relative to its root, with the token that opens it.
 
-    `id` is the queue's item that an audition shows.
+    `id` is the queue's item that an audition shows, or the seed of a take.
     """
 
     type: Literal["session.saved"] = "session.saved"
-    kind: Literal["snapshot", "recording", "last", "audition", "log"]
+    kind: Literal["snapshot", "recording", "last", "audition", "take", "log"]
     name: str
     url: str = ""
     id: str = ""

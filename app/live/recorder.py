@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
     from app.media.mp4 import FilmWriter
 
-SavedKind = Literal["recording", "last", "snapshot", "audition"]
+SavedKind = Literal["recording", "last", "snapshot", "audition", "take"]
 KEPT_SECONDS = 60
 """Film that is always kept, as JPEGs, where the memory for it suffices."""
+TAKES_KEPT = 4
+"""Clips that are there at a time."""
 LONGEST_WORDS = 60
 """Characters of what a film shows in a file's name."""
 
@@ -72,7 +74,8 @@ class Recorder:
         self._ring_bytes, self._memory = 0, 2**40
         self._recording: Recording | None = None
         self._last: NDArray[np.uint8] | None = None
-        self._auditions = 0
+        self._auditions = self._takes = 0
+        self._first_take = 1
         self._closed = False
         self._stamps: dict[str, tuple[str, int]] = {}
 
@@ -181,6 +184,20 @@ class Recorder:
         """
         return self._add("audition", lambda: self._audition_of(pixels), held=pixels.nbytes, picture=True, name=name)
 
+    def save_take(self, pixels: NDArray[np.uint8], seed: int) -> Problem | None:
+        """Save a clip of a film that begins with this seed, or say why not."""
+        with self._lock:
+            self._takes += 1
+            number, first = self._takes, self._first_take
+        return self._add(
+            "take", lambda: self._take_of(pixels, number, first), held=pixels.nbytes, picture=True, name=str(seed)
+        )
+
+    def forget_takes(self) -> None:
+        """Let those that come take the place of those that were made."""
+        with self._lock:
+            self._first_take = self._takes + 1
+
     def close(self) -> None:
         """Let go of everything; what was asked for is finished all the same. Never blocks."""
         with self._lock:
@@ -231,6 +248,12 @@ class Recorder:
         self._auditions += 1
         return path
 
+    def _take_of(self, pixels: NDArray[np.uint8], number: int, first: int) -> Path:
+        path = self._film_of(pixels, self._folder / f"take-{number}.mp4")
+        for old in range(max(1, first - TAKES_KEPT), first):
+            (self._folder / f"take-{old}.mp4").unlink(missing_ok=True)
+        return path
+
     # ------------------------------------------------------------------ what becomes of files
 
     def _add(
@@ -250,7 +273,7 @@ class Recorder:
         try:
             self._saves.add(self._folder.name, save, held=held, picture=picture)
         except Crowded as error:
-            return _refusal(error, "audition" if kind == "audition" else "save")
+            return _refusal(error, "audition" if kind in ("audition", "take") else "save")
         return None
 
     def _recorded(self, worker: Worker, done: Path | Exception | None) -> None:

@@ -284,9 +284,9 @@ class Session:
             self._play()
         elif message.action in ("stop", "reset", "rewind", "return"):
             self._commands.ask(message)
-        elif message.action == "audition":
+        elif message.action in ("audition", "takes"):
             try:
-                self.previews.ask(message.id, self.studio.clock(), playing=self.state == "playing")
+                self.previews.ask(message, self.studio.clock(), playing=self.state == "playing")
             except ValueError as error:
                 (viewer or self.audience).tell(status.no_preview(error))
         elif (refused := self.player.recorder.do(message)) is not None:

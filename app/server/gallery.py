@@ -73,7 +73,7 @@ class GalleryItem(Mark):
 
 
 class Gallery(BaseModel):
-    """All of it, the newest first."""
+    """All of it, the newest first, and the takes behind the others."""
 
     object: str = "list"
     data: list[GalleryItem]
@@ -125,7 +125,7 @@ class Shelf:
         for key in {key.session: key for key in asked.films}.values():
             if self._access.opens(key.session, key.token) is not None:
                 items += self._of_session(key.session, key.token)
-        return Gallery(data=sorted(items, key=lambda item: -item.at))
+        return Gallery(data=sorted(items, key=lambda item: (item.kind == "take", -item.at)))
 
     def say(self, said: Said) -> GalleryItem:
         """Change what is said of an item; refused like `poster`, and for a link that only watches."""

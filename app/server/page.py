@@ -26,6 +26,7 @@ SCRIPTS = (
     "screen.js",
     "panels.js",
     "branches.js",
+    "takes.js",
     "asking.js",
     "saves.js",
     "advice.js",

@@ -110,3 +110,38 @@ def test_an_item_that_is_edited_before_its_audition_is_not_auditioned(stage: Sta
     stage.play(2)
     assert not session.previews.wait
     assert not auditioned(stage, watcher)
+
+
+def test_four_takes_are_the_beginnings_of_films_under_their_seeds_and_the_film_knows_nothing(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.play(2)
+    underruns = session.pace.underruns
+    for _ in range(2):  # asked for again: the first four give way
+        session.submit(Do(action="takes"), watcher)
+        while session.previews.wait:
+            stage.play(0.05)
+        assert stage.engine._saves.idle(120)
+    takes = [saved for saved in watcher.of(Saved) if saved.kind == "take"]
+    assert len({saved.id for saved in takes}) == 8
+    assert sorted(path.name for path in session.folder.glob("take-*.mp4")) == [f"take-{n}.mp4" for n in (5, 6, 7, 8)]
+    assert session.pace.underruns == underruns
+    assert "a red fox runs" in str(session.schedule.controls.prompt)
+    import av
+
+    with av.open(str(session.folder / takes[-1].name)) as film:
+        seen = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(seen) == 9 + 12
+    stream = stage.model._new(int(takes[-1].id), ())
+    first = stream.next_chunk(session.schedule.controls.for_stream).pixels
+    assert first is not None
+    shown = seen[0].reshape(32, 12, 48, 12, 3).mean((1, 3))  # a small film is enlarged for its file
+    assert abs(shown - first[0]).mean() < 12, "what starts with this seed begins as the clip does"
+
+
+def test_takes_are_refused_where_there_is_no_time(stage: Stage) -> None:
+    watcher, session = watched(stage)
+    stage.model.chunk_seconds = 0.5  # of 0.75
+    stage.play(30)
+    session.submit(Do(action="takes"), watcher)
+    assert "Pause it" in [problem for problem in watcher.of(Problem) if problem.code == "audition"][-1].message
+    assert not session.previews.wait

@@ -109,7 +109,10 @@ class GalleryTab {
     const act = (call) => () => call(item);
     const open = make("button", { type: "button", className: "rv-open", onclick: () => this.open(item).catch((error) => this.banner.say(error.message)) });
     if (item.poster) open.append(make("img", { alt: "", src: pageUrl(item.poster), loading: "lazy" }));
-    else open.style.setProperty("--h", hue(item.item));
+    else {
+      open.style.setProperty("--h", hue(item.item));
+      open.textContent = "A live film: its script";
+    }
     const name = make("input", { type: "text", maxLength: 200 });
     name.onchange = () => this.mark(item, { name: name.value.trim() });
     const star = make("button", { type: "button", className: "rv-icon-only", onclick: act((one) => this.mark(one, { favourite: !one.favourite })) });
@@ -119,8 +122,8 @@ class GalleryTab {
     const away = make("button", { type: "button", className: "rv-icon-only" });
     setIcon(away, "close");
     const back = make("button", { type: "button", textContent: "Put back", onclick: act((one) => this.mark(one, { binned: false })) });
-    const facts_ = make("span", { className: "rv-hint" });
-    const node = make("li", { className: "rv-card" }, open, name, make("div", { className: "rv-bar" }, facts_, make("i"), back, star, load, away));
+    const facts_ = make("p", { className: "rv-hint" });
+    const node = make("li", { className: "rv-card" }, open, name, facts_, make("div", { className: "rv-bar" }, back, make("i"), star, load, away));
     const update = (now) => {
       item = now;
       open.ariaLabel = `${{ picture: "See", take: "Render again" }[item.kind] ?? "Watch"}: ${item.name}`;

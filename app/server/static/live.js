@@ -19,6 +19,7 @@ class Live {
     this.branches = new Branches(this.$("branches"), this.$("undo"), (branch) => this.act("return", { branch }));
     this.figures = new Figures(this.$("metrics"));
     this.saves = new Saves(this.$("saved"));
+    this.takes = new TakesStrip(this, this.$("takes"));
     this.link = new Link({
       onFrame: (frame) => this.screen.offer(frame),
       onEvent: (event) => this[`on_${event.type.replaceAll(".", "_")}`]?.(event),
@@ -375,6 +376,10 @@ class Live {
       this.queue.audition(id, pageUrl(url));
       return;
     }
+    if (kind === "take") {
+      this.takes.show(id, url);
+      return;
+    }
     this.saves.done(kind, name, pageUrl(url));
   }
 
@@ -422,6 +427,7 @@ class Live {
     if (code === "slow") return; // the lasting state is shown by `pacing`
     if (code === "audition") {
       this.queue.audition(null, null);
+      this.takes.close();
       this.problem({ message, action: this.state === "playing" ? "Pause" : "Close", act: () => this.state === "playing" && this.act("pause") });
       return;
     }

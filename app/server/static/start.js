@@ -7,11 +7,12 @@ const BRAND =
   '<path d="M5 14c4-7 7-7 11-2s7 5 11-2" fill="none" stroke="#fff" stroke-width="3.2" stroke-linecap="round"/></svg><span>Rivulet</span>';
 let live;
 let wanted = memory.all().tab; // a reload opens it again
+const TABS = '[role="tab"], .overflow-dropdown button'; // those that do not fit are in a menu, and are no tabs there
 function openTab(name) {
-  [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === name)?.click();
+  [...document.querySelectorAll(TABS)].find((tab) => tab.textContent.trim() === name)?.click();
 }
 addEventListener("click", (event) => {
-  const tab = event.target.closest?.('[role="tab"]');
+  const tab = event.target.closest?.(TABS);
   if (tab) memory.keep({ tab: tab.textContent.trim() });
 });
 function begin() {

@@ -30,7 +30,7 @@ class FilmPlayer {
       await this.again(await api(`/${job.id}`));
     };
     close.onclick = () => dialog.close();
-    dialog.append(make("h2", { textContent: job.name }), video, shots, told, make("div", { className: "rv-bar" }, download, gif, again, make("i"), close, make("span", { className: "rv-hint", textContent: "Space plays, arrows go 5 s and from shot to shot, . and , a frame, F fills the screen" })));
+    dialog.append(make("h2", { textContent: job.name }), video, shots, told, make("div", { className: "rv-bar" }, download, gif, again, make("i"), close), make("p", { className: "rv-hint", textContent: "Space plays; left and right go 5 s, up and down a shot, full stop and comma a frame; F fills the screen" }));
     dialog.onkeydown = (event) => this.key(event, video, dialog);
     dialog.onclose = () => {
       video.pause();
