@@ -133,8 +133,10 @@ class Camera {
     memory.keep({ camera: { strength: this.$("strength").valueAsNumber, hold: this.$("hold").valueAsNumber, latency: this.$("latency").value, mirror: this.$("mirror").checked } });
   }
 
-  file(file) {
-    this.source.choose("file", file);
+  // Of a film that was dropped, `refusal` is why it does not bring its prompts back: said where it is no video either.
+  async file(file, refusal) {
+    await this.source.choose("file", file);
+    if (refusal && this.source.kind === "file" && this.source.phase === "failed") this.live.problem({ message: refusal });
   }
 
   // The source -----------------------------------------------------------------------------------------------------
