@@ -167,6 +167,9 @@ def test_a_camera_begins_on_a_click_and_is_let_go_on_another(page: Any, engine: 
     assert across.max() > 90
     assert across.min() < 60, "the fake camera's square"
     assert page.evaluate(LIVE) == 1
+    assert page.is_checked("#rv-mirror"), "as one knows oneself"
+    names = page.evaluate("[...document.querySelectorAll('[id^=rv-]')].map(({id}) => id)")
+    assert len(names) == len(set(names)), "no two parts of the page have one name"
     assert int(page.inner_text("#rv-delay").removesuffix(" ms")) >= 0
     choose(page, "none", "off")
     assert page.evaluate(LIVE) == 0
