@@ -7,7 +7,7 @@ APP = $(VENV)/.app-installed
 WEB = $(VENV)/.web-installed
 DEV = $(VENV)/.dev-installed
 
-.PHONY: setup demo live test test-gpu check lint types fix bench golden
+.PHONY: setup demo live test test-gpu train-gpu check lint types fix bench golden
 
 setup: $(APP)
 
@@ -32,11 +32,16 @@ live: $(WEB)
 # Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time, then
 # those that drive a browser, alone: these count seconds.
 test: $(DEV)
+	@.ci/axe $(BIN)/python
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not multigpu and not network and not browser'
 	@$(BIN)/python -m pytest -q -m browser
 
 test-gpu: $(DEV)
 	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'
+
+# The embedded model on one CUDA card, nine minutes a call: the same command goes on until it says that it is done.
+train-gpu: $(DEV)
+	@$(BIN)/python -m training parts --device cuda --out outputs/gpu --start_from training/checkpoints
 
 check: lint types test
 

@@ -11,6 +11,7 @@ from benchmarks.live.live import Live
 from benchmarks.quality.ablation import Ablation
 from benchmarks.quality.presets import Presets
 from benchmarks.quality.quality import Quality
+from benchmarks.quality.reuse import Reuse
 from benchmarks.quality.v2v import VideoFilms
 from benchmarks.robust.damage import DamagedFilms
 from benchmarks.robust.flood import Flood
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "ablation": Ablation,
     "presets": Presets,
     "v2v": VideoFilms,
+    "cache": Reuse,
     "live": Live,
     "resume": Resume,
     "damage": DamagedFilms,

@@ -7,6 +7,12 @@ below; the contract tests (tests/cache/test_cache.py) are parametrised over the 
 
 from cache.anchors import JunctionAnchors
 from cache.deep_forcing import DeepForcing, DeepSink
+from cache.features.clean_pass import CleanPass
+from cache.features.cross_chunk import CrossChunk
+from cache.features.first_block import FirstBlock
+from cache.features.reuse import FeatureCache
+from cache.features.step_rehash import StepRehash
+from cache.features.taylorseer import TaylorSeer
 from cache.fifo import SinkWindow
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
@@ -39,5 +45,12 @@ POSITION_POLICIES: dict[str, type[PositionPolicy]] = {
     "moved-sink": MovedSink,
     "regions": Regions,
     "shot-offset": ShotOffset,
+}
+FEATURE_CACHES: dict[str, type[FeatureCache]] = {
+    "clean-pass": CleanPass,
+    "cross-chunk": CrossChunk,
+    "first-block": FirstBlock,
+    "taylorseer": TaylorSeer,
+    "step-rehash": StepRehash,
 }
 SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache}

@@ -6,58 +6,71 @@ in one forward without a key being copied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from cache.kv_shape import KVShape
 from cache.layer import LayerMemory
 
 
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """Sizes of a store: `capacity` remembered frames, at most `own` frames in a pass, `rows` x `columns` tokens."""
+class _Staging:
+    """Room for what the longest pass leaves, [2, layers, B, S, N, D]; allocated when a pass needs it."""
 
-    layers: int
-    batch: int
-    capacity: int
-    own: int
-    rows: int
-    columns: int
-    heads: int
-    head_dim: int
+    def __init__(self, shape: KVShape, batch: int, device: torch.device | str, dtype: torch.dtype) -> None:
+        self._sizes = (2, shape.layers, batch, shape.own * shape.tokens, shape.heads, shape.head_dim)
+        self._device, self._dtype = device, dtype
+        self.nbytes = 0
 
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.columns
+    @cached_property
+    def held(self) -> Tensor:
+        room = torch.zeros(self._sizes, device=self._device, dtype=self._dtype)
+        self.nbytes = room.nbytes
+        return room
 
 
-class Buffers(NamedTuple):
-    """What passes read [2, layers, B, K, N, D], remembered frames first, and what they leave [2, layers, B, S, N, D].
+class Buffers:
+    """What passes read, and what they leave that has to wait, of some lanes.
 
     Keys come first and values second: most of what is done to the one is done to the other, in one call.
+
+    Args:
+        view: what they read, [2, layers, B, K, N, D], remembered frames first; with one layer where each has to make
+            its own anew.
+        staging: of all lanes.
+        part: of all lanes' batch.
     """
 
-    view: Tensor
-    staged: Tensor
+    def __init__(self, view: Tensor, staging: _Staging, part: slice) -> None:
+        self.view, self._staging, self._part = view, staging, part
 
     @classmethod
     def allocate(
         cls, shape: KVShape, lanes: int = 1, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> Buffers:
+    ) -> Self:
         """Zeros for so many lanes of this shape."""
-        s, batch = shape, lanes * shape.batch
-
-        def zeros(*sizes: int) -> Tensor:
-            return torch.zeros((2, s.layers, batch, *sizes, s.heads, s.head_dim), device=device, dtype=dtype)
-
-        return cls(zeros((s.capacity + s.own) * s.tokens), zeros(s.own * s.tokens))
+        batch, layers = lanes * shape.batch, shape.view_layers(lanes, dtype.itemsize)
+        sizes = (2, layers, batch, shape.seen * shape.tokens, shape.heads, shape.head_dim)
+        view = torch.zeros(sizes, device=device, dtype=dtype)
+        return cls(view, _Staging(shape, batch, device, dtype), slice(batch))
 
     def lane(self, number: int, batch: int) -> Buffers:
         """The part of one lane of `batch` films."""
-        return Buffers(*(tensor[:, :, number * batch : (number + 1) * batch] for tensor in self))
+        part = slice(number * batch, (number + 1) * batch)
+        return Buffers(self.view[:, :, part], self._staging, part)
+
+    @property
+    def staged(self) -> Tensor:
+        """What a pass leaves that has to wait, [2, layers, B, S, N, D]; allocated when it is first asked for."""
+        return self._staging.held[:, :, self._part]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, of all lanes."""
+        return self.view.nbytes + self._staging.nbytes
 
     def joint(self, rows: Sequence[Sequence[LayerMemory]], lanes: Sequence[int]) -> list[LayerMemory] | None:
         """One memory for the rows of these lanes, or None where a forward each is needed.
@@ -71,18 +84,49 @@ class Buffers(NamedTuple):
         sizes = {(memories[0].keys.shape, memories[0].own, memories[0].first) for memories in rows}
         if len(sizes) > 1 or any(memories[0].bias is not None or memories[0].observe is not None for memories in rows):
             return None
-        assert first.staged_keys is not None
         films, seen = first.keys.shape[:2]
         part = slice(lanes[0] * films, (lanes[0] + len(lanes)) * films)
-        own = first.staged_keys.shape[1]
+        keys, values = self.view[:, :, part, :seen]
+        one = len(keys) < len(rows[0])
+        waits = next((each[0].staged_keys for each in rows if each[0].staged_keys is not None), None)
+        staged = None if waits is None else self._staging.held[:, :, part, : waits.shape[1]]
         return [
             LayerMemory(
-                self.view[0, layer, part, :seen],
-                self.view[1, layer, part, :seen],
-                self.staged[0, layer, part, :own],
-                self.staged[1, layer, part, :own],
+                keys[0 if one else layer],
+                values[0 if one else layer],
+                None if staged is None else staged[0, layer],
+                None if staged is None else staged[1, layer],
                 first.own,
                 first.first,
+                fill=_each([memories[layer].fill for memories in rows]),
+                leave=_split([memories[layer].leave for memories in rows]),
             )
             for layer in range(len(rows[0]))
         ]
+
+
+def _each(fills: Sequence[Callable[[bool], None] | None]) -> Callable[[bool], None] | None:
+    """Let every lane bring its part of the view up to date."""
+    known = [fill for fill in fills if fill is not None]
+
+    def fill(chosen: bool) -> None:
+        for one in known:
+            one(chosen)
+
+    return fill if known else None
+
+
+def _split(
+    leaves: Sequence[Callable[[Tensor, Tensor], None] | None],
+) -> Callable[[Tensor, Tensor], None] | None:
+    """Hand every lane its part of the batch."""
+    if all(leave is None for leave in leaves):
+        return None
+
+    def leave(keys: Tensor, values: Tensor) -> None:
+        parts = zip(leaves, keys.chunk(len(leaves)), values.chunk(len(leaves)), strict=True)
+        for one, lane_keys, lane_values in parts:
+            if one is not None:
+                one(lane_keys, lane_values)
+
+    return leave

@@ -7,14 +7,16 @@ name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cache.averaging import Means
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.companion import Companion
+from cache.kv_shape import KVShape
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, LayerPlan
 from cache.scoring import Scoring
@@ -25,6 +27,8 @@ from cache.types import NATIVE, Action, FrameScorer, Prune, Slot, SlotRange, Slo
 from cache.view import RotatedView
 
 T = TypeVar("T")
+Ends = tuple[Sequence[Action], Sequence[Slot]]
+"""What a cache policy asks when a pass is over, and the frames that the pass leaves."""
 
 
 class KVStore:
@@ -49,8 +53,8 @@ class KVStore:
     ) -> None:
         self.shape, self.lane = shape, lane
         buffers = buffers or Buffers.allocate(shape)
-        self._staged = buffers.staged
-        device, dtype = self._staged.device, self._staged.dtype
+        self._buffers = buffers
+        device, dtype = buffers.view.device, buffers.view.dtype
         self.table = SlotTable(shape.capacity)
         self._all = [range(shape.layers)]
         self.storage = storage(shape, device=device, dtype=dtype)
@@ -73,6 +77,7 @@ class KVStore:
         """Forget everything; the allocation stays."""
         self.table.reset()
         self.staged: tuple[Slot, ...] = ()
+        self._placed: list[Put] | None = None  # what the last pass wrote itself
         self._ran = self._all
         for companion in self._companions:
             companion.reset()
@@ -97,7 +102,12 @@ class KVStore:
         for change in self.table.apply(action, self.staged):
             for companion in self._companions:
                 companion.changed(change)
-            if isinstance(change, Put):
+            if isinstance(change, Put) and self._placed is not None:
+                if change not in self._placed:
+                    raise ValueError(
+                        f"frame {change.frame} was written elsewhere: ask for what was said before the pass"
+                    )
+            elif isinstance(change, Put):
                 part = slice(change.source * tokens, (change.source + 1) * tokens)
                 for layers in self._ran:
                     part_of = slice(layers.start, layers.stop)
@@ -117,13 +127,21 @@ class KVStore:
         for companion in self._companions:
             companion.over(self.table.places)
 
-    def read(self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int) -> list[LayerMemory]:
+    @property
+    def _staged(self) -> Tensor:
+        return self._buffers.staged
+
+    def read(
+        self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int, ends: Ends | None = None
+    ) -> list[LayerMemory]:
         """What each layer attends to in a pass of `frames` own frames.
 
         Args:
             ranges: from the window policy; the last ones name own frames, which must be one run up to the end.
             positions: from the position policy, one a selected frame in order; NATIVE = the frame's own number.
             frames: latent frames of the pass.
+            ends: what will be asked when the pass is over, and the frames it leaves: then what is kept of it goes where
+                it belongs as it is made, if it can. None: all that the pass makes waits.
 
         Returns:
             One LayerMemory a layer; tensors are views of the store's buffers, valid until the next `read`.
@@ -141,7 +159,19 @@ class KVStore:
         if any((p == NATIVE) != (entries[i].tag == "kept") for i, p in zip(past, at, strict=True)):
             raise ValueError("tokens kept by content stand at their own frames only: place them at NATIVE")
         self._view.show(list(zip(places, at, strict=True)))
-        return self._view.layers(places, ranges, len(own), frames)
+        puts = None if ends is None else self.table.foresee(*ends, places)
+        self._placed = puts
+        layers = self._view.layers(places, ranges, len(own), frames, None if puts is not None else self._staged)
+        if puts:
+            layers = [each._replace(leave=partial(self._put, layer, puts)) for layer, each in enumerate(layers)]
+        return layers
+
+    def _put(self, layer: int, puts: Sequence[Put], keys: Tensor, values: Tensor) -> None:
+        """Of what a pass made in a layer [B, S, N, D], write what the memory keeps."""
+        tokens = self.shape.tokens
+        for put in puts:
+            part = slice(put.source * tokens, (put.source + 1) * tokens)
+            self.storage.put(put.place, layer, keys[:, part], values[:, part])
 
     def logical(self, layer: int) -> tuple[list[int], Tensor, Tensor]:
         """Frame ids, raw keys and values [B, frames, T, N, D] in slot order; for tests and traces.
@@ -149,9 +179,12 @@ class KVStore:
         What the last pass staged stands in place of what is remembered of the same frames, or behind.
         """
         s = self.shape
-        ran = any(layer in part for part in self._ran)
+        ran = self._placed is None and any(layer in part for part in self._ran)
         staged = {slot.frame: index for index, slot in enumerate(self.staged) if ran}
-        left = torch.unflatten(self._staged[:, layer], 2, (s.own, s.tokens))
+        sizes = (2, s.batch, 0, s.tokens, s.heads, s.head_dim)
+        left = self._buffers.view.new_empty(sizes)
+        if staged:
+            left = torch.unflatten(self._staged[:, layer], 2, (s.own, s.tokens))
         frames: list[int] = []
         parts: list[Tensor] = []
         for slot, place in zip(self.table.entries, self.table.places, strict=True):
@@ -187,7 +220,7 @@ class KVStore:
         """`tensors` are those of a snapshot, and so is `data`."""
         self.table.entries = tuple(each if isinstance(each, Slot) else Slot(**each) for each in data["entries"])
         self.table.places, self.table.free = list(data["places"]), list(data["free"])
-        self.staged = ()
+        self.staged, self._placed = (), None
         for companion in self._companions:
             companion.restored(data, self.table.places)
 

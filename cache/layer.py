@@ -13,8 +13,11 @@ class LayerMemory(NamedTuple):
 
     `keys` and `values` are [B, K, N, D]: remembered frames first (keys already rotated), then room for the pass's
     own tokens from `own` on. `staged_keys` and `staged_values` [B, S, N, D] take what the pass produced, keys
-    un-rotated. `first` is the first of its own tokens that the pass attends to. `bias` [K] is added to the logits.
-    `observe` is called with the rotated queries before they attend, where content decides what stays.
+    un-rotated, where that has to wait until the pass is over; `leave`, called with both after the attention, puts what
+    need not wait where it belongs. `first` is the first of its own tokens that the pass attends to. `bias` [K] is added
+    to the logits. `observe` is called with the rotated queries before they attend, where content decides what stays.
+    `fill`, called before anything else, brings what is remembered into `keys` and `values` where layers share them, and
+    is told whether tokens that the pass chooses are there already.
     """
 
     keys: Tensor
@@ -25,7 +28,9 @@ class LayerMemory(NamedTuple):
     first: int = 0
     bias: Tensor | None = None
     observe: Callable[[Tensor], None] | None = None
+    fill: Callable[[bool], None] | None = None
+    leave: Callable[[Tensor, Tensor], None] | None = None
 
     def read_only(self) -> LayerMemory:
         """The same keys for a pass that leaves nothing behind, such as the one without the prompt."""
-        return self._replace(staged_keys=None, staged_values=None, observe=None)
+        return self._replace(staged_keys=None, staged_values=None, observe=None, leave=None)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cache.layer_plan import LayerPlan
+from cache.layer_plan import Done, LayerPlan, Left, Tap
+
+_CHUNKS = 2
+"""Chunks whose passes are remembered."""
 
 
 class Residuals:
@@ -20,19 +24,43 @@ class Residuals:
         size: frames kept in each.
         device: where they lie.
         dtype: of the model's.
+        layers: of the model.
     """
 
     def __init__(
-        self, buffers: int, shape: tuple[int, int, int], size: int, device: torch.device | str, dtype: torch.dtype
+        self,
+        buffers: int,
+        shape: tuple[int, int, int],
+        size: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        layers: int = 0,
     ) -> None:
         batch, tokens, width = shape
-        self._size, self._tokens = size, tokens
+        self._size, self._tokens, self._layers = size, tokens, layers
         self._held = torch.zeros((buffers, batch, size if buffers else 0, tokens, width), device=device, dtype=dtype)
+        cuda = self._held.device.type == "cuda"
+        self._host = torch.zeros(1, pin_memory=cuda)
+        self._arrived = torch.cuda.Event() if cuda else None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the allocation stays."""
         self._frames = [[-1] * self._held.shape[2] for _ in self._held]
+        self._ages = [[0] * self._held.shape[2] for _ in self._held]
+        self._done: tuple[Done, ...] = ()
+        self._measuring = False
+
+    @property
+    def left(self) -> Left:
+        """What a policy may look at; waits for the last measurement if it must."""
+        if self._measuring:
+            if self._arrived is not None:
+                self._arrived.synchronize()
+            self._done = (*self._done[:-1], replace(self._done[-1], change=float(self._host[0])))
+            self._measuring = False
+        held = tuple(map(tuple, self._frames)), tuple(map(tuple, self._ages))
+        return Left(self._layers, *held, self._done)
 
     def get(self, buffer: int, frames: range) -> Tensor:
         """What was left of these frames, [B, F * T, E]; ValueError if it was not, or is gone."""
@@ -43,26 +71,110 @@ class Residuals:
                 )
         return torch.stack([self._held[buffer, :, frame % self._size] for frame in frames], dim=1).flatten(1, 2)
 
-    def put(self, buffer: int, frames: range, content: Tensor) -> None:
-        """Keep `content` [B, F * T, E] of these frames."""
+    def put(self, buffer: int, frames: range, content: Tensor, age: int = 0) -> None:
+        """Keep `content` [B, F * T, E] of these frames, computed `age` chunks ago."""
         for index, frame in enumerate(frames):
-            part = slice(index * self._tokens, (index + 1) * self._tokens)
-            self._held[buffer, :, frame % self._size].copy_(content[:, part])
-            self._frames[buffer][frame % self._size] = frame
+            part, at = slice(index * self._tokens, (index + 1) * self._tokens), frame % self._size
+            self._held[buffer, :, at].copy_(content[:, part])
+            self._frames[buffer][at], self._ages[buffer][at] = frame, age
 
     def scratch(self, frames: range) -> Tensor:
         """Room for what a pass of these frames will leave, [B, F * T, E]."""
         _, batch, _, tokens, width = self._held.shape
         return self._held.new_empty((batch, len(frames) * tokens, width))
 
+    def over(self, done: Done, change: Tensor | None, chunk: int) -> None:
+        """A denoising pass is over.
+
+        Args:
+            done: what it was.
+            change: what it measured, one number a film, on its device; or nothing.
+            chunk: latent frames of a chunk: of how many frames passes are remembered.
+        """
+        self._done = (*(each for each in self._done if each.frame > done.frame - _CHUNKS * chunk), done)
+        self._measuring = change is not None
+        if change is not None:
+            self._host.copy_(change.max(), non_blocking=True)  # of several films the one that changes most decides
+            if self._arrived is not None:
+                self._arrived.record()
+
     def tensors(self) -> dict[str, Tensor]:
         return {"held": self._held} if len(self._held) else {}
 
     def data(self) -> dict[str, Any]:
-        return {"frames": tuple(map(tuple, self._frames))} if len(self._held) else {}
+        if not len(self._held):
+            return {}
+        left = self.left
+        return {"frames": left.frames, "ages": left.ages, "done": left.done}
 
     def restored(self, data: Mapping[str, Any]) -> None:
         self._frames = [list(each) for each in data.get("frames", ())]
+        self._ages = [list(each) for each in data.get("ages", ())]
+        self._done = tuple(each if isinstance(each, Done) else Done(**each) for each in data.get("done", ()))
+        self._measuring = False
+
+
+class Taken(NamedTuple):
+    """What a pass takes along: a plan whose taps name the tensors `buffers`, and which of these it leaves behind."""
+
+    plan: LayerPlan
+    buffers: list[Tensor]
+    leaves: dict[int, int]
+
+
+def taken(plan: LayerPlan, rows: Sequence[tuple[Residuals, range]]) -> Taken:
+    """Bring together what a pass of these rows takes and leaves.
+
+    Args:
+        plan: theirs, with buffers as the policy numbers them.
+        rows: what was left of each one's lane, and its frames.
+    """
+    where: dict[tuple[int, int], int] = {}
+    buffers: list[Tensor] = []
+    reads, measured = plan.reads(), -1
+
+    def index(buffer: int, back: int) -> int:
+        if (buffer, back) not in where:
+            where[buffer, back] = len(buffers)
+            parts = [
+                held.get(buffer, range(frames.start - back, frames.stop - back))
+                if back or buffer in reads
+                else held.scratch(frames)
+                for held, frames in rows
+            ]
+            buffers.append(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return where[buffer, back]
+
+    taps: list[Tap] = []
+    for tap in plan.taps:
+        if tap.use != "compare":
+            taps.append(replace(tap, buffer=index(tap.buffer, tap.back), back=0))
+            continue
+        own, other = index(tap.buffer, 0), index(tap.other, tap.back)
+        measured = len(buffers)
+        buffers.append(buffers[own].new_empty(len(buffers[own]), dtype=torch.float32))
+        taps.append(replace(tap, buffer=own, back=measured, other=other))
+    leaves = {buffer: where[buffer, 0] for buffer in plan.writes()}
+    return Taken(replace(plan, taps=tuple(taps)), buffers, leaves)
+
+
+def leave(plan: LayerPlan, given: Taken, rows: Sequence[tuple[Residuals, range]]) -> list[Tensor | None]:
+    """Keep what a pass left; what it took of earlier frames is kept as theirs too, a chunk older.
+
+    Returns:
+        What was measured of each row, one number a film.
+    """
+    for buffer, at in given.leaves.items():
+        for (held, frames), part in zip(rows, given.buffers[at].chunk(len(rows)), strict=True):
+            held.put(buffer, frames, part)
+    for buffer, back in plan.reads_back():
+        if buffer not in given.leaves:
+            for held, frames in rows:
+                earlier = range(frames.start - back, frames.stop - back)
+                age = held.left.age(buffer, earlier) or 0
+                held.put(buffer, frames, held.get(buffer, earlier), age + 1)
+    at = next((tap.back for tap in given.plan.taps if tap.use == "compare"), None)
+    return [None] * len(rows) if at is None else [*given.buffers[at].chunk(len(rows))]
 
 
 def tapped(plan: LayerPlan, layer: int, hidden: Tensor, buffers: Sequence[Tensor]) -> Tensor:
@@ -72,7 +184,7 @@ def tapped(plan: LayerPlan, layer: int, hidden: Tensor, buffers: Sequence[Tensor
         plan: of the pass.
         layer: its number, or that of all layers for the end.
         hidden: the residual stream; it is not written to.
-        buffers: [B, S, E] each, by number.
+        buffers: [B, S, E] each, by number; what is compared goes to the number `back`, [B].
     """
     for tap in plan.taps:
         if tap.layer != layer:
@@ -86,5 +198,9 @@ def tapped(plan: LayerPlan, layer: int, hidden: Tensor, buffers: Sequence[Tensor
             case "take":
                 hidden = buffer
             case "add":
-                hidden = hidden + buffer
+                hidden = torch.add(hidden, buffer, alpha=tap.weight)
+            case "compare":
+                other = buffers[tap.other]
+                size = other.abs().mean((1, 2), dtype=torch.float32)
+                buffers[tap.back].copy_((buffer - other).abs().mean((1, 2), dtype=torch.float32) / size)
     return hidden

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cache.buffers import KVShape
 from cache.companion import Companion
+from cache.kv_shape import KVShape
 from cache.slots import Change, Choose, Fold, Put, Reorder
 from cache.storage import Storage
 from cache.types import FrameScorer

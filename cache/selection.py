@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.buffers import KVShape
 from cache.companion import Companion
+from cache.kv_shape import KVShape
 from cache.rope import rotary_tables_at, rotate
 from cache.slots import Change, Choose, Put
 from cache.storage import Storage

@@ -126,6 +126,31 @@ class SlotTable:
                 assert_never(action)
         return []
 
+    def foresee(self, actions: Sequence[Action], staged: Sequence[Slot], seen: Sequence[int]) -> list[Put] | None:
+        """Where what a pass leaves will go, or None if that has to wait until the pass is over.
+
+        It has to where another frame lies that the pass sees, or that an action still reads.
+
+        Args:
+            actions: what the policy asks for when the pass is over.
+            staged: the frames of the pass.
+            seen: places of the frames that it sees.
+        """
+        later, busy, puts = SlotTable(self.capacity), {*seen}, list[Put]()
+        later.entries, later.places, later.free = self.entries, [*self.places], [*self.free]
+        for action in actions:
+            for change in later.apply(action, staged):
+                match change:
+                    case Put(place=place) if place not in busy:
+                        puts.append(change)
+                    case Fold(place=place, into=into):
+                        busy |= {place, into}
+                    case Reorder():
+                        pass
+                    case Put() | Choose():
+                        return None
+        return puts
+
     def _write(self, frames: range, slots: range, tag: Tag, staged: Sequence[Slot]) -> list[Change]:
         at = {slot.frame: index for index, slot in enumerate(staged)}
         if missing := [frame for frame in frames if frame not in at]:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cache.buffers import KVShape
+from cache.kv_shape import KVShape
 
 EVERY = slice(None)
 
@@ -22,6 +22,10 @@ class Storage(Protocol):
     def write(self, place: int, content: Tensor, layers: slice = EVERY) -> None:
         """Put keys and values of one frame, [2, layers, B, T, N, D], at `place`; other layers keep theirs."""
         ...
+
+    def put(self, place: int, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values [B, T, N, D] of one frame in one layer at `place`."""
+        self.write(place, torch.stack([keys, values])[:, None], slice(layer, layer + 1))
 
     def read(self, place: int, layers: slice = EVERY) -> Tensor:
         """Keys and values of the frame at `place`, [2, layers, B, T, N, D], not to be written to.
@@ -41,7 +45,7 @@ class NewStorage(Protocol):
     def __call__(self, shape: KVShape, *, device: torch.device | str = "cpu", dtype: torch.dtype) -> Storage: ...
 
 
-class Dense:
+class Dense(Storage):
     """As they are, in one allocation [2, layers, B, capacity, T, N, D].
 
     Args:
@@ -58,6 +62,10 @@ class Dense:
 
     def write(self, place: int, content: Tensor, layers: slice = EVERY) -> None:
         self._held[:, layers, :, place].copy_(content)
+
+    def put(self, place: int, layer: int, keys: Tensor, values: Tensor) -> None:
+        self._held[0, layer, :, place].copy_(keys)
+        self._held[1, layer, :, place].copy_(values)
 
     def read(self, place: int, layers: slice = EVERY) -> Tensor:
         return self._held[:, layers, :, place]

@@ -27,13 +27,15 @@ class Span(NamedTuple):
 class SelfContext(NamedTuple):
     """What `attn1` receives through the blocks' `rotary_emb`: tables of the queries, and a memory or spans.
 
-    Without either, everything in the sequence sees everything.
+    Without either, everything in the sequence sees everything. With `only_keys` the layer leaves its keys and values
+    to the memory, and adds nothing.
     """
 
     cos: Tensor
     sin: Tensor
     memory: LayerMemory | None = None
     spans: tuple[Span, ...] | None = None
+    only_keys: bool = False
 
 
 def _project(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,9 +54,18 @@ def _project(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor, Te
 def project_text(attn: WanAttention, text_BLE: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of the text for one cross-attention, each [B, L, N, D]; kept per prompt."""
     if getattr(attn, "fused_projections", False):
-        key, value = attn.to_kv(text_BLE).chunk(2, dim=-1)
-    else:
-        key, value = attn.to_k(text_BLE), attn.to_v(text_BLE)
+        return _heads(attn, *attn.to_kv(text_BLE).chunk(2, dim=-1))
+    return _heads(attn, attn.to_k(text_BLE), attn.to_v(text_BLE))
+
+
+def _project_keys(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor]:
+    """Un-rotated keys, and values, of one self-attention, each [B, S, N, D]."""
+    if getattr(attn, "fused_projections", False):
+        return _heads(attn, *attn.to_qkv(hidden_BSE).chunk(3, dim=-1)[1:])
+    return _heads(attn, attn.to_k(hidden_BSE), attn.to_v(hidden_BSE))
+
+
+def _heads(attn: WanAttention, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     heads = (attn.heads, -1)
     return attn.norm_k(key).unflatten(2, heads), value.unflatten(2, heads)
 
@@ -80,20 +91,30 @@ class CausalAttnProcessor(WanAttnProcessor):
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
             return self._project_out(attn, self._weigh(query, *encoder_hidden_states))
         assert rotary_emb is not None
+        if rotary_emb.only_keys and (rotary_emb.memory is None or rotary_emb.memory.observe is None):
+            if rotary_emb.memory is not None:
+                key, value = _project_keys(attn, hidden_states)
+                _stage(rotary_emb.memory, key, value)
+                _leave(rotary_emb.memory, key, value)
+            return hidden_states
         query, key, value = _project(attn, hidden_states)
         query = rotate(query, rotary_emb.cos, rotary_emb.sin)
         rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
         memory, spans = rotary_emb.memory, rotary_emb.spans
         if memory is not None:
-            if memory.staged_keys is not None and memory.staged_values is not None:
-                memory.staged_keys.copy_(key)
-                memory.staged_values.copy_(value)
+            if memory.fill is not None:
+                memory.fill(memory.observe is None)
+            _stage(memory, key, value)
             if memory.observe is not None:
                 memory.observe(query)
+            if rotary_emb.only_keys:
+                _leave(memory, key, value)
+                return hidden_states
             memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
             memory.values[:, memory.own :].copy_(value[:, memory.first :])
             mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
             out = self._weigh(query, memory.keys, memory.values, mask_111K)
+            _leave(memory, key, value)
         elif spans is None:
             out = self._weigh(query, rotated, value)
         else:
@@ -111,6 +132,19 @@ class CausalAttnProcessor(WanAttnProcessor):
 
     def _project_out(self, attn: WanAttention, mixed_BSND: Tensor) -> Tensor:
         return attn.to_out[1](attn.to_out[0](mixed_BSND.flatten(2, 3)))
+
+
+def _leave(memory: LayerMemory, key: Tensor, value: Tensor) -> None:
+    """Keys, un-rotated, and values for the memory to keep, once nothing that they replace is needed any more."""
+    if memory.leave is not None:
+        memory.leave(key, value)
+
+
+def _stage(memory: LayerMemory, key: Tensor, value: Tensor) -> None:
+    """Keys, un-rotated, and values that wait until the pass is over."""
+    if memory.staged_keys is not None and memory.staged_values is not None:
+        memory.staged_keys.copy_(key)
+        memory.staged_values.copy_(value)
 
 
 def _gather(x_BSND: Tensor, runs: tuple[slice, ...]) -> Tensor:

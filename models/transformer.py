@@ -52,7 +52,7 @@ class Transformer(Protocol):
         layers: LayerPlan = ...,
         buffers: Sequence[Tensor] = ...,
     ) -> Tensor:
-        """The flow [R, C, F, H, W]; see CausalWanTransformer3DModel.forward."""
+        """The flow [R, C, F, H, W], of no frame if `layers` asks for none; see CausalWanTransformer3DModel.forward."""
         ...
 
 

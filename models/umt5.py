@@ -144,12 +144,13 @@ class UMT5TextEncoder(nn.Module):
         """
         require_text_packages()
         encoder, tokenizer = Path(encoder), Path(tokenizer)
-        words = _load_tokenizer(tokenizer)  # first: it is small, and its files are the ones that go missing
+        words = load_tokenizer(tokenizer)  # first: it is small, and its files are the ones that go missing
         model = _load_encoder(encoder, dtype)
         return cls(model.to(device), words, text_len=text_len)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder; FileNotFoundError and ValueError as `UMT5TextEncoder.from_folders`."""
     fast, pieces = folder / "tokenizer.json", folder / "spiece.model"
     if not fast.is_file() and not pieces.is_file():
         raise FileNotFoundError(

@@ -95,6 +95,8 @@ class CausalWanBlock(WanTransformerBlock):
         # 1. Self-attention
         x = self.norm1(hidden_states.to(dtype))
         attended = self.attn1(modulate(x, shift_1, scale_1).type_as(hidden_states), None, None, rotary_emb)
+        if rotary_emb.only_keys:
+            return hidden_states
         hidden_states = (hidden_states.to(dtype) + gated(attended, gate_1)).type_as(hidden_states)
 
         # 2. Cross-attention
@@ -237,7 +239,7 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             buffers: residual streams [B, S, E], by number.
 
         Returns:
-            The flow, [B, C, F, H, W].
+            The flow, [B, C, F, H, W]; of no frame where `layers` asks for none.
         """
         batch, _, frames, height, width = hidden_states.shape
         rows, columns = self.grid(height, width)
@@ -256,7 +258,8 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
                 hidden_BSE = tapped(layers, layer, hidden_BSE, buffers)
             if layers.skip and not layers.runs(layer):
                 continue
-            context = SelfContext(*rotary, None if memory is None else memory[layer], spans)
+            of_layer = None if memory is None else memory[layer]
+            context = SelfContext(*rotary, of_layer, spans, layers.only_keys(layer))
             if checkpointing:
                 hidden_BSE = self._gradient_checkpointing_func(  # pyright: ignore[reportOptionalCall]  # set by enable_
                     block, hidden_BSE, text_kv[layer], temb_BF6E, context
@@ -265,6 +268,8 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
                 hidden_BSE = block(hidden_BSE, text_kv[layer], temb_BF6E, context)
 
         hidden_BSE = tapped(layers, len(self.blocks), hidden_BSE, buffers)
+        if not layers.flow:
+            return hidden_states[:, :, :0]
         dtype = torch.promote_types(hidden_BSE.dtype, torch.float32)
         shift, scale = (self.scale_shift_table[:, None] + temb_BFE[:, :, None]).chunk(2, dim=2)
         normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (frames, -1))

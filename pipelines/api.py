@@ -6,15 +6,17 @@ The command line opens its streams itself, because it also has to tell people ab
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from pipelines.build import build_stream, choose_device, load_components
+from pipelines.build import build_stream
+from pipelines.components import choose_device, load_components
 from pipelines.file_names import is_script_name
 from pipelines.presets import get_preset
 from pipelines.streaming import Stream
-from pipelines.types import Controls
+from pipelines.types import Controls, Prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +56,8 @@ def open_stream(
         ValueError: an unknown name, a device that is not there, or a combination the model cannot work in.
         FileNotFoundError: weights are missing and could not be, or were not to be, fetched.
         PermissionError: a licence has to be accepted first.
+
+    Words of a prompt that a small model does not know are named in an `UnknownWords` warning when it begins.
     """
     system = get_preset(preset)
     place, dtype = choose_device(device)
@@ -65,7 +69,22 @@ def open_stream(
         offline=offline,
         licence_accepted=licence_accepted,
     )
-    return build_stream(system, components, height=height, width=width, seed=seed, untrained=untrained, video=video)
+    stream = build_stream(system, components, height=height, width=width, seed=seed, untrained=untrained, video=video)
+    unknown = getattr(components.text_encoder, "unknown_words", None)  # an encoder of all words has none to name
+    if unknown is not None:
+        stream.on_prompt = lambda prompt: _warn(prompt, unknown)
+    return stream
+
+
+class UnknownWords(UserWarning):
+    """A prompt has words that the model does not know, and shows without."""
+
+
+def _warn(prompt: Prompt, unknown: Callable[[str], Mapping[str, Collection[str]]]) -> None:
+    texts = [prompt] if isinstance(prompt, str) else [text for text, _ in prompt]
+    for word, near in {word: near for text in texts for word, near in unknown(text).items()}.items():
+        instead = f"; it knows {', '.join(near)}" if near else ""
+        warnings.warn(f"the model does not know {word!r}{instead}", UnknownWords, stacklevel=6)
 
 
 def film(
@@ -82,11 +101,13 @@ def film(
         stream: go on with this stream, from `open_stream`, instead of opening one; `seed` and `preset` are then its.
 
     Raises:
-        ValueError: no prompt, an empty one, the name of a file, or no length; else as `open_stream`.
+        ValueError: no prompt, an empty one, a list of them, the name of a file, or no length; else as `open_stream`.
     """
     if not prompts:
         raise ValueError("a film needs a prompt: say in a few words what it should show")
     for prompt in prompts:
+        if _is_list_of_texts(prompt):
+            raise ValueError('film takes its prompts one by one: write film("a red ball", "a star") or film(*prompts)')
         if isinstance(prompt, os.PathLike) or is_script_name(prompt):
             raise ValueError(
                 f"{str(prompt)[:80]!r} names a script: give it to film_script of app.render.filming, or say words"
@@ -102,3 +123,7 @@ def film(
         assert pixels is not None  # it was asked to decode
         frames.extend(pixels)
     return frames[:wanted]
+
+
+def _is_list_of_texts(prompt: object) -> bool:
+    return isinstance(prompt, list | tuple) and all(isinstance(one, str) for one in cast("Sequence[object]", prompt))

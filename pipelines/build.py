@@ -1,135 +1,22 @@
-"""Where the parts meet: a preset's data and a model's weights become an engine, or are refused with the reason."""
+"""Where the parts meet: a preset's data and a model's networks become an engine, or are refused with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-
+from cache import FEATURE_CACHES
+from cache.layer_plan import EveryLayer
 from cache.room import short_of
 from cache.types import NoisePlan, TokenScorer
-from models.autoencoder import Autoencoder
-from models.configs import VOCABULARY, TAEHVConfig, TextEncoderConfig, UMT5Config, WanConfig, WanVAEConfig
-from models.glossary import GLOSSARY_FILE, Glossary
-from models.taehv import AutoencoderTAEHV
-from models.text import VOCABULARY_FILE, TextEncoder
-from models.umt5 import SHARED_EMBEDDING, UMT5TextEncoder, outline_umt5, require_text_packages
-from models.wan import CausalWanTransformer3DModel
-from models.wan_vae import WanVAEStream
+from pipelines.components import Components
 from pipelines.conditioning import Conditioner
-from pipelines.drift import NAMES as DRIFT_NAMES
 from pipelines.engine import Engine, Policies, Sigmas
-from pipelines.presets import PRESETS, Preset, Schedule
+from pipelines.presets import Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
 from schedulers.flow_match import FlowMatchSchedule
+from schedulers.serial import Serial
 from schedulers.unipc import UniPCSchedule
-from weights.card import CARD_FILE, read_card
-from weights.catalog import ModelSpec, WeightSpec, get_model
-from weights.fetch import fetch
-from weights.finite import must_be_finite
-from weights.load import GENERATOR_KEYS, CheckpointError, check_component, load_component, load_generator
-from weights.lora import merge_lora
-from weights.memory import must_fit
-from weights.plain_files import must_hold_files, read_json
-from weights.schema import validate
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """A loaded model: its networks, `card`, what it says of itself (card.json), and the paths it was loaded from."""
-
-    name: str
-    transformer: CausalWanTransformer3DModel
-    autoencoder: Autoencoder
-    text_encoder: TextEncoder | UMT5TextEncoder
-    card: dict[str, Any]
-    sources: tuple[Path, ...] = ()
-
-
-def load_components(
-    model: str,
-    *,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    models_dir: str | Path | None = None,
-    offline: bool = False,
-    licence_accepted: bool | Collection[str] = False,
-) -> Components:
-    """Load a model by name or from a folder, downloading first what the name stands for and is not here yet.
-
-    A folder is laid out like weights/embedded (transformer/, autoencoder/, text_encoder/, card.json) or like the
-    diffusers repositories of Wan-AI (model_index.json, transformer/, vae/, text_encoder/, tokenizer/; card.json if it
-    has one).
-
-    Args:
-        model: a name of weights/catalog.py, or a folder.
-        device: where the networks go.
-        dtype: of their parameters. A LoRA is merged in at least float32 before it counts.
-        models_dir: folder for downloads; None = the Hugging Face cache.
-        offline: never download.
-        licence_accepted: whether a person has accepted the licences of this model's weights, or the names of the
-            models and weights whose licences they have.
-
-    Raises:
-        ValueError: unknown name (the message lists the names), or a package is missing.
-        FileNotFoundError: weights are missing and could not be, or were not to be, fetched.
-        PermissionError: a licence has to be accepted first.
-        CheckpointError: files are damaged or do not fit.
-    """
-    spec = _stock_layout(get_model(model))
-    if spec.tokenizer is not None:
-        require_text_packages()  # before a download of many gigabytes
-    names = {spec.name, *(part.name for part in spec.weights)} if licence_accepted is True else licence_accepted or ()
-    found = {
-        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=spec.name in names or part.name in names)
-        for part in spec.weights
-    }
-    card = _card(spec, found["transformer"].parent)  # before anything large is read
-    must_fit(spec.name, found.values(), dtype, device)
-    transformer = _load_transformer(spec, found, dtype, device)
-    if spec.tokenizer is None:
-        autoencoder = load_component(AutoencoderTAEHV, found["autoencoder"], dtype, device, schema=TAEHVConfig)
-        autoencoder.requires_grad_(False)
-        _check_statistics(card, autoencoder.config, found["autoencoder"])
-        text_encoder = _load_text_encoder(found["text_encoder"], dtype, device)
-        channels, text_dim = autoencoder.config["latent_channels"], text_encoder.config["text_dim"]
-    else:
-        autoencoder = _load_wan_vae(found["autoencoder"], dtype, device)
-        text_encoder = _load_umt5(found, transformer.config["text_len"], dtype, device)
-        channels, text_dim = autoencoder.latent_channels, text_encoder.text_dim
-    if (channels, text_dim) != (transformer.config["in_channels"], transformer.config["text_dim"]):
-        raise CheckpointError(
-            f"the parts of {spec.name!r} do not belong together: its transformer reads "
-            f"{transformer.config['in_channels']} latent channels and text of width {transformer.config['text_dim']}, "
-            f"its autoencoder makes {channels} and its text encoder {text_dim}; take all parts from one model"
-        )
-    rows = text_encoder.text_len if isinstance(text_encoder, UMT5TextEncoder) else text_encoder.config["text_len"]
-    if rows > transformer.config["text_len"]:
-        raise CheckpointError(
-            f"the parts of {spec.name!r} do not belong together: its text encoder makes {rows} rows of text, its "
-            f"transformer reads {transformer.config['text_len']}; take all parts from one model"
-        )
-    return Components(spec.name, transformer, autoencoder, text_encoder, card, tuple(found.values()))
-
-
-def choose_device(device: str) -> tuple[str, torch.dtype]:
-    """Where networks go and in which precision: auto takes CUDA where there is one, float32 on a CPU, else bfloat16.
-
-    Raises:
-        ValueError: unknown, or not there.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}: choose auto, cpu or cuda")
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise ValueError("torch finds no CUDA device on this machine: use the device cpu")
-    chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
-    return chosen, torch.float32 if chosen == "cpu" else torch.bfloat16
 
 
 def build_engine(preset: Preset, components: Components, *, untrained: bool = False) -> Engine:
@@ -205,6 +92,12 @@ def make_policies(preset: Preset) -> Policies:
     schedule, levels = make_schedule(recipe)
     plan = make_plan(preset, levels)
     check_pair(plan, preset)
+    features = FEATURE_CACHES.get(preset.feature_cache)
+    if features is not None and not isinstance(plan, Serial):
+        raise ValueError(
+            f"preset {preset.name!r} has chunks at several noise levels in one pass, and a feature cache serves one: "
+            "leave feature_cache out, or choose a preset with the plan serial"
+        )
     return Policies(
         plan=plan,
         cache=preset.cache,
@@ -217,6 +110,7 @@ def make_policies(preset: Preset) -> Policies:
         guidance=recipe.guidance,
         guidance_delta=recipe.guidance_delta,
         video=preset.video,
+        layers=EveryLayer() if features is None else features(plan.levels, preset.chunk),
     )
 
 
@@ -271,112 +165,3 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
 def _spreads(card: dict[str, Any]) -> tuple[float, ...] | None:
     spreads = card.get("drift_spreads")
     return None if spreads is None else tuple(float(value) for value in spreads)
-
-
-def _stock_layout(spec: ModelSpec) -> ModelSpec:
-    """A local model whose folder is a diffusers pipeline: the same spec with the parts under their names there."""
-    root = Path(spec.transformer.file).parent
-    if spec.transformer.where != "local" or not (root / "model_index.json").is_file():
-        return spec
-    licence = spec.transformer.licence
-    return replace(
-        spec,
-        autoencoder=WeightSpec("vae", "autoencoder", str(root / "vae"), licence, "local"),
-        tokenizer=WeightSpec("tokenizer", "tokenizer", str(root / "tokenizer"), licence, "local"),
-    )
-
-
-def _load_transformer(
-    spec: ModelSpec, found: Mapping[str, Path], dtype: torch.dtype, device: str
-) -> CausalWanTransformer3DModel:
-    """A released generator file or a diffusers folder, with the model's LoRA merged."""
-    path, lora = found["transformer"], found.get("lora")
-    # Rounding before the merge as well as after would lose much of a small update.
-    working = dtype if lora is None else torch.promote_types(dtype, torch.float32)
-    if path.is_file():
-        keys = spec.transformer.key or GENERATOR_KEYS
-        model = load_generator(
-            CausalWanTransformer3DModel, path, spec.config, keys=keys, dtype=working, device=device, schema=WanConfig
-        )
-    else:
-        model = load_component(CausalWanTransformer3DModel, path, working, device, schema=WanConfig)
-    model.requires_grad_(False)
-    if lora is not None:
-        merge_lora(model, lora, alpha=spec.lora_alpha)
-        kept = set(model._keep_in_fp32_modules or ())  # pyright: ignore[reportPrivateUsage]
-        for name, parameter in model.named_parameters():
-            if not kept & set(name.split(".")):
-                parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _load_wan_vae(folder: Path, dtype: torch.dtype, device: str) -> WanVAEStream:
-    """diffusers' autoencoder as a stream."""
-    vae = load_component(AutoencoderKLWan, folder, dtype, device, schema=WanVAEConfig).requires_grad_(False)
-    try:
-        return WanVAEStream(vae)
-    except ValueError as error:  # models/ knows nothing of files
-        raise CheckpointError(f"{folder / 'config.json'}: {error} Take another autoencoder.") from error
-
-
-def _load_text_encoder(folder: Path, dtype: torch.dtype, device: str) -> TextEncoder:
-    """The small encoder with its vocabulary and its glossary, files beside the weights."""
-    path = folder / VOCABULARY_FILE
-    words = validate(VOCABULARY, read_json(path, "it is saved beside the text encoder's weights, restore it"), path)
-    encoder = load_component(TextEncoder, folder, dtype, device, schema=TextEncoderConfig).requires_grad_(False)
-    try:
-        encoder.set_words(words)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not this encoder's vocabulary ({error}); restore the file.") from error
-    path = folder / GLOSSARY_FILE
-    if path.exists():  # other small models may have none
-        read = read_json(path, "restore or remove it")
-        try:
-            encoder.glossary = Glossary.of(read)
-        except ValueError as error:
-            raise CheckpointError(f"{path} is no glossary ({error}); restore or remove it.") from error
-    return encoder
-
-
-def _load_umt5(found: Mapping[str, Path], text_len: int, dtype: torch.dtype, device: str) -> UMT5TextEncoder:
-    """transformers' encoder with its tokenizer; what transformers would build for hours is refused before."""
-    folder, tokenizer = found["text_encoder"], found["tokenizer"]
-    for each in (folder, tokenizer):
-        must_hold_files(each)
-    check_component(outline_umt5, folder, UMT5Config, twins=SHARED_EMBEDDING)
-    try:
-        encoder = UMT5TextEncoder.from_folders(folder, tokenizer, text_len=text_len, dtype=dtype, device=device)
-    except ValueError as error:  # models/ knows nothing of checkpoints
-        raise CheckpointError(str(error)) from error
-    must_be_finite(encoder.named_parameters(), folder)
-    return encoder
-
-
-def _check_statistics(card: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
-    """The autoencoder must normalise latents as the transformer was trained to see them, which the card repeats."""
-    for name in ("latents_mean", "latents_std"):
-        if name in card and list(card[name]) != list(config[name] or ()):
-            raise CheckpointError(
-                f"{folder / 'config.json'} and {CARD_FILE} beside its folder disagree about {name}; take both from one "
-                "model."
-            )
-
-
-def _card(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    """card.json; for released weights, which have none, what is known of them.
-
-    Those are trained for the plans of the presets that are named after them. Without such a preset a model is the
-    bidirectional base, trained for none.
-    """
-    path = folder / CARD_FILE
-    if spec.tokenizer is None or (spec.transformer.where == "local" and (path.exists() or path.is_symlink())):
-        card = read_card(folder)
-        spreads = card.get("drift_spreads")
-        if spreads is not None and len(spreads) != len(DRIFT_NAMES):
-            raise CheckpointError(
-                f"{path}: drift_spreads has {len(spreads)} values, one for each of {', '.join(DRIFT_NAMES)} belongs "
-                "there; restore the file."
-            )
-        return card
-    plans = sorted({preset.plan for preset in PRESETS.values() if preset.model == spec.name})
-    return {"name": spec.name, "sizes": [list(spec.size)], "plans": plans or ["bidirectional"], "fps": spec.fps}

@@ -13,7 +13,8 @@ from torch import Tensor
 from cache.buffers import Buffers
 from cache.kv import KVStore
 from cache.layer import LayerMemory
-from cache.layer_plan import EVERY, LayerPlan
+from cache.layer_plan import EVERY, Done, LayerPlan
+from cache.residuals import Residuals, Taken, leave, taken
 from cache.types import Pass, Row, Slot
 from models.transformer import Batch, Runner
 from pipelines.derived import RotaryTables, TextKeys
@@ -29,7 +30,10 @@ PURE_NOISE = 1000.0
 """The level at which the noise of a chunk of video is drawn: how much of it enters does not change what it is."""
 
 Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
-"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces."""
+"""Called after every pass with its input, flow, x0 (denoise passes only) and the memory; for tests and traces.
+
+A pass that only writes the memory computes its flow for an observer alone.
+"""
 
 
 class _Ready(NamedTuple):
@@ -99,26 +103,36 @@ class Passes:
         lanes = [each.row.lane for each in ready]
         joint = self._buffers.joint([each.memory for each in ready], lanes) if alike else None
         groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
-        batches = [self._batch(members, memory) for members, memory in groups]
+        given = [self._taken(members, 0) for members, _ in groups]
+        batches = [self._batch(*group, along) for group, along in zip(groups, given, strict=True)]
+        halves: list[Taken] = []
         asked, doubled = batches, denoise and self.guidance_scale != 1.0 and not self._residual
         if doubled:
-            sizes = [len(members) for members, _ in groups]
-            asked = [part for each, count in zip(batches, sizes, strict=True) for part in self._guided(each, count)]
+            halves = [self._taken(members, 1) for members, _ in groups]
+            asked = [
+                part
+                for (members, _), batch, half in zip(groups, batches, halves, strict=True)
+                for part in self._guided(batch, len(members), half)
+            ]
         once = denoise and self._residual and self.engine.policies.guidance == "residual-once"
         new = [each for each in ready if once and each.row.frames == self._entered]
         begun = perf_counter()
-        without = [self._guided(self._batch([each], each.memory), 1)[1] for each in new]
+        none = Taken(EVERY, [], {})
+        without = [self._guided(self._batch([each], each.memory, none), 1, none)[1] for each in new]
         flows = self.runner.run([*asked, *without])
         flows, bare = flows[: len(asked)], flows[len(asked) :]
         if doubled:
             pairs = zip(flows[::2], flows[1::2], strict=True)
             flows = [torch.lerp(plain, flow, self.guidance_scale) for flow, plain in pairs]
+            for (members, _), half in zip(groups, halves, strict=True):
+                self._leave(members, half, 1)
         self.model_seconds += perf_counter() - begun
         for each, flow in zip(new, bare, strict=True):  # what the empty prompt makes of them stands in for the video
             self.state.origin[0].put(each.row.frames, self._clean_of(each.row, each.latents, flow.transpose(1, 2)))
-        for (members, _), batch, flow in zip(groups, batches, flows, strict=True):
-            if batch.buffers:
-                self._leave(members, batch)
+        for (members, _), along, flow in zip(groups, given, flows, strict=True):
+            changes = self._leave(members, along, 0)
+            if denoise and self.engine.policies.layers.chunks:
+                self._note(members, changes)
             for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
                 self._finish(work, each, self._pushed(each, part) if denoise and self._residual else part)
 
@@ -169,29 +183,39 @@ class Passes:
         slots = store.slots(state.cur, state.switches)
         ranges = policies.window.select(row, slots)
         queries, keys = policies.position.place(row, ranges, slots)
-        layers = policies.layers.plan(work, row, slots)
+        layers = policies.layers.plan(work, row, slots, state.residuals[row.lane].left)
+        if work.kind != "denoise" and self.observer is None:
+            layers = layers.without_flow(store.shape.layers)
         if layers != EVERY:
-            layers.check(store.shape.layers, policies.layers.buffers)
-        return _Ready(row, latents, store.read(ranges, keys, len(row.frames)), tuple(queries), layers)
+            layers.check(store.shape.layers, policies.layers.buffers(store.shape.layers))
+        ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
+        return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
 
-    def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory]) -> Batch:
+    def _left(self, rows: Sequence[_Ready], half: int) -> list[tuple[Residuals, range]]:
+        """What was left of each row's lane, with the prompt or without (`half` 1), and its frames."""
+        first = half * len(self.state.kv)
+        return [(self.state.residuals[first + each.row.lane], each.row.frames) for each in rows]
+
+    def _taken(self, rows: Sequence[_Ready], half: int) -> Taken:
+        """What rows that share a memory take along and leave behind."""
+        layers = rows[0].layers
+        if half and not self.engine.policies.layers.halves:
+            return Taken(EVERY, [], {})
+        return taken(layers, self._left(rows, half)) if layers.taps else Taken(layers, [], {})
+
+    def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory], along: Taken) -> Batch:
         """Rows that share a memory, stacked."""
-        count, layers = len(rows), rows[0].layers
+        count = len(rows)
         x = (rows[0].latents if count == 1 else torch.cat([each.latents for each in rows])).transpose(1, 2)
         timestep = _timesteps(tuple(each.row.levels for each in rows), self._frame[0], self._device)
         tables = self._tables.of(tuple(each.positions for each in rows), self._frame[0])
-        buffers: list[Tensor] = []
-        for number in range(self.engine.policies.layers.buffers):
-            held = [(self.state.residuals[each.row.lane], each.row.frames) for each in rows]
-            known = number in layers.reads()
-            buffers.append(torch.cat([r.get(number, frames) if known else r.scratch(frames) for r, frames in held]))
-        return Batch(x, timestep, self.texts.of(self.state.text, count), tables, memory, layers, buffers)
+        return Batch(x, timestep, self.texts.of(self.state.text, count), tables, memory, along.plan, along.buffers)
 
-    def _guided(self, batch: Batch, rows: int) -> tuple[Batch, Batch]:
-        """The batch, and the same under the empty prompt, through all layers and leaving nothing behind."""
+    def _guided(self, batch: Batch, rows: int, along: Taken) -> tuple[Batch, Batch]:
+        """The batch, and the same under the empty prompt, leaving no keys behind."""
         bare = [layer.read_only() for layer in batch.memory]
         text = self.texts.without_prompt(rows)
-        return batch, batch._replace(text=text, memory=bare, layers=EVERY, buffers=())
+        return batch, batch._replace(text=text, memory=bare, layers=along.plan, buffers=along.buffers)
 
     def _pushed(self, ready: _Ready, flow: Tensor) -> Tensor:
         """The flow away from the one that leads back to the video (residual guidance, StreamDiffusion)."""
@@ -206,18 +230,21 @@ class Passes:
     def _clean_of(self, row: Row, latents: Tensor, flow: Tensor) -> Tensor:
         return to_x0(latents, flow, self._sigmas(row))
 
-    def _leave(self, rows: Sequence[_Ready], batch: Batch) -> None:
-        """Keep what the plan left in buffers."""
-        for number in batch.layers.writes():
-            for each, part in zip(rows, batch.buffers[number].chunk(len(rows)), strict=True):
-                self.state.residuals[each.row.lane].put(number, each.row.frames, part)
+    def _leave(self, rows: Sequence[_Ready], along: Taken, half: int) -> list[Tensor | None]:
+        """Keep what the plan left in buffers; what it measured, a row each."""
+        return leave(rows[0].layers, along, self._left(rows, half)) if along.buffers else [None] * len(rows)
+
+    def _note(self, rows: Sequence[_Ready], changes: Sequence[Tensor | None]) -> None:
+        """Let a policy know which passes there were, and what changed."""
+        for each, (held, frames), change in zip(rows, self._left(rows, 0), changes, strict=True):
+            done = Done(frames.start, each.row.levels[0], not each.layers.skip)
+            held.over(done, change, self.engine.policies.plan.width)
 
     def _finish(self, work: Pass, ready: _Ready, flow: Tensor) -> None:
         """Let the memory keep what the row leaves, and the frames go on."""
         row, latents = ready.row, ready.latents
         state, store = self.state, self.state.kv[row.lane]
-        staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
-        store.stage(staged, ready.layers)
+        store.stage(_leaves(row), ready.layers)
         x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
@@ -253,6 +280,11 @@ class Passes:
             for frame, level in zip(frames, levels, strict=True)
         ]
         return self.noise.frames(addresses, self._frame).to(self._device, self._dtype)
+
+
+def _leaves(row: Row) -> list[Slot]:
+    """The frames whose keys a pass makes."""
+    return [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
 
 
 @lru_cache(maxsize=256)

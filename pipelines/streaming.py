@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.residuals import Residuals
 from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner
@@ -24,7 +25,7 @@ from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.passes import Observer, Passes
 from pipelines.state import Latents, Snapshot, StreamState
-from pipelines.types import Chunk, Controls, Start, pixel_range, prompt_text
+from pipelines.types import Chunk, Controls, Prompt, Start, pixel_range, prompt_text
 from pipelines.video_state import VideoState
 from schedulers.noise import AddressedNoise, NoiseSource
 
@@ -48,6 +49,9 @@ class Stream:
         observer: sees every pass.
         runner: takes rows through the layers; in this process if None.
         video: it is made of a video, and remembers what that takes (pipelines/video.py).
+
+    Attributes:
+        on_prompt: told every prompt when it begins, None: nobody is.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Stream:
         video: bool = False,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
+        self.on_prompt: Callable[[Prompt], None] | None = None
         self._device, self._dtype = engine.transformer.expects
         config = engine.transformer.config
         self._frame = (batch, config["in_channels"], height, width)
@@ -96,13 +101,14 @@ class Stream:
             flight=Latents(self._frame, flying, self._device, self._dtype),
             residuals=[
                 Residuals(
-                    policies.layers.buffers,
+                    policies.layers.buffers(shape.layers),
                     (batch, shape.tokens, shape.heads * shape.head_dim),
-                    max(capacity, plan.width),
+                    policies.layers.chunks * plan.width or max(capacity, plan.width),
                     self._device,
                     self._dtype,
+                    shape.layers,
                 )
-                for _ in range(plan.lanes)
+                for _ in range(plan.lanes * (1 + policies.layers.halves))
             ],
             decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
         )
@@ -178,6 +184,8 @@ class Stream:
 
     def _make(self, controls: Controls, entry: Entry | None, start: Start | None, decode: bool) -> Chunk | None:
         """The five stages; without an emission they end after the third."""
+        if not hasattr(controls, "transition"):
+            raise TypeError('a stream takes Controls, not a text: write stream.next_chunk(Controls("a red ball"))')
         if decode and (self.engine.autoencoder is None or self._frame[0] != 1):
             raise ValueError("decoding needs an autoencoder and a batch of 1: call next_chunk(decode=False)")
         if decode and int(self.state.decoder[0]) != self.state.cur:  # the decoder's count of frames, on the host
@@ -313,6 +321,8 @@ class Stream:
         actions: list[Action] = []
         arrived = False
         if controls.prompt != before.prompt:
+            if self.on_prompt is not None:
+                self.on_prompt(controls.prompt)
             target = self.engine.conditioner.embed(controls.prompt).to(self._device, self._dtype)
             state.text = before.change(controls.prompt, target)
             if before.version == 0:  # the film begins: nothing to switch from
@@ -324,6 +334,9 @@ class Stream:
                 state.text = before.begin_blend(controls.prompt, target, blend.chunks)
         if state.text.blend:
             state.text, arrived = state.text.advance()
+        if state.text.version != before.version and self.engine.policies.layers.of_prompt:
+            for left in state.residuals:  # features of other words
+                left.reset()
         if arrived:
             actions = self._plan_switch(before.version)
         for action in actions:
@@ -364,7 +377,8 @@ class Stream:
         """Stage 5: uint8 RGB [T, H, W, 3]."""
         assert self.engine.autoencoder is not None  # next_chunk asks before it begins
         pixels, self.state.decoder = self.engine.autoencoder.decode_stream(latents, self.state.decoder)
-        return pixels[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        moved = pixels[0].permute(0, 2, 3, 1).contiguous()  # before they are bytes: single bytes move slowly
+        return moved.mul_(255).round_().to(torch.uint8).cpu().numpy()
 
 
 class _Clock:

@@ -16,7 +16,7 @@ from cache.rope import rotary_tables
 from models.taehv import AutoencoderTAEHV
 from models.wan import CausalWanTransformer3DModel
 from tests.golden_trace import Ledger, NotSupportedError, Trace
-from weights.load import load_generator
+from weights.load import load_file
 
 TAEHV_ATOL = 1e-5
 
@@ -49,7 +49,7 @@ def load_transformer(trace: Trace) -> CausalWanTransformer3DModel:
         path = Path(folder) / "generator.pt"
         torch.save({"generator_ema": released}, path)
         config = transformer_config(trace.sidecar["model_config"])
-        return load_generator(CausalWanTransformer3DModel, path, config)
+        return load_file(CausalWanTransformer3DModel, path, config)
 
 
 @torch.no_grad()

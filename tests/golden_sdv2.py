@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache.buffers import KVShape
-from cache.kv import KVStore
+from cache.kv import Ends, KVStore
+from cache.kv_shape import KVShape
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, LayerPlan
 from cache.positions import Absolute
@@ -91,7 +91,9 @@ class EvictQueues(KVStore):
     def slots(self, cur: int, switches: tuple[int, ...] = ()) -> Slots:
         return Slots(self.lane, cur, (), switches)  # layers differ: each adds what it remembers by itself
 
-    def read(self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int) -> list[LayerMemory]:
+    def read(
+        self, ranges: Sequence[SlotRange], positions: Sequence[int], frames: int, ends: Ends | None = None
+    ) -> list[LayerMemory]:
         s, stop = self.shape, positions[0] + frames
         self._full = stop > self.size or self.held >= self.size
         held = self.held + stop - self.total

@@ -388,10 +388,8 @@ SPOILS: dict[str, Spoil] = {
     "weights index of nothing": _bytes("transformer/m.safetensors.index.json", b'{"weight_map": {"a": "no"}}'),
     "no transformer": lambda root: (root / T).unlink(),
     # forms of other programs
-    "ComfyUI prefix": _renamed("transformer", lambda name: f"model.diffusion_model.{name}"),
-    "ComfyUI pipeline": _renamed("transformer", lambda name: f"first_stage_model.{name}"),
-    "scaled fp8": _renamed("transformer", str, {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}),
-    "scaled fp8 beside": _renamed("transformer", str, {"blocks.0.ffn.net.2.scale_weight": _ONE}),
+    "ComfyUI pipeline": _renamed("transformer", str, {"first_stage_model.encoder.conv1.weight": _ONE}),
+    "scaled fp8 without its weight": _renamed("transformer", str, {"blocks.9.ffn.net.2.scale_weight": _ONE}),
     "GGUF": _bytes(f"transformer/{WEIGHTS}", b"GGUF" + bytes(100)),
     "GGUF beside": _instead("transformer", "model-Q4_0.gguf", b"GGUF" + bytes(100)),
     "pickle beside": _instead("transformer", "diffusion_pytorch_model.bin", b"PK\x03\x04"),

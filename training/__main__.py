@@ -18,7 +18,7 @@ import rich
 import torch
 
 from models.taehv import AutoencoderTAEHV
-from training import ablation, autoencoder, data, dit, export, pack, scorer, scorer_training
+from training import ablation, autoencoder, data, dit, export, pack, parts, scorer, scorer_training
 from training.blend import blend
 from training.distil import GUIDANCE, STEPS, train_distil
 from training.dit import Denoiser, load_denoiser
@@ -26,8 +26,8 @@ from training.export import newest
 from training.sample import Redraw, sample, save_grid
 
 STAGES = ("autoencoder", "cooldown", "data", "dit", "distil", "decoder", "scorer", "export")
-BESIDE = ("blend", "look", "pack", "unpack")
-"""What can be done with a run besides."""
+BESIDE = ("parts", "blend", "look", "pack", "unpack")
+"""What can be done with a run besides; parts: all stages, so many minutes a call, for a card (`make train-gpu`)."""
 ABLATION_STEPS = 300
 MINUTES = {"autoencoder": 240.0, "cooldown": 30.0, "dit": 590.0, "distil": 11.0, "decoder": 75.0}
 """Length of the stages on two CPU cores, all their runs together."""
@@ -96,10 +96,29 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stage == "unpack" and options.start_from is None:
         parser.error("say with --start_from which folder to unpack")
     try:
+        if options.stage == "parts":
+            return _part(options)
         for stage in STAGES if options.stage == "all" else (options.stage,):
             run(stage, options)
     except (FileNotFoundError, FileExistsError) as error:
         parser.error(str(error))
+    return 0
+
+
+def _part(options: argparse.Namespace) -> int:
+    """One part of the recipe on a card, and what comes next."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("There is no CUDA card here; on a processor: python -m training all.", file=sys.stderr)
+        return 2
+    sizes = parts.Sizes(minutes=options.minutes or parts.MINUTES)
+    missing = parts.next_part(
+        options.out, seed=options.seed, device=options.device, start_from=options.start_from, sizes=sizes
+    )
+    if missing:
+        print(f"Not finished yet: {', '.join(missing)}. The same command goes on; {options.out / parts.PACKED} is all")
+        print("that it needs of this folder.")
+    else:
+        print(f"The model is in {options.out / 'embedded'}.")
     return 0
 
 

@@ -19,6 +19,6 @@ class TrainingAttnProcessor(CausalAttnProcessor):
         if mask is not None:
             raise ValueError("training attends in spans, without a mask; use the model's own processor for a memory")
         with torch.autocast(query.device.type, enabled=False):  # it would take the softmax to float32
-            q_BNSD, k_BNLD, v_BNLD = (x.type_as(values).transpose(1, 2) for x in (query, keys, values))
+            q_BNSD, k_BNLD, v_BNLD = (x.to(values.dtype).transpose(1, 2) for x in (query, keys, values))
             scores = (q_BNSD * q_BNSD.shape[-1] ** -0.5) @ k_BNLD.transpose(-1, -2)
-            return (scores.softmax(dim=-1) @ v_BNLD).transpose(1, 2).type_as(query)
+            return (scores.softmax(dim=-1) @ v_BNLD).transpose(1, 2).to(query.dtype)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.taehv import AutoencoderTAEHV, MemBlock
+from models.taehv import AutoencoderTAEHV
 from training.crops import render_batch
 from training.inherit import UNSETTLED, shape_of, unsettled
+from training.initialise import initialise
 from training.muon import Muon
 from training.reconstruction import figures, local_edges, moving, psnr, save_page
 from training.run import (
@@ -64,37 +65,9 @@ CRISP_WEIGHT = 1.5  # while a model settles; before that it has better to learn
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
 DECODER_MIX: Mix = ((4, 9, None), (2, 17, None))
+CLIPS_ON_A_CARD = 8
+"""Times as many clips a step: on a card, what a step costs are the starts of its operations."""
 HELD_OUT_CLIPS, HELD_OUT_FRAMES, JUDGED = 8, 33, 3  # judged with every third checkpoint: it costs some twenty steps
-
-
-@torch.no_grad()
-def initialise(model: AutoencoderTAEHV, pixels: Tensor) -> None:
-    """Make every trunk convolution's output unit-sized on real clips (Mishkin and Matas 2015, arXiv 1511.06422).
-
-    There are no norms, and with torch's default initialisation the picture's share of the signal shrinks layer by
-    layer until the noise on the latents drowns it: training then stays at the mean colour. Residual branches start
-    small (He et al. 2015, arXiv 1502.01852, times 0.3).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.normal_(0.0, (2.0 / module.weight[0].numel()) ** 0.5)
-            if module.bias is not None:
-                module.bias.zero_()
-    x = model.fold(pixels[:, : model.time_scale]).flatten(0, 1)
-    for layer in [*model.encoder, *model.decoder]:
-        if isinstance(layer, MemBlock):
-            layer.conv[4].weight.mul_(0.3)
-            x = layer(x, x)
-            continue
-        conv = layer if isinstance(layer, nn.Conv2d) else getattr(layer, "conv", None)
-        if conv is not None:
-            std, mean = torch.std_mean(layer(x), dim=(0, 2, 3))
-            conv.weight.div_(std.mean())
-            if conv.bias is not None:
-                conv.bias.copy_(-mean / std.mean())
-        x = layer(x)
-    model.decoder[-1].weight.mul_(0.2)  # pixels: spread about 0.2 around grey
-    model.decoder[-1].bias.mul_(0.2).add_(0.5)
 
 
 def reconstruction_loss(made: Tensor, pixels: Tensor, crisp: float = 0.0) -> Tensor:
@@ -127,6 +100,7 @@ def train_autoencoder(
     seed: int = 0,
     steps: int | None = None,
     minutes: float | None = None,
+    sitting: float | None = None,
     device: str = "cpu",
     config: dict[str, Any] | None = None,
     rate: float = 1.0,
@@ -143,6 +117,7 @@ def train_autoencoder(
         seed: of weights and data.
         steps: length of the run, or
         minutes: its wall-clock bound; either may be raised later, since nothing else depends on it.
+        sitting: minutes after which it stops wherever it is, to go on another time.
         device: "cpu" or "cuda".
         config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
         rate: times the usual rates of learning.
@@ -159,7 +134,7 @@ def train_autoencoder(
         model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
     if saved is None and start_from is None:
         initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
-    run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
+    run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes, sitting=sitting), log_every, save_every)
     _train(run, model, list(model.parameters()), _loss_of(model), MIX, _steady, saved, share=rate)
     freeze(model.eval(), out, seed)
     return model
@@ -171,6 +146,7 @@ def cool_autoencoder(
     seed: int = 0,
     steps: int | None = None,
     minutes: float | None = None,
+    sitting: float | None = None,
     device: str = "cpu",
     rate: float = 1.0,
     log_every: int = 20,
@@ -184,6 +160,7 @@ def cool_autoencoder(
         seed: of the data.
         steps: length, or
         minutes: wall-clock bound; about a tenth of the run's own length is worth it.
+        sitting: minutes after which it stops wherever it is, to go on another time.
         device: "cpu" or "cuda".
         rate: times the usual rates of learning to begin with: what the run had.
         log_every: steps between lines of the curve.
@@ -198,10 +175,18 @@ def cool_autoencoder(
             )
         saved = {**saved, "ema": saved["model"], "after": saved["step"], "step": 0, "seconds": 0.0, "processor": 0.0}
     model = AutoencoderTAEHV(**saved["config"]).to(device)
-    run = _Run(out, "cooldown", seed + saved["after"], Clock(steps=steps, minutes=minutes), log_every, save_every)
+    run = _Run(
+        out,
+        "cooldown",
+        seed + saved["after"],
+        Clock(steps=steps, minutes=minutes, sitting=sitting),
+        log_every,
+        save_every,
+    )
     _train(run, model, list(model.parameters()), _loss_of(model, CRISP_WEIGHT), MIX, _cooling, saved, share=rate)
     freeze(model.eval(), out, seed)
-    (out / "cooldown.pt").unlink()
+    if run.clock.progress >= 1.0:
+        (out / "cooldown.pt").unlink()
     return model
 
 
@@ -242,6 +227,7 @@ def train_decoder(
     seed: int = 0,
     steps: int | None = None,
     minutes: float | None = None,
+    sitting: float | None = None,
     device: str = "cpu",
     redraw: Redraw | None = None,
     log_every: int = 20,
@@ -254,6 +240,7 @@ def train_decoder(
         seed: of the data.
         steps: length of the run, or
         minutes: its wall-clock bound.
+        sitting: minutes after which it stops wherever it is, to go on another time.
         device: "cpu" or "cuda".
         redraw: gives latents the transformer's own small faults, so that the decoder learns to draw crisply from
             them, as the last denoising step (HaCohen et al. 2024, LTX-Video, arXiv 2501.00103); half of the batches.
@@ -278,7 +265,7 @@ def train_decoder(
         name = "redrawn_" if own else ""
         return picture, {f"{name}picture": float(picture.detach()), f"{name}psnr": psnr(made.detach(), pixels)}
 
-    run = _Run(out, "decoder", seed, Clock(steps=steps, minutes=minutes), log_every, save_every)
+    run = _Run(out, "decoder", seed, Clock(steps=steps, minutes=minutes, sitting=sitting), log_every, save_every)
     saved = load_checkpoint(out / "decoder.pt")
     _train(run, model, list(model.decoder.parameters()), loss, DECODER_MIX, _falling, saved, share=0.4)
     model.eval().save_pretrained(out / "autoencoder")
@@ -341,7 +328,8 @@ def _train(
 
     while not clock.done:
         rng = step_seed(run.seed, clock.step, run.name)
-        pixels = render_batch(rng, *mix[clock.step % len(mix)], device)
+        clips, frames, crop = mix[clock.step % len(mix)]
+        pixels = render_batch(rng, clips * (1 if device == "cpu" else CLIPS_ON_A_CARD), frames, crop, device)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate(peak, clock)

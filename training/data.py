@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ a turn (33), a short film that mostly switches before its last chunk."""
 FOLDERS = {FRAMES: "data", FIRST: "beginnings", PICTURE: "pictures", TURN: "turns"}
 SHARDS = {FRAMES: 96, FIRST: 864, PICTURE: 864, TURN: 192}
 """How many of them a shard holds."""
+TOGETHER = {FRAMES: 16, FIRST: 144, PICTURE: 96, TURN: 16}
+"""So many films, beginnings, scenes and histories are painted and encoded at once on a card, some 4 GB of them; on a
+processor one at a time, which stays in its cache."""
 PLAIN_PICTURES = 0.6
 """Share of one plain object in clear weather among the pictures that differ in its shape."""
 ALIKE = 9
@@ -130,26 +133,43 @@ def _draw_films(rng: np.random.Generator, films: int, frames: int) -> list[Film]
 
 def render_film(film: Film, size: int = world.SIZE, start: int = 0) -> Tensor:
     """Pixels [T, 3, size, size] in 0..1 of a film, from pixel frame `start` on."""
-    frames = film.pixel_frames - start
-    if film.second is None or film.switch is None:
-        return world.render([film.first], frames, start=start, size=size)[0]
-    switch = world.Switch(film.first, film.second, 4 * film.switch - 3, film.fade)
-    return world.render_switch([switch], frames, start=start, size=size)[0]
+    return render_films([film], size, start)[0]
+
+
+def render_films(
+    films: Sequence[Film], size: int = world.SIZE, start: int = 0, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Pixels [N, T, 3, size, size] in 0..1 of films of one length, from pixel frame `start` on, painted together."""
+    frames = films[0].pixel_frames - start
+    pixels = torch.empty(len(films), frames, 3, size, size, device=device)
+    switches: dict[int, world.Switch] = {}
+    plain: dict[int, world.ClipSpec] = {}
+    for row, film in enumerate(films):
+        if film.second is None or film.switch is None:
+            plain[row] = film.first
+        else:
+            switches[row] = world.Switch(film.first, film.second, 4 * film.switch - 3, film.fade)
+    how = {"start": start, "size": size, "device": device}
+    if plain:
+        pixels[list(plain)] = world.render(list(plain.values()), frames, **how)
+    if switches:
+        pixels[list(switches)] = world.render_switch(list(switches.values()), frames, **how)
+    return pixels
 
 
 def _encode(films: list[Film], autoencoder: AutoencoderTAEHV) -> Tensor:
-    """Latents [N, F, C, h, w] of films drawn together; the history that turns share is painted and encoded once."""
+    """Latents [N, F, C, h, w] of films; the history that CORNERS turns share is painted and encoded once."""
     size = world.SIZE // autoencoder.encoder_shrink  # painted as the encoder looks at it: five times faster
+    device = autoencoder.device
     if films[0].frames != TURN:
-        pixels = torch.stack([render_film(film, size) for film in films])
-        return autoencoder.encode(pixels, pad="start", shrunk=True)
+        return autoencoder.encode(render_films(films, size, device=device), pad="start", shrunk=True)
     begin, side = 4 * (TURN - ALIGNED) - 3, world.SIZE // autoencoder.spatial_scale
-    before = world.render([films[0].first], begin, size=size)
-    history, state = autoencoder.encode_stream(before, autoencoder.init_encode_state(1, side, side), shrunk=True)
-    state = [state[0], *(memory.expand(len(films), *memory.shape[1:]) for memory in state[1:])]
-    turned = torch.stack([render_film(film, size, begin) for film in films])
-    latents, _ = autoencoder.encode_stream(turned, state, shrunk=True)
-    return torch.cat([history.expand(len(films), *history.shape[1:]), latents], dim=1)
+    before = world.render([film.first for film in films[::CORNERS]], begin, size=size, device=device)
+    state = autoencoder.init_encode_state(len(before), side, side, device)
+    history, state = autoencoder.encode_stream(before, state, shrunk=True)
+    state = [state[0], *(memory.repeat_interleave(CORNERS, dim=0) for memory in state[1:])]
+    latents, _ = autoencoder.encode_stream(render_films(films, size, begin, device), state, shrunk=True)
+    return torch.cat([history.repeat_interleave(CORNERS, dim=0), latents], dim=1)
 
 
 def make_shard(
@@ -159,10 +179,11 @@ def make_shard(
     rng = step_seed(seed, number, "films" if frames == FRAMES else FOLDERS[frames])
     latents: list[Tensor] = []
     drawn = _draw_films(rng, films, frames)
-    together = {PICTURE: ALIKE, TURN: CORNERS}.get(frames, 1)
+    device = autoencoder.device.type
+    together = {PICTURE: ALIKE, TURN: CORNERS}.get(frames, 1) * (1 if device == "cpu" else TOGETHER[frames])
     for start in range(0, len(drawn), together):
-        with torch.no_grad(), autocast("cpu"):  # as the autoencoder was trained
-            latents.append(_encode(drawn[start : start + together], autoencoder).half())
+        with torch.no_grad(), autocast(device):  # as the autoencoder was trained
+            latents.append(_encode(drawn[start : start + together], autoencoder).half().cpu())
     labels = [asdict(film) for film in drawn]
     path.with_suffix(".json").write_text(json.dumps(labels), encoding="utf-8")
     part = path.with_suffix(".part")
@@ -170,13 +191,25 @@ def make_shard(
     part.replace(path)  # a shard counts as made once its latents are there
 
 
-def _work(folder: str, autoencoder: str, seed: int, numbers: Sequence[int], films: int, frames: int) -> None:
-    torch.set_num_threads(1)
-    model = AutoencoderTAEHV.from_pretrained(autoencoder).eval()
+def _work(
+    folder: str,
+    autoencoder: str,
+    seed: int,
+    numbers: Sequence[int],
+    films: int,
+    frames: int,
+    device: str = "cpu",
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    model = AutoencoderTAEHV.from_pretrained(autoencoder).eval().to(device)
     for number in numbers:
-        path = Path(folder) / f"{number:05d}.safetensors"
-        if not path.exists():
-            make_shard(path, model, seed, number, films, frames)
+        if not over():
+            make_shard(Path(folder) / f"{number:05d}.safetensors", model, seed, number, films, frames)
+
+
+def _work_alone(*job: Any) -> None:
+    torch.set_num_threads(1)
+    _work(*job)
 
 
 def make_data(
@@ -188,20 +221,32 @@ def make_data(
     frames: int = FRAMES,
     workers: int = 2,
     autoencoder: Path | None = None,
-) -> None:
+    device: str = "cpu",
+    over: Callable[[], bool] = lambda: False,
+) -> bool:
     """Make `shards` shards of `films` films with the frozen autoencoder of out/autoencoder.
 
     Films go to out/data. Beginnings (`frames` = FIRST) go to out/beginnings: they cost a ninth of a film, and what a
     picture shows is learned from many different pictures. Pictures (`frames` = PICTURE) go to out/pictures, ALIKE of
     every scene; turns (`frames` = TURN) to out/turns, CORNERS of every history. Each worker is a process with one
-    thread: rendering and small convolutions gain little from more.
+    thread: rendering and small convolutions gain little from more. On a card (`device` = "cuda") many films are painted
+    at once, in this process, until `over` says that it is time to stop.
+
+    Returns:
+        Whether all of them are made.
     """
     folder = out / FOLDERS[frames]
     folder.mkdir(parents=True, exist_ok=True)
     model = str(autoencoder or out / "autoencoder")
+    missing = [number for number in range(shards) if not (folder / f"{number:05d}.safetensors").exists()]
+    if not missing:
+        return True
+    if device != "cpu":
+        _work(str(folder), model, seed, missing, films, frames, device, over)
+        return (folder / f"{missing[-1]:05d}.safetensors").exists()
     context = multiprocessing.get_context("spawn")
     jobs = [
-        context.Process(target=_work, args=(str(folder), model, seed, range(worker, shards, workers), films, frames))
+        context.Process(target=_work_alone, args=(str(folder), model, seed, missing[worker::workers], films, frames))
         for worker in range(workers)
     ]
     for job in jobs:
@@ -211,6 +256,7 @@ def make_data(
     failed = [job.exitcode for job in jobs if job.exitcode]
     if failed:
         raise RuntimeError(f"{len(failed)} of {workers} data workers failed; run again to make the missing shards.")
+    return True
 
 
 def _film(label: dict[str, Any]) -> Film:

@@ -71,9 +71,10 @@ def _wide(levels: Tensor) -> Tensor:
     return levels[..., None, None, None]
 
 
-def train_distil(out: Path, *, steps_of_student: int = STEPS, guidance: float = GUIDANCE, **options: Any) -> Denoiser:
+def train_distil(
+    out: Path, *, steps_of_student: int = STEPS, guidance: float = GUIDANCE, device: str = "cpu", **options: Any
+) -> Denoiser:
     """Distil the transformer of the run in `out`; gets `distil.pt` and `distil.jsonl`. Options as of `train_dit`."""
-    teacher = Teacher(load_denoiser(out), steps_of_student, guidance)
-    return train_dit(
-        out, name="distil", start_from=load_denoiser(out), rate=RATE, levels=teacher.levels, teacher=teacher, **options
-    )
+    teacher = Teacher(load_denoiser(out).to(device), steps_of_student, guidance)
+    shared = {"rate": RATE, "levels": teacher.levels, "teacher": teacher, "device": device, **options}
+    return train_dit(out, name="distil", start_from=load_denoiser(out), **shared)

@@ -31,6 +31,7 @@ from training.inherit import inherit, shipped
 from training.mix import USUAL, Mix
 from training.muon import Muon
 from training.run import Clock, Curve, Ema, autocast, learning_rate, load_checkpoint, save_checkpoint, step_seed
+from training.steps import Ahead, Step, means
 from training.windows import Batch, draw_batch
 
 logger = logging.getLogger(__name__)
@@ -200,22 +201,18 @@ def _optimizers(model: Denoiser) -> tuple[Muon, Muon, torch.optim.AdamW]:
 def _gradients(
     model: Denoiser,
     pool: Executor,
-    batch: Batch,
-    draws: tuple[Tensor, Tensor, Tensor],
+    step: Step,
     workers: int,
     teach: Teach | None,
 ) -> tuple[Tensor, Tensor]:
-    """Fill the weights' gradients of the batch's mean loss; returns the loss and each frame's error.
-
-    `draws` are the noise, the history's noise and the prompts' word numbers.
-    """
-    weights = list(model.parameters())
+    """Fill the weights' gradients of the batch's mean loss; returns the loss and each frame's error."""
+    weights, batch = list(model.parameters()), step.batch
     total = batch.weight.sum().clamp_min(1.0)
     workers = min(workers, len(batch.prompts))
 
     def part(index: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         rows = slice(index, None, workers)
-        noise, shake, tokens = (drawn[rows] for drawn in draws)
+        noise, shake, tokens = (drawn[rows] for drawn in (step.noise, step.shake, step.tokens))
         loss, error = model.loss(batch.rows(rows), noise, shake, tokens, teach)
         return loss.detach(), error, torch.autograd.grad(loss / total, weights)
 
@@ -239,6 +236,7 @@ def train_dit(
     seed: int = 0,
     steps: int | None = None,
     minutes: float | None = None,
+    sitting: float | None = None,
     device: str = "cpu",
     log_every: int = 10,
     save_every: int = 50,
@@ -261,7 +259,8 @@ def train_dit(
         seed: of weights, windows and noise.
         steps: length of the run, or
         minutes: its wall-clock bound.
-        device: "cpu" or "cuda".
+        sitting: minutes after which it stops wherever it is, to go on another time.
+        device: "cpu" or "cuda"; there the next step's windows are drawn while this one is computed.
         log_every: steps between lines of the curve, which hold means since the line before.
         save_every: steps between checkpoints.
         batch_size: windows a step.
@@ -287,7 +286,7 @@ def train_dit(
     model = Denoiser(vocabulary(), mix, channels=channels, patch=max(1, side // TOKENS)).to(device)
     nn.init.zeros_(model.transformer.proj_out.weight)  # the first guess is no flow at all, not a random one
     optimizers, ema = _optimizers(model), Ema(model, 0.999)
-    clock = Clock(steps=steps, minutes=minutes)
+    clock = Clock(steps=steps, minutes=minutes, sitting=sitting)
     saved = load_checkpoint(out / f"{name}.pt")
     if saved is not None:
         model.load_state_dict(saved["model"])
@@ -311,34 +310,37 @@ def train_dit(
         parameters=sum(p.numel() for p in model.parameters()),
         resumed_at=clock.step,
     )
-    sums: dict[str, list[float]] = {}
+    seen: list[tuple[Batch, Tensor, Tensor, Tensor]] = []
     since = time.monotonic()
     looked = clock.seconds
-    with ThreadPoolExecutor(workers) as pool:
+
+    def draw(step: int, progress: float) -> Step:
+        rng = step_seed(seed, step, name)
+        batch = draw_batch(rng, *shelves, batch_size, 1.0 if levels else progress, levels, mix)
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        noise, shake = (torch.randn(batch.latents.shape, generator=generator, device=device) for _ in range(2))
+        tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
+        return Step(batch.to(device), noise, shake, tokens.to(device))
+
+    with ThreadPoolExecutor(workers) as pool, Ahead(draw, device != "cpu") as drawn:
         done = clock.done
         while not done:
-            rng = step_seed(seed, clock.step, name)
-            progress = 1.0 if levels else clock.progress
-            batch = draw_batch(rng, *shelves, batch_size, progress, levels, mix)
-            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            noise, shake = (torch.randn(batch.latents.shape, generator=generator) for _ in range(2))
-            tokens = _hide_words(model.text_encoder.tokenize(batch.prompts), rng)
+            step = drawn.take(clock)
             for optimizer, peak in zip(optimizers, (PEAK_RATE, PEAK_RATE, PEAK_RATE_OTHERS), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(rate * peak, clock.step, clock.progress, warmup=50)
-            draws = noise.to(device), shake.to(device), tokens.to(device)
-            loss, error = _gradients(model, pool, batch.to(device), draws, workers, teacher)
+            loss, error = _gradients(model, pool, step, workers, teacher)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             list(pool.map(lambda optimizer: optimizer.step(), optimizers))
             ema.update(model, clock.step)
             clock.step += 1
             done = clock.done  # asked once: minutes may run out between saving and the end
-            _collect(sums, batch, loss, norm, error.cpu())
+            seen.append((step.batch, loss, norm, error))
             if clock.step % log_every == 0:
                 speed = log_every * batch_size / (time.monotonic() - since)
-                means = {name: sum(values) / len(values) for name, values in sorted(sums.items())}
-                curve.add(step=clock.step, seconds=round(clock.seconds, 1), windows_per_second=round(speed, 2), **means)
-                sums, since = {}, time.monotonic()
+                at = {"step": clock.step, "seconds": round(clock.seconds, 1)}
+                curve.add(**at, windows_per_second=round(speed, 2), **means(seen))
+                seen, since = [], time.monotonic()
             if clock.step % save_every == 0 or done:
                 state = {
                     "model": model.state_dict(),
@@ -377,20 +379,3 @@ def _averaged(state: dict[str, Tensor]) -> Denoiser:
     model = Denoiser(vocabulary(), channels=channels, patch=patch)
     model.load_state_dict(state)
     return model.eval()
-
-
-def _collect(sums: dict[str, list[float]], batch: Batch, loss: Tensor, norm: Tensor, error: Tensor) -> None:
-    """Add a step's loss and gradient, and its error by noise level and by place in the window, to the running means."""
-    sums.setdefault("loss", []).append(float(loss))
-    sums.setdefault("grad", []).append(float(norm))
-    if not batch.forced or batch.chunk != 3:
-        return
-    counted = batch.weight.cpu() > 0
-    for name, where in (
-        ("first", torch.arange(error.shape[1]) < batch.chunk),
-        ("later", torch.arange(error.shape[1]) >= batch.chunk),
-    ):
-        for level, low, high in (("low", 0.0, 0.5), ("mid", 0.5, 0.85), ("high", 0.85, 1.01)):
-            rows = counted & where & (batch.sigma.cpu() >= low) & (batch.sigma.cpu() < high)
-            if rows.any():
-                sums.setdefault(f"{name}_{level}", []).append(float(error[rows].mean()))

@@ -151,10 +151,10 @@ def _curve(path: Path) -> list[dict[str, Any]]:
 
 def _length(curve: list[dict[str, Any]]) -> list[tuple[str, float]]:
     """Steps and minutes of a run, nothing of a run that was not made."""
-    if not curve:
-        return []
     seconds = [line["seconds"] for line in curve if "seconds" in line]
     steps = [line["step"] for line in curve if "step" in line]
+    if not steps:
+        return []
     return [("steps", steps[-1]), ("minutes", round(seconds[-1] / 60, 1))]
 
 

@@ -24,16 +24,18 @@ class Clock:
     """Progress of a run that is bounded by steps or by minutes of wall clock, whichever was asked for.
 
     A run bounded by steps repeats exactly; one bounded by minutes fits its learning rate to the time it has, so two
-    machines end at different steps.
+    machines end at different steps. Either may be trained in several sittings.
     """
 
     steps: int | None = None
     minutes: float | None = None
+    sitting: float | None = None
+    """Minutes from now on after which this sitting ends, wherever the run is then."""
     step: int = 0
     seconds_before: float = 0.0
     processor_before: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
-    _used: float = field(default_factory=time.process_time)
+    _started: float = field(default_factory=lambda: time.monotonic())
+    _used: float = field(default_factory=lambda: time.process_time())
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -59,7 +61,9 @@ class Clock:
 
     @property
     def done(self) -> bool:
-        return self.progress >= 1.0
+        """Whether the run or this sitting is over."""
+        over = self.sitting is not None and time.monotonic() - self._started >= 60.0 * self.sitting
+        return over or self.progress >= 1.0
 
 
 def learning_rate(peak: float, step: int, progress: float, warmup: int, floor: float = 0.02) -> float:
@@ -119,7 +123,7 @@ class Ema:
         return self.shadow
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.shadow = {name: value.clone() for name, value in state.items()}
+        self.shadow = {name: value.to(self.shadow[name].device, copy=True) for name, value in state.items()}
 
 
 class Curve:

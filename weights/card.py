@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,8 @@ class Card(BaseModel):
     """[height, width] in pixels, the usual one first."""
     plans: Annotated[list[Name], Field(max_length=1000)]
     fps: Annotated[int, Field(ge=1, le=240)] = 16
+    transition: Literal["recache", "soft", "cut", "keep"] = "recache"
+    """How a prompt takes over on the page where nobody says it: what is right most often two seconds later."""
     chunk: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[], max_length=1000)
     window: Annotated[int, Field(ge=1, le=100_000)] = 12
     sink: Frames = 0

@@ -6,16 +6,12 @@ A *model* is weights and a config; which policies stream it is a preset's busine
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-
-from weights.foreign import describe_file, refuse_foreign
-from weights.header import read_header
 
 Kind = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "lora"]
 Where = Literal["package", "hub", "local"]
@@ -27,7 +23,7 @@ class WeightSpec:
 
     `file` is one file, or a component's folder (config.json and safetensors). `key` lists the entries of a
     nested .pt to look for, in that order; empty = flat. `licence_tick` = a person has to accept the licence
-    before a download starts.
+    before a download starts. `bare` = shards without a config.json of diffusers beside them.
     """
 
     name: str
@@ -39,6 +35,7 @@ class WeightSpec:
     key: tuple[str, ...] = ()
     sha256: str | None = None
     licence_tick: bool = False
+    bare: bool = False
 
     @property
     def page(self) -> str:
@@ -99,6 +96,11 @@ WAN_5B: Mapping[str, Any] = MappingProxyType(
 )
 """Wan2.2-TI2V-5B (config.json of its repository), whose autoencoder makes latents of a 16th of the picture's side."""
 
+WAN_14B: Mapping[str, Any] = MappingProxyType(
+    {**WAN_1_3B, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+)
+"""Wan2.1-T2V-14B (config.json of its repository), and each half of Wan2.2-T2V-A14B."""
+
 _WAN_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _WAN_LICENCE = "Apache-2.0"
 _WAN_AUTOENCODER = WeightSpec("wan-2.1-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_REPO)
@@ -106,6 +108,17 @@ _WAN_TEXT = WeightSpec("umt5-xxl", "text_encoder", "text_encoder", _WAN_LICENCE,
 _WAN_TOKENIZER = WeightSpec("umt5-xxl-tokenizer", "tokenizer", "tokenizer", _WAN_LICENCE, repo=_WAN_REPO)
 
 _WAN_22_REPO = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+_WAN_22_AUTOENCODER = WeightSpec("wan-2.2-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_22_REPO)
+_WAN_14B_REPO = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+
+_TINY_LICENCE = "MIT"
+TINY: Mapping[int, WeightSpec] = MappingProxyType(
+    {
+        16: WeightSpec("taew2_1", "autoencoder", "taew2_1.pth", _TINY_LICENCE, repo="lightx2v/Autoencoders"),
+        48: WeightSpec("taew2_2", "autoencoder", "taew2_2.pth", _TINY_LICENCE, repo="lightx2v/Autoencoders"),
+    }
+)
+"""The tiny autoencoders by the channels of their latents (madebyollin/taehv, MIT; this repository carries both)."""
 
 _EMBEDDED_LICENCE = "Apache-2.0"  # trained by this repository's own recipe on its own painted world
 
@@ -129,6 +142,26 @@ MODELS: dict[str, ModelSpec] = {
         _WAN_TEXT,
         _WAN_TOKENIZER,
         config=WAN_1_3B,
+    ),
+    "wan-14b": ModelSpec(
+        "wan-14b",
+        "Wan2.1-T2V-14B, bidirectional: ten times as large as the others",
+        WeightSpec("wan-14b", "transformer", "transformer", _WAN_LICENCE, repo=_WAN_14B_REPO),
+        _WAN_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        config=WAN_14B,
+    ),
+    "wan-2.2-5b": ModelSpec(
+        "wan-2.2-5b",
+        "Wan2.2-TI2V-5B, bidirectional: the base of longlive-2-5b",
+        WeightSpec("wan-2.2-5b", "transformer", "transformer", _WAN_LICENCE, repo=_WAN_22_REPO),
+        _WAN_22_AUTOENCODER,
+        _WAN_TEXT,
+        _WAN_TOKENIZER,
+        config=WAN_5B,
+        size=(704, 1280),
+        fps=24,
     ),
     "self-forcing-1.3b": ModelSpec(
         "self-forcing-1.3b",
@@ -185,7 +218,7 @@ MODELS: dict[str, ModelSpec] = {
             key=("generator", "generator_ema", "model"),
             licence_tick=True,
         ),
-        WeightSpec("wan-2.2-vae", "autoencoder", "vae", _WAN_LICENCE, repo=_WAN_22_REPO),
+        _WAN_22_AUTOENCODER,
         _WAN_TEXT,
         _WAN_TOKENIZER,
         config=WAN_5B,
@@ -254,37 +287,22 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-_LAYOUT = "transformer/, autoencoder/ or vae/, and text_encoder/ in it"
-
-
 def get_model(name: str) -> ModelSpec:
-    """The model of that name, or the one in that local folder (transformer/, autoencoder/, text_encoder/).
+    """The model of that name, or the one in that local file or folder (weights/local.py).
 
     Raises:
-        ValueError: no such name, and no folder with a transformer in it; the text lists the choices.
+        ValueError: no such name, and no file or folder with a transformer in it; the text lists the choices.
     """
     if name in MODELS:
         return MODELS[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if os.path.lexists(folder / "transformer" / "config.json"):  # whoever reads it tells what is wrong with it
-            licence = "the owner's: a local folder"
-            return ModelSpec(folder.resolve().name, str(folder), *_folder(folder, "local", licence))
-        raise ValueError(
-            f"The folder {folder} has no transformer/config.json: give a folder with {_LAYOUT}, or one of "
-            f"{', '.join(MODELS)}."
-        )
-    if folder.exists():
-        if folder.suffix.lower() == ".safetensors":
-            refuse_foreign(folder, read_header(folder).tensors)
-        what = describe_file(folder) if folder.is_file() else "no file and no folder"
-        raise ValueError(
-            f"{folder} is {what}, and a model is a folder with {_LAYOUT}: give such a folder, or one of "
-            f"{', '.join(MODELS)}."
-        )
+    path = Path(name).expanduser()
+    if path.exists():
+        from weights.local import local_model
+
+        return local_model(path)
     near = get_close_matches(name, MODELS, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
-        f"No model {name!r} and no folder of that name with transformer/config.json in it: choose from "
+        f"No model {name!r} and no file or folder of that name with a transformer in it: choose from "
         f"{', '.join(MODELS)}{hint}"
     )

@@ -13,7 +13,8 @@ from weights.catalog import WeightSpec
 from weights.header import read_shards
 from weights.plain_files import CheckpointError
 
-_COMPONENT = ("*.json", "*.safetensors", "*.model", "*.txt")  # what a component's folder may need
+COMPONENT = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""What of a component's folder may be needed."""
 
 
 def fetch(
@@ -41,7 +42,7 @@ def fetch(
         if not path.exists():
             raise FileNotFoundError(f"{spec.name} should be at {path}; install Rivulet again or check the folder.")
         return path
-    path = _here(spec, models_dir)
+    path = here(spec, models_dir)
     if path is None:
         if offline:
             raise FileNotFoundError(
@@ -55,8 +56,7 @@ def fetch(
             )
         path = _download(spec, models_dir)
     if spec.sha256 is not None and path.is_file():
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(path)
         if found != spec.sha256:
             raise CheckpointError(
                 f"{path} is not the {spec.name} that the catalogue knows (sha256 {found[:12]}..., expected "
@@ -69,14 +69,21 @@ def _target(spec: WeightSpec, models_dir: str | Path | None) -> str:
     return str(Path(models_dir) / spec.repo) if models_dir is not None else "the Hugging Face cache"
 
 
-def _is_folder(spec: WeightSpec) -> bool:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_folder(spec: WeightSpec) -> bool:
+    """Whether weights are a component's folder and no single file."""
     return Path(spec.file).suffix == ""
 
 
-def _here(spec: WeightSpec, models_dir: str | Path | None) -> Path | None:
+def here(spec: WeightSpec, models_dir: str | Path | None) -> Path | None:
     """The weights where a finished download left them, without asking the network; None = not all here."""
     marker = spec.file
-    if _is_folder(spec):
+    if is_folder(spec):
         marker += "/tokenizer_config.json" if spec.kind == "tokenizer" else "/config.json"
     if models_dir is not None:
         found = Path(models_dir) / spec.repo / marker
@@ -86,7 +93,7 @@ def _here(spec: WeightSpec, models_dir: str | Path | None) -> Path | None:
 
         cached = try_to_load_from_cache(spec.repo, marker)
         path = Path(cached) if isinstance(cached, str) else None
-    if path is None or not _is_folder(spec):
+    if path is None or not is_folder(spec):
         return path
     return path.parent if spec.kind == "tokenizer" or _complete(path.parent) else None
 
@@ -105,8 +112,8 @@ def _download(spec: WeightSpec, models_dir: str | Path | None) -> Path:
 
     local = None if models_dir is None else Path(models_dir) / spec.repo
     try:
-        if _is_folder(spec):
-            patterns = [f"{spec.file}/{pattern}" for pattern in _COMPONENT]
+        if is_folder(spec):
+            patterns = [f"{spec.file}/{pattern}" for pattern in COMPONENT]
             return Path(snapshot_download(spec.repo, local_dir=local, allow_patterns=patterns)) / spec.file
         return Path(hf_hub_download(spec.repo, spec.file, local_dir=local))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:

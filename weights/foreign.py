@@ -28,20 +28,12 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
         _PLAIN,
     ),
     (r"\.(weight_packed|weight_global_scale|weight_scale_2)$", "weights packed to four bits", _PLAIN),
-    (
-        r"(^|\.)scaled_fp8$|\.(scale_weight|scale_input|weight_scale|input_scale|weight_scale_inv|comfy_quant)$",
-        "scaled fp8 weights, whose scales lie beside them",
-        _PLAIN,
-    ),
+    (r"^vace_", "layers of VACE (a model that is led by another video)", "take the text-to-video model (T2V) instead"),
+    (r"\.weight_scale_inv$", "fp8 weights with a scale for every block", _PLAIN),
     (
         r"^(model\.)?(first_stage_model|cond_stage_model|text_encoders|vae|conditioner)\.",
         "a whole pipeline in one file, as ComfyUI reads it",
         _FOLDER,
-    ),
-    (
-        r"^(model\.)?diffusion_model\.(?!.*(lora_|\.diff(_\w)?$))",
-        "a transformer with ComfyUI's prefix",
-        "take the file of the model's own repository, or its folder in diffusers' layout, instead",
     ),
     (r"\.lora_|\.lora\.(up|down)|\.(lokr|hada)_|^lora_", "a LoRA and no model", "give the model that it was made for"),
 )

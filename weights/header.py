@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from weights.foreign import what_begins_with
 from weights.plain_files import CheckpointError, must_be_a_file, parse_json, read_json, shown
@@ -26,10 +26,11 @@ MOST_HEADER, MOST_TENSORS = 16 * 2**20, 100_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor as the header tells it: its type (a key of ITEM_BITS) and its shape."""
+    """One tensor as the header tells it: its type (a key of ITEM_BITS), its shape and its first byte in the file."""
 
     dtype: str
     shape: tuple[int, ...]
+    start: int
 
     @property
     def numbers(self) -> int:
@@ -43,6 +44,21 @@ class Header:
 
     tensors: Mapping[str, Entry]
     texts: Mapping[str, str]
+
+
+def form_of(path: Path) -> Literal["gguf", "safetensors", "pickle"]:
+    """How a file with tensors is written, by its first bytes; what is none of the others is read as a pickle.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        CheckpointError: it is no file.
+    """
+    must_be_a_file(path, "check the path or fetch the weights")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"GGUF"):
+        return "gguf"
+    return "safetensors" if head[8:9] == b"{" or path.suffix == ".safetensors" else "pickle"
 
 
 def read_header(path: Path) -> Header:
@@ -61,7 +77,7 @@ def read_header(path: Path) -> Header:
     try:
         if size < 8 or len(data) != length:
             raise ValueError("its header is longer than the file, or than any" if size >= 8 else "it has no header")
-        return _header(parse_json(data), size - 8 - length)
+        return _header(parse_json(data), 8 + length, size)
     except ValueError as error:
         reason = what_begins_with(head)
         raise CheckpointError(
@@ -83,8 +99,8 @@ def read_shards(index: Path) -> list[str]:
     return sorted({Path(name).name for name in shards.values()})  # .name: it must not point out of its folder
 
 
-def _header(content: Any, room: int) -> Header:
-    """The entries, or ValueError."""
+def _header(content: Any, begin: int, size: int) -> Header:
+    """The entries of a file of that size whose numbers begin there, or ValueError."""
     if not isinstance(content, dict):
         raise ValueError("its header is no JSON object")
     entries = cast("dict[str, Any]", content)
@@ -93,10 +109,10 @@ def _header(content: Any, room: int) -> Header:
         raise ValueError("its __metadata__ holds more than texts")
     if len(entries) > MOST_TENSORS:
         raise ValueError(f"it names {len(entries)} tensors, more than any model has")
-    return Header({name: _entry(name, value, room) for name, value in entries.items()}, texts)
+    return Header({name: _entry(name, value, begin, size) for name, value in entries.items()}, texts)
 
 
-def _entry(name: str, value: Any, room: int) -> Entry:
+def _entry(name: str, value: Any, begin: int, size: int) -> Entry:
     try:
         dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
         whole = all(type(side) is int and side >= 0 for side in (*shape, start, end))
@@ -105,6 +121,6 @@ def _entry(name: str, value: Any, room: int) -> Entry:
         raise ValueError(f"its entry {shown(name, 60)!r} is damaged") from None
     if bits < 0 or (bits + 7) // 8 != end - start:
         raise ValueError(f"its entry {shown(name, 60)!r} is damaged")
-    if end > room:
-        raise ValueError(f"{shown(name, 60)!r} ends {end - room} bytes behind its end")
-    return Entry(dtype, tuple(shape))
+    if begin + end > size:
+        raise ValueError(f"{shown(name, 60)!r} ends {begin + end - size} bytes behind its end")
+    return Entry(dtype, tuple(shape), begin + start)

@@ -7,45 +7,28 @@ film; and never `pickle`, because a weight file from the internet must not be ab
 from __future__ import annotations
 
 import inspect
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weights.finite import must_be_finite
 from weights.foreign import other_weights, refuse_foreign, refuse_quantised
-from weights.header import read_header, read_shards
-from weights.plain_files import CheckpointError, few, must_be_a_file, read_json, shown
-from weights.remap import to_diffusers, unwrap_key
+from weights.header import form_of, read_shards
+from weights.plain_files import CheckpointError, few, read_json, shown
+from weights.remap import to_diffusers, unwrapped
+from weights.scaled import unscaled
 from weights.schema import validate
+from weights.stored import NESTED, Tensors, stored_gguf, stored_pickle, stored_safetensors
 
 M = TypeVar("M", bound=nn.Module)
 
-GENERATOR_KEYS = ("generator_ema", "generator", "model", "state_dict")
+GENERATOR_KEYS = NESTED
 """Where training scripts put the transformer inside a nested checkpoint, best first."""
-
-
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-"""Types of safetensors that weights are read in."""
 
 
 def load_component(
@@ -61,7 +44,7 @@ def load_component(
 
     Args:
         cls: an nn.Module class; its constructor takes config.json's entries (a leading `_` marks a note).
-        folder: holds config.json and one `*.safetensors`, or shards with their `*.safetensors.index.json`.
+        folder: holds config.json and one `*.safetensors`, or shards with their `*.safetensors.index.json`, or one GGUF.
         dtype: of the parameters; what `cls._keep_in_fp32_modules` names stays float32, as in diffusers.
         device: where the parameters go.
         schema: what config.json may say; None = whatever the constructor takes.
@@ -77,11 +60,8 @@ def load_component(
     folder = Path(folder)
     config = check_component(cls, folder, schema, **arguments)
     files = _weight_files(folder)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_tensors(file)
     model = _build(cls, config, folder / "config.json")
-    return _fill(model, to_diffusers(tensors), files[0], dtype, device)
+    return _fill(model, _folder_tensors(files), files[0], dtype, device)
 
 
 def check_component(
@@ -114,23 +94,16 @@ def check_component(
         validate(schema, config, file)
     config |= arguments
     files = _weight_files(folder)
-    outlines: dict[str, Tensor] = {}
-    for each in files:
-        outlines |= _outlines(each)
-    for twin, name in (twins or {}).items():
-        if twin in outlines:
-            outlines.setdefault(name, outlines[twin])
-            del outlines[twin]
-    refuse_foreign(files[0], outlines)
+    tensors = _one_name(_folder_tensors(files), twins)
     expected = _expected(build, config, file)
     for twin in twins or {}:
         expected.pop(twin, None)
-    _compare(getattr(build, "__name__", "model"), expected, to_diffusers(outlines), files[0])
+    _compare(getattr(build, "__name__", "model"), expected, _outlines(tensors), files[0])
     return config
 
 
-def load_generator(
-    cls: type[M],
+def load_file(
+    build: Callable[..., M],
     path: str | Path,
     config: Mapping[str, Any] | str | Path,
     *,
@@ -138,49 +111,59 @@ def load_generator(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     schema: type[BaseModel] | None = None,
+    spell: Callable[[Tensors], Tensors] = dict,
+    twins: Mapping[str, str] | None = None,
 ) -> M:
-    """Fill `cls` from one released generator file: .pt as training scripts nest them, or .safetensors.
+    """Fill a module from a file, .pt as training scripts nest them, .safetensors or .gguf, or from a folder of shards.
 
-    Unwraps `{"generator_ema": {"model._fsdp_wrapped_module.blocks..."}}`, renames original Wan keys and then
-    is as strict as `load_component`.
+    Unwraps `{"generator_ema": {"model._fsdp_wrapped_module.blocks..."}}` and ComfyUI's prefix, takes scales of fp8 into
+    the weights, renames original Wan keys and then is as strict as `load_component`.
 
     Args:
-        cls: a Wan transformer class with diffusers' parameter names.
-        path: the file.
+        build: a class, or a function, that takes the config's entries and makes a module; for a Wan transformer with
+            diffusers' parameter names.
+        path: the file, or a folder whose config.json is not the class's own.
         config: constructor arguments, or a folder with config.json.
         keys: entries to look for in a nested file, in this order; the first that is there is taken.
         dtype: as in `load_component`.
         device: as in `load_component`.
         schema: as in `load_component`.
+        spell: renames what the file holds to the names of `build`, where `to_diffusers` does not.
+        twins: as in `check_component`.
     """
     path = Path(path)
     if isinstance(config, str | Path):
-        config = read_config(Path(config), cls)
+        config = read_config(Path(config), build if isinstance(build, type) else None)
     if schema is not None:
         validate(schema, dict(config), path)
-    tensors = to_diffusers(generator_tensors(path, keys))  # mapped, not read; a pickle has no header to ask before
-    _compare(cls.__name__, _expected(cls, config, path), tensors, path)
-    return _fill(_build(cls, config, path), tensors, path, dtype, device)
+    tensors = _one_name(spell(tensors_of(path, keys)), twins)
+    expected = _expected(build, config, path)
+    for twin in twins or {}:
+        expected.pop(twin, None)
+    _compare(getattr(build, "__name__", "model"), expected, _outlines(tensors), path)
+    return _fill(_build(build, config, path), tensors, path, dtype, device, twins)
 
 
-def generator_tensors(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> dict[str, Tensor]:
-    """One generator's tensors under unwrapped names, original or diffusers' (see `load_generator`)."""
-    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; use the file with the generator's weights.")
-    nested = next((key for key in keys if isinstance(content.get(key), dict)), None)
-    content = content if nested is None else content[nested]
-    refuse_foreign(path, (str(key) for key in content))
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strangers or not content:
-        raise CheckpointError(
-            f"{path} holds {few(strangers) or 'nothing'} and no state dict under {few(keys, 4)}; "
-            "name the entry that has the transformer."
-        )
-    tensors = {unwrap_key(str(key)): value for key, value in content.items()}
-    if len(tensors) != len(content):
-        raise CheckpointError(f"{path} names a tensor twice once wrappers are dropped; export it again unwrapped.")
-    return tensors
+def tensors_of(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> Tensors:
+    """What a file, or a folder's shards, hold under diffusers' names: unwrapped, unscaled; nothing is read yet."""
+    return _folder_tensors(_weight_files(path)) if path.is_dir() else _named(path, stored_file(path, keys))
+
+
+def stored_file(path: Path, keys: tuple[str, ...] = GENERATOR_KEYS) -> Tensors:
+    """The tensors of one file as it spells them; what it is, its first bytes say.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        CheckpointError: it is no file with tensors, or its header says that it is quantised.
+    """
+    form = form_of(path)
+    if form == "gguf":
+        return stored_gguf(path)
+    if form == "safetensors":
+        tensors, texts = stored_safetensors(path)
+        refuse_quantised(path, texts)
+        return tensors
+    return stored_pickle(path, keys)
 
 
 def read_config(folder: Path, cls: type | None = None) -> dict[str, Any]:
@@ -205,54 +188,47 @@ def read_config(folder: Path, cls: type | None = None) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of one safetensors file, mapped from disk."""
-    must_be_a_file(file)
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as content:
-            return {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, AttributeError) as error:
-        read_header(file)  # which knows more of what is wrong
-        raise CheckpointError(
-            f"{file} is no complete safetensors file ({shown(error)}, {file.stat().st_size} bytes); fetch it again."
-        ) from error
+def _named(source: Path, tensors: Tensors) -> Tensors:
+    """Under diffusers' names, scales taken in; CheckpointError for names that are no model's."""
+    bare = unwrapped(tensors)
+    if len(bare) != len(tensors):
+        raise CheckpointError(f"{source} names a tensor twice once wrappers are dropped; export it again unwrapped.")
+    bare = unscaled(bare, source)
+    refuse_foreign(source, bare)
+    return to_diffusers(bare)
 
 
-def read_pickle(path: Path) -> Any:
-    """A torch.save file read without running any code in it, mapped from disk where its format allows."""
-    must_be_a_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # a damaged pickle can raise anything; every cause has the same cure
-        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
-        raise CheckpointError(
-            f"{path} is damaged or holds more than tensors ({type(error).__name__}: {shown(reason)}, "
-            f"{path.stat().st_size} bytes) and was not run; fetch it again or convert it to .safetensors."
-        ) from error
+def _folder_tensors(files: list[Path]) -> Tensors:
+    tensors: Tensors = {}
+    for file in files:
+        found = stored_file(file)
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise CheckpointError(f"{file} holds {few(twice)} again, as another shard does; fetch the folder again.")
+        tensors |= found
+    return _named(files[0], tensors)
 
 
-def _outlines(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file as its header tells them, without numbers."""
-    outlines: dict[str, Tensor] = {}
-    header = read_header(file)
-    refuse_quantised(file, header.texts)
-    for name, entry in header.tensors.items():
-        if entry.dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{file} holds {shown(name)} as {entry.dtype}, which is not read here; take bf16 or fp16 weights."
-            )
-        outlines[name] = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype], device="meta")
-    return outlines
+def _one_name(tensors: Tensors, twins: Mapping[str, str] | None) -> Tensors:
+    """Without second names of a shared parameter."""
+    tensors = dict(tensors)
+    for twin, name in (twins or {}).items():
+        if twin in tensors:
+            tensors.setdefault(name, tensors[twin])
+            del tensors[twin]
+    return tensors
+
+
+def _outlines(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: stored.outline for name, stored in tensors.items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The one safetensors file of a folder, or every shard that its index names."""
+    """The one safetensors or GGUF file of a folder, or every shard that its index names."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
         return [folder / name for name in read_shards(indices[0])]
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
     if not files:
         other = other_weights(folder)
         found = f"{folder} holds {other} and no .safetensors file" if other else f"{folder} has no .safetensors file"
@@ -324,17 +300,27 @@ def _compare(name: str, expected: Mapping[str, Tensor], tensors: Mapping[str, Te
         )
 
 
-def _fill(model: M, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype, device: str | torch.device) -> M:
+def _fill(
+    model: M,
+    tensors: Tensors,
+    source: Path,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    twins: Mapping[str, str] | None = None,
+) -> M:
+    """Read tensor after tensor as they lie on the disk, each freed before the next one but for what the model keeps."""
     expected = model.state_dict()
     keep = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
-    values = {
-        key: tensors[key].to(
-            device=device, dtype=_target(key, expected[key], dtype, keep), copy=True
-        )  # copy: the module must not live on a mapped file that somebody replaces
-        for key in expected
-    }
-    must_be_finite(values.items(), source)
-    model.load_state_dict(values, strict=True, assign=True)
+    values: dict[str, Tensor] = {}
+
+    def read() -> Iterator[tuple[str, Tensor]]:
+        wanted = sorted(expected.keys() - (twins or {}).keys(), key=lambda name: tensors[name].place)
+        for key in wanted:
+            values[key] = tensors[key].read().to(device=device, dtype=_target(key, expected[key], dtype, keep))
+            yield key, values[key]
+
+    must_be_finite(read(), source)
+    model.load_state_dict({**values, **{twin: values[name] for twin, name in (twins or {}).items()}}, assign=True)
     return model.to(device).eval()
 
 

@@ -17,11 +17,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from weights.finite import must_be_finite
-from weights.header import read_header
-from weights.load import read_pickle, read_tensors
 from weights.lora_scale import read_scaling
 from weights.plain_files import CheckpointError, few
 from weights.remap import to_original, unwrap_key
+from weights.stored import from_pickle, read_pickle, stored_safetensors
 
 _PREFIXES = (
     "base_model.model.",
@@ -140,10 +139,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """Tensors as the file names them, and the texts of its header."""
     texts: Mapping[str, str] = {}
     if path.suffix == ".safetensors":
-        texts = read_header(path).texts
-        content: Any = read_tensors(path)
-    else:
-        content = read_pickle(path)
+        stored, texts = stored_safetensors(path)
+        return {name: each.read() for name, each in stored.items()}, texts
+    content: Any = read_pickle(path)
     if isinstance(content, dict):
         nested = [
             content[key] for key in ("generator_lora", "lora", "state_dict") if isinstance(content.get(key), dict)
@@ -151,7 +149,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         content = nested[0] if nested else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} is not a state dict of tensors; use the file with the LoRA.")
-    return {str(key): value for key, value in content.items()}, texts
+    return {str(key): from_pickle(path, str(key), value) for key, value in content.items()}, texts
 
 
 def _sort(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import torch
 
-from weights.header import read_header
+from weights.gguf_file import read_gguf_header
+from weights.header import form_of, read_header
 from weights.plain_files import CheckpointError
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -19,7 +21,7 @@ def must_fit(name: str, paths: Iterable[Path], dtype: torch.dtype, device: str |
 
     Args:
         name: of the model.
-        paths: files, and folders with safetensors; a pickle counts as it lies on the disk.
+        paths: files, and folders with safetensors or GGUF; a pickle counts as it lies on the disk.
         dtype: of the parameters.
         device: where they go.
 
@@ -49,10 +51,13 @@ def total_memory(device: str | torch.device) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if not path.is_dir() else sorted(path.glob("*.safetensors"))
+    return [path] if not path.is_dir() else sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf"))
 
 
 def _bytes(file: Path, dtype: torch.dtype) -> int:
-    if file.suffix != ".safetensors":
-        return file.stat().st_size
-    return sum(entry.numbers for entry in read_header(file).tensors.values()) * dtype.itemsize
+    form = form_of(file)
+    if form == "gguf":
+        return sum(math.prod(entry.shape) for entry in read_gguf_header(file).values()) * dtype.itemsize
+    if form == "safetensors":
+        return sum(entry.numbers for entry in read_header(file).tensors.values()) * dtype.itemsize
+    return file.stat().st_size

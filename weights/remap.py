@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _WRAPPERS = (
     "_fsdp_wrapped_module.",
@@ -49,6 +51,18 @@ def unwrap_key(key: str) -> str:
     for wrapper in _WRAPPERS:
         key = key.replace(wrapper, "")
     return key.removeprefix("model.")
+
+
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
+    """The same values under names without wrappers and without what stands before `patch_embedding.weight`.
+
+    That is `model.` in training scripts and `model.diffusion_model.` in files for ComfyUI; other names stay as they
+    are. Where two names become one, one of them is lost, and the result is shorter.
+    """
+    bare = {name: unwrap_key(name) for name in tensors}
+    first = next((name for name in bare.values() if name.endswith("patch_embedding.weight")), "")
+    prefix = first.removesuffix("patch_embedding.weight")
+    return {bare[name].removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def is_original(keys: Iterable[str]) -> bool:

@@ -29,6 +29,7 @@ State = Literal["ok", "note", "failed"]
 NEEDED = (
     "torch",
     "diffusers",
+    "accelerate",
     "huggingface_hub",
     "safetensors",
     "numpy",
@@ -46,6 +47,7 @@ NEEDED = (
 EXTRAS = {
     "text": (("transformers", "sentencepiece", "protobuf", "ftfy"), "UMT5, the text encoder of the Wan models"),
     "lora": (("peft",), "live LoRA adapters"),
+    "gguf": (("gguf",), "quantised single files (.gguf)"),
     "quant": (("torchao",), "quantised weights"),
 }
 BACKENDS = {
@@ -303,7 +305,7 @@ def _disk() -> Iterator[Check]:
 
 
 def _models() -> Iterator[Check]:
-    """Which models are on this disk; the others come with the first render that asks for them."""
+    """Which models are on this disk; the others come with `rivulet models pull`."""
     from app.loading.model import at_hand
     from pipelines.presets import PRESETS
 
@@ -314,8 +316,7 @@ def _models() -> Iterator[Check]:
         elif name == "embedded":
             yield Check("model embedded", "failed", "its weights are missing", "install Rivulet again: make setup")
         else:
-            preset = next(preset.name for preset in PRESETS.values() if preset.model == name)
-            fix = f'rivulet render "a red fox in the snow" --preset {preset} --duration 1s'
+            fix = f"rivulet models pull {name}"
             if any(part.licence_tick for part in MODELS[name].weights):
                 fix += f" --accept_licence {name}"
             yield Check(f"model {name}", "note", "not on this disk, optional", fix)

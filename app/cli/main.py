@@ -1,4 +1,4 @@
-"""The command line: `rivulet web`, `render`, `replay`, `presets`, `bench`.
+"""The command line: `rivulet web`, `render`, `replay`, `presets`, `models`, `bench`.
 
 Nothing heavy is imported before a command needs it, so help comes at once; and every mistake ends as one
 sentence and one action on stderr, never as a traceback (`--debug` shows it).
@@ -19,6 +19,7 @@ from app.cli import v2v as cli_v2v
 from app.cli import web as cli_web
 from app.cli.bench import bench
 from app.cli.help import WIDEST, GroupedHelp
+from app.cli.models import models
 from app.cli.options import option
 from app.cli.render import EPILOG, render_command
 from app.config.aliases import primary
@@ -136,6 +137,8 @@ def replay_command(
     model: Annotated[str | None, option(TABLE["model"], usual="")] = None,
     size: Annotated[str | None, option(TABLE["size"], usual="")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="With so many denoising steps.")] = None,
+    lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
+    vae: Annotated[str | None, option(TABLE["vae"], usual="")] = None,
     untrained: Annotated[bool | None, option(TABLE["untrained"])] = None,
     accept_licence: Annotated[list[str] | None, option(TABLE["accept_licence"])] = None,
 ) -> int:
@@ -146,6 +149,7 @@ def replay_command(
     from app.render.replay import replay
 
     flags = {"preset": preset, "model": model, "size": size, "num_inference_steps": steps, "untrained": untrained}
+    flags |= {"lora": lora or None, "vae": vae}
     changes = [layer for layer in (given_by_flags(flags), given_by_overrides(settings or [])) if layer]
 
     return replay(
@@ -179,6 +183,8 @@ def presets_command(
 
 
 app.add_typer(bench, name="bench", short_help="Measure speed, cost, quality, the live server, robustness.")
+
+app.add_typer(models, name="models", short_help="List, fetch, check and remove weights.")
 
 app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
     cli_doctor.doctor_command

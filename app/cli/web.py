@@ -28,6 +28,8 @@ def web_command(
     seed: Annotated[int, typer.Option("--seed", min=-1, max=2**53 - 1, help="-1 draws one.")] = -1,
     preset: PresetName = "embedded",
     model: ModelName = None,
+    lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
+    vae: Annotated[str, option(TABLE["vae"])] = "auto",
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
     num_frame_per_block: Annotated[
@@ -106,6 +108,8 @@ def web_command(
             "Proxy headers count from proxies that are named. Give --proxy_headers --trusted_proxies IP."
         )
     _check_certificate(ssl_certfile, ssl_keyfile)
+    if model is not None:
+        _check_model(model)
     from app.loading.live import live_threads
     from app.loading.model import EngineRequest
     from app.server.access import host_names
@@ -125,6 +129,8 @@ def web_command(
         request=EngineRequest(
             preset=system,
             model=None if model is None else READERS["model"]("--model", model),
+            loras=READERS["lora"]("--lora", lora or []),
+            vae=READERS["vae"]("--vae", vae),
             device=choose(device, DEVICES, "device"),
             threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
         ),
@@ -153,6 +159,16 @@ def web_command(
     if host not in LOOPBACK and auth is None:
         print("Everybody who reaches this machine can watch and drive; --auth USER:PASSWORD asks for a password.")
     return serve(place, asked)
+
+
+def _check_model(model: str) -> None:
+    """Refuse a model that is not there before a page is served: what `rivulet render` says of it."""
+    from weights.catalog import get_model
+
+    try:
+        get_model(model)
+    except (OSError, ValueError) as error:
+        raise UsageMistake(f"--model: {error}") from None
 
 
 def _check_certificate(certificate: Path | None, key: Path | None) -> None:

@@ -37,6 +37,7 @@ _NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})
 _NTSC = (24, 30, 48, 60, 120)
 _LONGEST_TEXT = 4096
 _MOST_ITEMS = 10_000
+_MOST_LORAS, _MOST_STRENGTH = 16, 10.0
 
 
 def choose(name: str, choices: Sequence[Name], what: str, label: str = "") -> Name:
@@ -112,6 +113,27 @@ def text(what: str) -> Reader:
         return written
 
     return read
+
+
+def loras(label: str, value: object) -> tuple[str, ...]:
+    """Read FILE or FILE:STRENGTH, one or several; whether a file is a LoRA is found out later."""
+    items = _items(value)
+    if len(items) > _MOST_LORAS:
+        raise UsageMistake(f"{label}: {len(items)} LoRAs are more than {_MOST_LORAS}. Merge some of them before.")
+    found = tuple(text("a LoRA's file, for example style.safetensors:0.8")(label, item) for item in items)
+    for written in found:
+        strength = lora_parts(written)[1]
+        if not 0 < abs(strength) <= _MOST_STRENGTH:
+            _wrong(label, written, "has a strength out of range", f"FILE:STRENGTH, up to {_MOST_STRENGTH:g} and not 0")
+    return found
+
+
+def lora_parts(written: str) -> tuple[str, float]:
+    """The file and the strength of `style.safetensors:0.8`; 1 where none is written."""
+    file, colon, strength = written.rpartition(":")
+    if colon and file and _NUMBER.fullmatch(strength) is not None:
+        return file, float(strength)
+    return written, 1.0
 
 
 def prompts(label: str, value: object) -> tuple[str, ...]:

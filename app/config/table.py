@@ -12,6 +12,7 @@ from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.setting import Control, Setting, Wire, entries_of, setting
+from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
 from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
@@ -84,13 +85,25 @@ class Film:
     )
     model: str | None = _model(
         None,
-        "Name or folder of a model.",
-        read.text("a name or a folder"),
-        written="NAME|FOLDER",
+        "Name, folder or file of a model.",
+        read.text("a name, a folder or a file"),
+        written="NAME|PATH",
         usual="the preset's",
         aliases=("model_path",),
         first=True,
         job="model",
+    )
+    lora: tuple[str, ...] = _model(
+        (), "A LoRA and how much of it, 1 as trained; may be repeated.", read.loras, written="FILE[:STRENGTH]"
+    )
+    vae: str = _model(
+        "auto",
+        "Autoencoder: full, tiny (faster and smaller), auto, or a file or folder with one.",
+        read.text("auto, full, tiny, or a file"),
+        written="WHICH",
+    )
+    use_ema: bool | None = _model(
+        None, "Of a training script's file the averaged weights, or the others.", read.truth, usual="the release's"
     )
     untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
     device: str = _here(
@@ -255,6 +268,11 @@ class Film:
     independent_first_frame: bool | None = _memory("Begin with a chunk of one.", read.truth)
     kv_cache_attention_bias: float | None = _memory(
         "How much past frames count; less repeats less, 1 changes nothing.", read.number, range=(0, 1), above=True
+    )
+    feature_cache: str | None = _schedule(
+        "Use again what layers computed before; `rivulet bench cache` tells the price.",
+        read.one_of(("none", *FEATURE_CACHES), "feature cache"),
+        written="NAME",
     )
     recache_on_switch: bool | None = _memory("Replay the memory under a new prompt.", read.truth)
     global_sink: bool | None = _memory("Keep the sink as it is in a replay.", read.truth)

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
@@ -23,6 +25,7 @@ CHECK_SECONDS = 300.0
 LARGEST_CHECK = 16 * 2**20
 SAID = ("--json_progress",)
 _NICE = 10
+_LOOK = 0.05
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -74,34 +77,49 @@ def _age(process: psutil.Process) -> float:
     return -process.create_time()
 
 
-def dry_run(request: VideoRequest, command: Sequence[str]) -> str:
+def dry_run(request: VideoRequest, command: Sequence[str], left: Event) -> str:
     """What the dry run of a render's command says: the JSON of app.render.dry_run.dry_run_data.
 
     Raises:
-        UsageMistake: what it refuses, or it takes longer than CHECK_SECONDS.
+        UsageMistake: what it refuses, or it takes longer than CHECK_SECONDS, or `left` was set, which ends it.
     """
     with tempfile.TemporaryDirectory() as name:
         file, text = script_file(request)
         write_text(Path(name) / file, text)
-        try:
-            done = subprocess.run(
+        with (Path(name) / "said").open("w+b") as out, (Path(name) / "log.txt").open("w+b") as log:
+            process = subprocess.Popen(
                 [*command, "--dry_run", "--json"],
                 cwd=name,
                 env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=CHECK_SECONDS,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
             )
-        except subprocess.TimeoutExpired:
-            raise UsageMistake(
-                f"The check took more than {CHECK_SECONDS:g} seconds. Take a shorter script or another model."
-            ) from None
-    if done.returncode:
-        raise UsageMistake(sentence(done.stderr) or "The check failed. Ask for something smaller.")
-    told = done.stdout[done.stdout.rstrip().rfind("\n") + 1 :]
+            try:
+                _wait(process, left)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0)
+            log.seek(0)
+            said, words = out.read().decode("utf-8", "replace"), log.read().decode("utf-8", "replace")
+    if process.returncode:
+        raise UsageMistake(sentence(words) or "The check failed. Ask for something smaller.")
+    told = said[said.rstrip().rfind("\n") + 1 :]
     if len(told) > LARGEST_CHECK:
         raise UsageMistake(f"What is to be told of this film is over {LARGEST_CHECK >> 20} MiB. Make it shorter.")
     return told
+
+
+def _wait(process: "subprocess.Popen[bytes]", left: Event) -> None:
+    end = time.monotonic() + CHECK_SECONDS
+    while process.poll() is None:
+        if left.wait(_LOOK):
+            raise UsageMistake("The check was left. Ask for another one.")
+        if time.monotonic() > end:
+            raise UsageMistake(
+                f"The check took more than {CHECK_SECONDS:g} seconds. Take a shorter script or another model."
+            )
 
 
 def ended(process: psutil.Process) -> bool:

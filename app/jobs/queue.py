@@ -27,6 +27,8 @@ from weights.catalog import MODELS
 
 GRACE = 15.0
 """Seconds that a render has to finish its chunk when asked to end; then it is killed, and resumes all the same."""
+HANDOVER = 2.0
+"""Seconds that a check waits for one that is just being left."""
 _FROM_OUTSIDE = "The render was ended from outside. Resume goes on with it."
 _DAMAGED = "The film was damaged after it was made. Resume renders it again."
 _LOOK, _SAVE = 0.25, 5.0
@@ -136,17 +138,19 @@ class Jobs:
             self._changed.notify_all()
             return self._shown(job)
 
-    def measure(self, request: VideoRequest) -> str:
+    def measure(self, request: VideoRequest, left: threading.Event | None = None) -> str:
         """The dry run of a request that was judged, measured on this machine: the JSON of dry_run_data.
 
+        Once `left` is set nobody waits for it any more, and it ends.
+
         Raises:
-            UsageMistake: what `rivulet render` would refuse.
+            UsageMistake: what `rivulet render` would refuse, or it was left.
             JobsFull: another one is under way.
         """
-        if not self._checking.acquire(blocking=False):
+        if not self._checking.acquire(timeout=HANDOVER):
             raise JobsFull("Another check is under way. Try again in a few seconds.")
         try:
-            return dry_run(request, [*self._renderer, *render_words(request), *self._words])
+            return dry_run(request, [*self._renderer, *render_words(request), *self._words], left or threading.Event())
         finally:
             self._checking.release()
 
@@ -169,11 +173,11 @@ class Jobs:
         return self._turn(job_id, "paused", ("queued", "in_progress"))
 
     def resume(self, job_id: str) -> Job:
-        """Put a paused or failed job at the end of the queue; it goes on where it was."""
-        return self._turn(job_id, "queued", ("paused", "failed"))
+        """Put a paused, failed or cancelled job at the end of the queue; it goes on where it was."""
+        return self._turn(job_id, "queued", ("paused", "failed", "cancelled"))
 
     def cancel(self, job_id: str) -> Job:
-        """End a job for good; what there is of its film stays."""
+        """End a job; what there is of its film stays and plays, and what it would go on with, until it is deleted."""
         return self._turn(job_id, "cancelled", ("queued", "in_progress", "paused", "failed"))
 
     def move(self, job_id: str, to: int) -> Job:
@@ -326,8 +330,6 @@ class Jobs:
             job.status, job.completed_at = "failed", time.time()
             job.error = last_words or (_DAMAGED if damaged else _FROM_OUTSIDE)
             _log.warning("a render has failed", extra={"job": job.id})
-        if job.status == "cancelled":
-            self._drop_part(job)
         self._save(job)
 
     def _turn(self, job_id: str, to: Status, among: Sequence[Status]) -> Job:
@@ -340,15 +342,13 @@ class Jobs:
             self._let_go(job)
             if to == "cancelled":
                 job.completed_at = time.time()
-                if self._running is None or self._running[0] != job.id:
-                    self._drop_part(job)
             job.status = to
             self._save(job)
             self._changed.notify_all()
             return self._shown(job)
 
     def _drop_part(self, job: Job) -> None:
-        """Give the disk back what a cancelled job would have gone on with; without a film the part stays as it."""
+        """Give the disk back what a job whose film is whole would have gone on with."""
         folder = self.folder / job.id
         shutil.rmtree(folder / "film.part", ignore_errors=True)
         if (folder / "film.mp4").is_file():

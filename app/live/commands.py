@@ -11,6 +11,13 @@ from threading import Lock
 from app.live.messages import Do, SessionStart, Stop
 
 Command = Do | SessionStart | Stop
+_POINTLESS: dict[str, tuple[str, ...]] = {
+    "reset": ("reset", "rewind", "return", "stop"),
+    "rewind": ("rewind", "return"),
+    "return": ("rewind", "return"),
+    "stop": ("stop",),
+}
+"""What each action leaves out of what waits."""
 
 
 class Commands:
@@ -32,7 +39,7 @@ class Commands:
             if isinstance(command, Stop | SessionStart):
                 kept: list[Command] = []
             else:
-                gone = {"reset": ("reset", "rewind", "stop"), "rewind": ("rewind",), "stop": ("stop",)}[command.action]
+                gone = _POINTLESS[command.action]
                 dropped = [other for other in self._waiting if isinstance(other, Do) and other.action in gone]
                 kept = [other for other in self._waiting if other not in dropped]
                 seeds = [other.seed for other in dropped if other.action == "reset" and other.seed is not None]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
+from app.live.branches import Branches, LeftBranch
 from app.live.checkpoint import Checkpoint
 from app.live.pictures import PictureMark
 from app.live.player import Receipt
@@ -150,6 +151,7 @@ class LiveFilm:
         chunk: the next chunk's number.
         branch: which film this is, counting rewinds and new beginnings.
         made: how many chunks were made to be shown, in all branches.
+        branches: those that were left.
     """
 
     def __init__(
@@ -165,6 +167,7 @@ class LiveFilm:
         self.schedule, self._session_log, self._clock = schedule, session_log, studio.clock
         self.chunk = self.branch = self.made = 0
         self._history = History(0, round(HISTORY_SECONDS * model.fps / model.chunk_frames))
+        self.branches = Branches()
         self._again: deque[int] = deque()  # chunks that a rewind has still to make again before the next
         self._logged: ChunkControls | None = None
         self._stream = model.new_stream(schedule.controls.seed, schedule.controls.knobs)
@@ -221,8 +224,9 @@ class LiveFilm:
         return copy
 
     def limit_history(self, memory: int) -> None:
-        """Let the ways back take so many bytes from now on."""
-        self._history.limit(memory)
+        """Let the ways back take so many bytes from now on, a quarter of them those to other branches."""
+        self.branches.limit(memory // 4)
+        self._history.limit(memory - memory // 4)
 
     def recorded(self, ended: Ended) -> None:
         """A recording of it has ended; on any thread."""
@@ -235,8 +239,12 @@ class LiveFilm:
         for chunk, frames in shown.items():
             self._session_log.shown(self.branch, chunk, frames)
 
-    def begin(self, seed: int | None, prompt: Prompt | None) -> None:
-        """A new film; seed -1 draws one, and None keeps what is in force, of the prompt too."""
+    def begin(self, seed: int | None, prompt: Prompt | None, left: int) -> None:
+        """A new film; seed -1 draws one, and None keeps what is in force, of the prompt too.
+
+        Of the one before, frame `left` was on screen.
+        """
+        self.leave(left)
         before = self.schedule.controls
         seed = before.seed if seed is None else secrets.randbelow(2**31) if seed == -1 else seed
         controls = replace(before, prompt=prompt or before.prompt, seed=seed, transition=Transition())
@@ -244,10 +252,12 @@ class LiveFilm:
         self._stream.begin(seed, controls.knobs)
         self.schedule.begin(controls)
         self._history.forget()
-        self._branch_off(0)
+        self._branch_off(0, self.branch)
 
-    def rewind(self, frame: int) -> bool:
+    def rewind(self, frame: int, left: int) -> bool:
         """Back to before the chunk that shows `frame`, or as near as there is a way; from there it is another film.
+
+        Of the one before, `left` was on screen.
 
         The stream is then `behind` where there is no copy of just that chunk. False: there is no way back.
         """
@@ -255,16 +265,46 @@ class LiveFilm:
         mark = self._history.before(target)
         if mark is None:
             return False
+        self.leave(left)
         target = min(max(target, mark.chunk), mark.chunk + MOST_AGAIN)
-        if not self._pictured.isdisjoint(range(mark.chunk, target)):  # whose pictures are gone
-            target = mark.chunk
+        target = self._again_to(mark.chunk, target)
+        self._go_back(mark, target)
+        self._history.forget(after=target)
+        self.schedule.go_back(target)
+        self._branch_off(target, self.branch)
+        return True
+
+    def leave(self, frame: int) -> None:
+        """Keep the branch that shows `frame`, as far as its history reaches: it is about to be left."""
+        target = min(self.chunk, self.model.rhythm.chunk_of(latent_of(max(0, frame))))
+        mark = self._history.before(target)
+        if mark is None or not mark.chunk <= target <= mark.chunk + MOST_AGAIN or frame < 0:
+            return
+        past = tuple(entry for entry in self.schedule.past if entry[0] <= target)
+        self.branches.add(LeftBranch(self.branch, frame, target, mark.chunk, mark.copy, past))
+
+    def go_to(self, branch: int | None, frame: int) -> bool:
+        """On from where that branch was left; the one that shows `frame` is left. False: there is none such."""
+        found = None if branch is None else self.branches.take(branch)
+        if found is None:
+            return False
+        self.leave(frame)
+        chunk = self._again_to(found.begin, found.chunk)
+        self.schedule.go_to(found.past, chunk)
+        self._go_back(Mark(found.begin, found.copy), chunk)
+        self._history.forget()  # of another branch
+        self._branch_off(chunk, found.number)
+        return True
+
+    def _again_to(self, begin: int, target: int) -> int:
+        """How far chunks from `begin` on can be made again: those that were made of pictures cannot, which are gone."""
+        return target if self._pictured.isdisjoint(range(begin, target)) else begin
+
+    def _go_back(self, mark: Mark, target: int) -> None:
+        """The stream goes back to the mark, and is `behind` by the chunks up to `target`."""
         self._stream.begin(self.schedule.at(mark.chunk).seed, self.schedule.at(max(0, mark.chunk - 1)).knobs)
         self._stream.go_back(mark.copy)
         self._again = deque(range(mark.chunk, target))
-        self._history.forget(after=target)
-        self.schedule.go_back(target)
-        self._branch_off(target)
-        return True
 
     @property
     def behind(self) -> bool:
@@ -288,11 +328,12 @@ class LiveFilm:
         self._logged = self.schedule.at(self.chunk - 1) if self.chunk else None
         if checkpoint.running:
             self.branch = max(self.branch, self._session_log.newest_branch)
-            self._branch_off(self.chunk)
+            self._branch_off(self.chunk, self.branch)
 
     def close(self) -> None:
         """Let go of everything."""
         self._history.forget()
+        self.branches.forget()
         self.video.end("The film is over.")
         del self._stream
 
@@ -308,8 +349,8 @@ class LiveFilm:
         while self._again:
             self.make_again()
 
-    def _branch_off(self, chunk: int) -> None:
-        self._session_log.branch(self.branch + 1, self.branch, chunk)
+    def _branch_off(self, chunk: int, parent: int) -> None:
+        self._session_log.branch(self.branch + 1, parent, chunk)
         self.branch, self.chunk = self.branch + 1, chunk
         self.video.forget()
         self._logged = self.schedule.at(chunk - 1) if chunk else None

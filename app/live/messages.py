@@ -36,6 +36,7 @@ Action = Literal[
     "record_stop",
     "save_last",
     "rewind",
+    "return",  # to a branch that was left
     "audition",
     "take_over",  # a viewer asks for the controls; they change hands when the driver lets go or does not answer
     "hand_over",  # the driver's answers
@@ -153,7 +154,7 @@ class Set(_Changes):
 class Do(FromClient):
     """A button: `seconds` for save_last and rewind, `seed` for reset (-1 draws one; None keeps it).
 
-    `id` for audition: which item of the queue; None is its first.
+    `id` for audition: which item of the queue; None is its first. `branch` for return: which of those in `track`.
     """
 
     type: Literal["session.do"] = "session.do"
@@ -161,6 +162,7 @@ class Do(FromClient):
     id: Name | None = None
     seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = None
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] | None = None
+    branch: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
 
 
 class LookUp(FromClient):
@@ -231,7 +233,7 @@ class VideoStart(FromServer):
 
 
 class Accepted(FromServer):
-    """The prompt is in: it begins with chunk `chunk`, about visible `at` (unix time).
+    """The prompt is in: it begins with chunk `chunk`, about visible `at` (unix time), in `seconds` if the film plays.
 
     `unknown` are words that the model does not know, each with known ones that mean the same, if there are any;
     `instead` is the prompt in words that it knows.
@@ -241,6 +243,7 @@ class Accepted(FromServer):
     id: str
     chunk: int
     at: float
+    seconds: float = 0.0
     unknown: dict[str, list[str]] = {}
     instead: str | None = None
 
@@ -347,12 +350,21 @@ class Span(FromServer):
     end: int | None = None
 
 
+class Branch(FromServer):
+    """A branch that was left at second `t` under `prompt`, and can be gone back to."""
+
+    branch: int
+    prompt: str
+    t: float
+
+
 class Track(FromServer):
-    """What was, is and will be shown, after every change of it."""
+    """What was, is and will be shown, after every change of it; `branches` that were left, the newest first."""
 
     type: Literal["track"] = "track"
     branch: int = 0
     spans: list[Span]
+    branches: list[Branch] = []
 
 
 class Problem(FromServer):

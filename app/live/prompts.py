@@ -6,7 +6,7 @@ before it asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
 
@@ -211,6 +211,13 @@ class PromptSchedule:
         """The film goes on from before `chunk`, with what was in force then."""
         with self._lock:
             self.past = [entry for entry in self.past if entry[0] < chunk] or [(0, self.past[0][1])]
+            self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
+            self._go_on_from(chunk)
+
+    def go_to(self, past: Sequence[tuple[int, ChunkControls]], chunk: int) -> None:
+        """The film goes on from before `chunk` of a branch in which this was in force."""
+        with self._lock:
+            self.past = list(past)
             self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
             self._go_on_from(chunk)
 

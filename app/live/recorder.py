@@ -6,6 +6,7 @@ Files are made by workers, so that neither the film nor the one who saves waits;
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 SavedKind = Literal["recording", "last", "snapshot", "audition"]
 KEPT_SECONDS = 60
 """Film that is always kept, as JPEGs, where the memory for it suffices."""
+LONGEST_WORDS = 60
+"""Characters of what a film shows in a file's name."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ class Recorder:
         saves: makes files.
         quota: of the disk.
         ended: called, on any thread, when a recording takes no more frames.
+
+    Attributes:
+        words: what the film shows, for names of files.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Recorder:
         quota: Quota,
         ended: Callable[[Ended], None],
     ) -> None:
+        self.words: Callable[[], str] = lambda: ""
         self._folder, self._fps, self._tell = folder, Fraction(fps).limit_denominator(1000), tell
         self._saves, self._quota, self._ended = saves, quota, ended
         self._lock = Lock()
@@ -254,13 +261,14 @@ class Recorder:
             self._failed(done)
 
     def _new_file(self, kind: str, ending: str) -> Path:
-        """A name that no file of this film has: its second and, in that second, a number that only grows."""
+        """A name that no file of this film has: its second, in that second a number that only grows, and its words."""
         stamp = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         with self._lock:
             same, number = self._stamps.get(kind, ("", 0))
             number = number + 1 if same == stamp else 0
             self._stamps[kind] = (stamp, number)
-        return self._folder / f"{stamp}{f'-{number}' if number else ''}.{ending}"
+        words = re.sub(r"[^a-z0-9]+", "-", self.words().lower()).strip("-")[:LONGEST_WORDS].rstrip("-")
+        return self._folder / f"{stamp}{f'-{number}' if number else ''}{words and f'-{words}'}.{ending}"
 
     def _trim(self) -> None:
         while self._ring and self._ring_bytes > self._memory:

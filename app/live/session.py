@@ -42,13 +42,13 @@ from app.live.scheduling import Debt
 from app.loading.live import Copy
 from app.record.log_writer import LogWriter
 from app.record.session_log import ChunkControls
+from pipelines.types import in_words
 
 GRACE = 5.0
 """Seconds without a viewer after which a session is parked."""
 UNWATCHED_RECORDING = 120.0
 """Seconds without anybody who takes a frame after which a recording ends."""
-_REPORT_SECONDS = 0.5
-_LATE = 0.001
+_REPORT_SECONDS, _LATE = 0.5, 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Session:
         recorder = Recorder(
             folder, model.fps, lambda event: self.audience.tell(event), studio.saves, studio.quota, self._recorded
         )
+        recorder.words = lambda: in_words(self.schedule.controls.prompt)
         self.player = Player(model.fps, recorder, clock, seq=0 if checkpoint is None else checkpoint[0].seq_from)
         self.audience = Audience(self.player, clock, () if checkpoint is None else checkpoint[0].missed)
         self.schedule = PromptSchedule(controls, model.fps, model.rhythm)
@@ -280,7 +281,7 @@ class Session:
             self.player.pause(True)
         elif message.action == "resume" and self.state in ("paused", "stopped"):
             self._play()
-        elif message.action in ("stop", "reset", "rewind"):
+        elif message.action in ("stop", "reset", "rewind", "return"):
             self._commands.ask(message)
         elif message.action == "audition":
             try:
@@ -347,12 +348,17 @@ class Session:
             self.player.recorder.stop()
             self.state = "stopped"
             return
+        frame, gone = self.player.frame, None
         if isinstance(command, SessionStart):
-            self.film.begin(command.seed, command.of_engine())
+            self.film.begin(command.seed, command.of_engine(), frame)
         elif command.action == "reset":
-            self.film.begin(command.seed, None)
-        elif not self.film.rewind(max(0, self.player.frame - round((command.seconds or 5.0) * self.fps))):
-            self.audience.tell(status.NO_WAY_BACK)
+            self.film.begin(command.seed, None, frame)
+        elif command.action == "return":
+            gone = None if self.film.go_to(command.branch, frame) else status.BRANCH_GONE
+        elif not self.film.rewind(max(0, frame - round((command.seconds or 5.0) * self.fps)), frame):
+            gone = status.NO_WAY_BACK
+        if gone is not None:
+            self.audience.tell(gone)
             return
         if self.schedule.controls.prompt != before:
             self.audience.tell_overtaken(self._owed, "")

@@ -58,6 +58,13 @@ NO_WAY_BACK = Problem(
 )
 
 
+BRANCH_GONE = Problem(
+    message="This branch is gone: its place in memory was needed, or the film was opened anew since.",
+    action="Choose another one.",
+    code="undo",
+)
+
+
 def hello(session: Session, viewer: Viewer) -> Hello:
     """What a viewer has to know first; the server adds the tokens."""
     model, controls = session.studio.model, session.schedule.controls
@@ -108,7 +115,10 @@ def words(session: Session, message: LookUp) -> Words:
 def accepted(session: Session, message: PromptUpdate, chunk: int, wait: float) -> Accepted:
     """That a prompt begins with `chunk`, in about `wait` seconds, and which of its words the model does not know."""
     unknown, instead = session.studio.spelling.answer(message.of_engine())
-    return Accepted(id=message.id, chunk=chunk, at=time.time() + wait, unknown=unknown, instead=instead)
+    seconds = round(wait, 3)
+    return Accepted(
+        id=message.id, chunk=chunk, at=time.time() + wait, seconds=seconds, unknown=unknown, instead=instead
+    )
 
 
 def queue(session: Session) -> QueueState:
@@ -118,7 +128,8 @@ def queue(session: Session) -> QueueState:
 
 def track(session: Session) -> Track:
     """What was shown under which prompt, is and will be."""
-    return Track(branch=session.film.branch, spans=session.schedule.spans())
+    film = session.film
+    return Track(branch=film.branch, spans=session.schedule.spans(), branches=film.branches.told(session.fps))
 
 
 def saving(trouble: str | None) -> SavingState:

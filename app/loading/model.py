@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from app.config.lengths import Rhythm
+from app.config.readers import lora_parts
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipelines.build import Components
+    from pipelines.components import Components
     from pipelines.video import VideoInput
 
 
@@ -29,6 +30,8 @@ class EngineRequest:
 
     `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
     the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
+    `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
+    weights of a training script's file and the others (None: the release's own choice).
     """
 
     preset: Preset
@@ -42,6 +45,9 @@ class EngineRequest:
     offline: bool = False
     accepted_licences: frozenset[str] = frozenset()
     video: bool = False
+    loras: tuple[str, ...] = ()
+    vae: str = "auto"
+    ema: bool | None = None
 
 
 class FilmStream(Protocol):
@@ -111,7 +117,7 @@ def load_model(request: EngineRequest) -> Loaded:
     get_model(name)  # a wrong name is refused before torch takes its seconds
     import torch
 
-    from pipelines.build import choose_device, load_components
+    from pipelines.components import choose_device, load_components
 
     device, dtype = choose_device(request.device)
     threads = use_threads(request.threads)
@@ -122,6 +128,9 @@ def load_model(request: EngineRequest) -> Loaded:
         models_dir=request.models_dir,
         offline=request.offline,
         licence_accepted=request.accepted_licences,
+        vae=request.vae,
+        loras=[lora_parts(written) for written in request.loras],
+        ema=request.ema,
     )
     memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
     return Loaded(name, components, device, threads, memory)

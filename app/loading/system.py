@@ -25,7 +25,10 @@ ADDED: dict[str, Any] = {"guidance": "full", "guidance_delta": 1.0}
 def system_of(preset: Preset, *, video: bool = False) -> dict[str, Any]:
     """What of a preset decides pictures; how a video enters only where a film is made of one."""
     left_out = FOR_PEOPLE if video else (*FOR_PEOPLE, "video")
-    return {name: value for name, value in as_data(preset).items() if name not in left_out}
+    said = {name: value for name, value in as_data(preset).items() if name not in left_out}
+    if not preset.feature_cache:  # films made before it was there say nothing of it
+        del said["feature_cache"]
+    return said
 
 
 def plain_system(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Request for a render, and how it is written down so that it can be made again: to resume, and to replay."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -100,6 +101,9 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         crf=request.crf,
         segment_chunks=request.segment_chunks,
         video=None if request.video is None else VideoRecord.of(request.video),
+        lora=list(request.engine.loras),
+        vae=request.engine.vae,
+        use_ema=request.engine.ema,
         beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
     )
 
@@ -148,6 +152,9 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
             threads=config.threads,
             height=config.height,
             width=config.width,
+            loras=tuple(config.lora),
+            vae=config.vae,
+            ema=config.use_ema,
         ),
         length=Length(config.frames, "f"),
         seed=seed,
@@ -216,6 +223,28 @@ def model_of_record(name: str, source: str, given: str | None, *, models_dir: Pa
             f"To fetch them, add --model {shown}."
         )
     return name
+
+
+def parts_of_record(loras: Sequence[str], vae: str, source: str, given: Collection[str]) -> None:
+    """Refuse a record that names files of this machine which the person did not name: it opens none by itself.
+
+    Args:
+        loras: what the record says.
+        vae: likewise.
+        source: where it was read, for errors.
+        given: names of the settings that the person gave.
+
+    Raises:
+        UsageMistake: it names a LoRA or an autoencoder's file; the text says how to allow it.
+    """
+    named = {"lora": loras, "vae": [] if vae in ("auto", "full", "tiny") else [vae]}
+    for name, values in named.items():
+        if values and name not in given:
+            shown = " ".join(f"--{name} {shlex.quote(printable(shorten(value, 200)))}" for value in values)
+            raise UsageMistake(
+                f"{printable(shorten_path(source))} was made with {shown}, and a record opens no file by itself. "
+                f"If you trust it, add {shown}."
+            )
 
 
 def reconcile(request: RenderRequest, before: Header) -> RenderRequest:

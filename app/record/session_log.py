@@ -1,7 +1,8 @@
 """Session log of a live film: session.jsonl, a line an event, from which it can be made again bit for bit.
 
 Controls count from a chunk on, never from a moment of wall time, so they are written down like that. A rewind begins
-a branch; what was on screen last is the newest branch behind what it grew from.
+a branch; what was on screen last is the newest branch behind what it grew from, be that the one before or an older one
+that somebody went back to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -162,6 +163,7 @@ class Decided(_Line):
 
 
 Line = Header | Branched | Steered | Made | Shown | Recorded | Decided
+Event = TypeVar("Event", Made, Steered)
 _EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
 
@@ -220,21 +222,50 @@ def parse_log(data: bytes, source: str) -> SessionLog:
     header, *events = _events(data, source)
     if not isinstance(header, Header):
         raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
-    made: list[Made] = []
-    steered: deque[Steered] = deque()
     shown: dict[tuple[int, int], int] = {}
+    made: _Chain[Made] | None = None
+    steered: _Chain[Steered] | None = None
+    now, left = 0, dict[int, tuple[_Chain[Made] | None, _Chain[Steered] | None]]()
     for event in events:
-        if isinstance(event, Branched):  # what lay behind is off the screen
-            while made and made[-1].chunk >= event.chunk:
-                made.pop()
-            while steered and steered[-1].chunk >= event.chunk:
-                steered.pop()
+        if isinstance(event, Branched):
+            left[now] = (made, steered)
+            made, steered = left.get(event.parent, left[now])
+            made, steered = _before(made, event.chunk), _before(steered, event.chunk)  # what lay behind is off screen
+            now = event.branch
         elif isinstance(event, Made):
-            made.append(event)
+            made = _Chain(event, made)
         elif isinstance(event, Steered):
-            steered.append(event)
+            steered = _Chain(event, steered)
         elif isinstance(event, Shown):
             shown[event.branch, event.chunk] = event.frames
+    return SessionLog(header, _film(_all(made), deque(_all(steered)), shown, source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain(Generic[Event]):
+    """An event and those before it: branches share what they grew from."""
+
+    event: Event
+    before: _Chain[Event] | None
+
+
+def _before(chain: _Chain[Event] | None, chunk: int) -> _Chain[Event] | None:
+    while chain is not None and chain.event.chunk >= chunk:
+        chain = chain.before
+    return chain
+
+
+def _all(chain: _Chain[Event] | None) -> list[Event]:
+    events: list[Event] = []
+    while chain is not None:
+        events.append(chain.event)
+        chain = chain.before
+    return events[::-1]
+
+
+def _film(
+    made: list[Made], steered: deque[Steered], shown: dict[tuple[int, int], int], source: str
+) -> tuple[LoggedChunk, ...]:
     chunks: list[LoggedChunk] = []
     controls: ChunkControls | None = None
     for index, each in enumerate(made):
@@ -254,7 +285,7 @@ def parse_log(data: bytes, source: str) -> SessionLog:
         chunks.append(LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source))
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
-    return SessionLog(header, tuple(chunks))
+    return tuple(chunks)
 
 
 def shots_of(log: SessionLog) -> Iterator[tuple[int, ChunkControls]]:

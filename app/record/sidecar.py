@@ -129,7 +129,8 @@ class Config(_Record):
 
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
-    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with.
+    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae` and
+    `use_ema` are as they were given.
     """
 
     script: str
@@ -147,6 +148,9 @@ class Config(_Record):
     crf: recorded.Crf
     segment_chunks: recorded.SegmentChunks
     video: VideoRecord | None = None
+    lora: list[recorded.LoraName] = []
+    vae: recorded.VaeName = "auto"
+    use_ema: bool | None = None
     beginning: BeginningRecord | None = None
 
 

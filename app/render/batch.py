@@ -251,6 +251,9 @@ def _engine(resolved: Resolved, flags: RunFlags) -> EngineRequest:
         models_dir=None if settings.models_dir is None else Path(settings.models_dir),
         offline=settings.offline,
         accepted_licences=frozenset(flags.accept_licence),
+        loras=settings.lora,
+        vae=settings.vae,
+        ema=settings.use_ema,
     )
 
 

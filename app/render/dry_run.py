@@ -71,9 +71,10 @@ def unknown_line(word: str, near: Sequence[str]) -> str:
     return f'Hint: the model does not know "{printable(word)}"{meant}.'
 
 
-def plan_data(timeline: Timeline, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+def plan_data(timeline: Timeline, *, notes: Sequence[str] = (), written_as: str = "") -> dict[str, Any]:
     """Where the shots come to stand; of blends the chunks alone, because weights tell their texts once a chunk."""
     return {
+        "written_as": written_as,
         "fps": timeline.fps,
         "rhythm": asdict(timeline.rhythm),
         "shots": [_shot_data(timeline, index) for index in range(len(timeline.shots))],

@@ -39,7 +39,7 @@ from app.render.judging import judge
 from app.render.output import Film
 from app.render.progress import Progress
 from app.render.remains import Remains, examine, finished, take_over
-from app.render.results import announce, conclude, finish
+from app.render.results import announce, conclude, finish, say_unknown
 from app.script.script import check_script
 from pipelines.types import Controls
 
@@ -182,6 +182,8 @@ def _film(
         except BaseException as error:
             return _stopped(error, request, film, journal, opened, console, fresh=fresh)
         conclude(console, request, record)
+        if not request.json_progress:
+            say_unknown(console, judged.unknown)  # what was said before the progress has scrolled away
         if not film.whole and not pictures and not interrupt.lost and not request.live:
             return interrupt.code or EXIT_FAILURE
         journal.remove()

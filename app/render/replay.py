@@ -22,7 +22,7 @@ from app.media.stills import sink_kind
 from app.record import sidecar
 from app.record.beginning import find_beginning
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
-from app.record.request import RenderRequest, model_of_record, request_of
+from app.record.request import RenderRequest, model_of_record, parts_of_record, request_of
 from app.record.session_log import read_log
 from app.record.video import find_input
 from app.render.batch import RunFlags, film_requests
@@ -39,13 +39,14 @@ _LOCATIONS = tuple(name for name, entry in TABLE.items() if entry.replay == "pla
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
     loaded, and where weights are (`locations`); licences that were accepted; where the `video` lies that the film is
-    made of."""
+    made of; which `parts` of the model it names as the record does."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
     locations: Mapping[str, Any] = field(default_factory=dict[str, Any])
     accepted: tuple[str, ...] = ()
     video: str | None = None
+    parts: frozenset[str] = frozenset()
 
     @property
     def models_dir(self) -> Path | None:
@@ -97,11 +98,13 @@ def replay(
     known = find_record(path)
     record, source = known.record, str(path)
     asked = replace(_same_model(_asked(changes, accept_licence), record.model.name), video=video)
+    asked = _same_parts(asked, record.config)
     output = output or _name_again(path, known.film)
     if asked.changes:
         _refuse_check(check, asked)
         return _render_changed(provenance_of(record, source), asked, output, overwrite, console, opener)
     model = model_of_record(record.model.name, source, asked.model, models_dir=asked.models_dir)
+    parts_of_record(record.config.lora, record.config.vae, source, asked.parts)
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
     engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
@@ -137,6 +140,8 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     model = None if "model" in names else str(provenance.settings["model"])
     if model is not None:
         model_of_record(model, provenance.source, asked.model, models_dir=asked.models_dir)
+    kept = provenance.kept(names)
+    parts_of_record(kept.get("lora", ()), kept.get("vae", "auto"), provenance.source, asked.parts)
     resolved = resolve([*asked.changes, provenance.layer(names)])
     settings = resolved.settings.model_copy(update={"output": str(output), **asked.locations})
     if model is not None and asked.model is None:
@@ -178,6 +183,19 @@ def _same_model(asked: Asked, recorded: str) -> Asked:
         return replace(asked, model=given)
     others = [{name: value for name, value in layer.items() if name != "model"} for layer in asked.changes]
     return replace(asked, changes=[layer for layer in others if layer], model=given)
+
+
+def _same_parts(asked: Asked, config: sidecar.Config) -> Asked:
+    """LoRAs and an autoencoder that are named as the record names them are permission; others are a change."""
+    recorded = {"lora": tuple(config.lora), "vae": config.vae}
+    same = {
+        name
+        for name, value in recorded.items()
+        if any(name in layer for layer in asked.changes)
+        and next(layer[name].value for layer in asked.changes if name in layer) == value
+    }
+    others = [{name: value for name, value in layer.items() if name not in same} for layer in asked.changes]
+    return replace(asked, changes=[layer for layer in others if layer], parts=frozenset(same))
 
 
 def _replay_log(

@@ -45,6 +45,11 @@ def announce(
         lines.append(f'  shot {number}/{len(timeline.shots)}  {asked}begins {shot.actual}  "{text}"')
     lines += [printable(note) for note in request.script.notes]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    say_unknown(console, unknown)
+
+
+def say_unknown(console: Console, unknown: Mapping[str, Mapping[str, tuple[str, ...]]]) -> None:
+    """Name the words of the prompts that the model does not know."""
     for word, near in {word: near for words in unknown.values() for word, near in words.items()}.items():
         console.print(unknown_line(word, near), style="yellow", highlight=False, markup=False, soft_wrap=True)
 

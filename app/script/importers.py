@@ -9,6 +9,7 @@ Python alike.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from app.config.json_tree import parse_json
@@ -118,14 +119,18 @@ def _reader(text: str, file: str) -> _Reader:
     return _txt
 
 
+def _named(written_as: str, *scripts: Script) -> list[Script]:
+    return [replace(script, written_as=written_as) for script in scripts]
+
+
 def _txt(text: str, file: str, as_videos: bool) -> list[Script]:
     if (script := prompt_map(text, file)) is not None:
-        return [script]
+        return _named("prompt travel", script)
     lines = lines_of(text)
     if not lines:
         raise UsageMistake(f"{file}: there are only remarks in this file. Write what the film should show.")
     if (script := timed_lines(lines, file)) is not None:
-        return [script]
+        return _named("a timed list", script)
     if not looks_timed(text):
         refuse_unread_times(lines, file)
     if as_videos:
@@ -138,10 +143,20 @@ def _txt(text: str, file: str, as_videos: bool) -> list[Script]:
         ]
     if looks_timed(text) and not any(line.exact for line in lines):
         rows = {line.number: line.text for line in lines}
-        return [parse_framepack("\n".join(rows.get(number + 1, "") for number in range(text.count("\n") + 1)), file)]
+        timed = "\n".join(rows.get(number + 1, "") for number in range(text.count("\n") + 1))
+        return _named("FramePack's timed sections", parse_framepack(timed, file))
     if (joined := paragraphs(lines)) is not None:
-        return [_shared(joined, file, note=f"Read as {len(joined)} paragraphs, a shot each.")]
-    return [_shared(lines, file)]
+        return _named("paragraphs, a shot each", _shared(joined, file, note=_told_joined(lines, joined)))
+    return _named("prompts, one a line", _shared(lines, file))
+
+
+def _told_joined(lines: Sequence[Line], joined: Sequence[Line]) -> str:
+    """That lines became paragraphs, and how many of them each of the first shots was."""
+    starts = [*(line.number for line in joined), lines[-1].number + 1]
+    counts = [sum(start <= line.number < end for line in lines) for start, end in pairwise(starts)]
+    told = [f"joined {count} lines into shot {shot}" for shot, count in enumerate(counts, 1) if count > 1]
+    more = f" and {len(told) - 4} more" if len(told) > 4 else ""
+    return f"Read as {len(joined)} paragraphs, a shot each: {', '.join(told[:4])}{more}."
 
 
 def _shared(lines: Sequence[Line], file: str, at: str = "", note: str = "") -> Script:
@@ -179,26 +194,28 @@ def _tree(document: Node, as_videos: bool) -> list[Script]:
         return _list(document, as_videos)
     if document.kind == "mapping" and "shots" not in document.entries:
         if holds_prompt_map(document.entries):
-            return [deforum_script(document)]
+            return _named("prompts by frame", deforum_script(document))
         if any(name in READERS for name in document.entries):
             raise UsageMistake(f"{document.file}: these are settings and no shots. Give this file with --config.")
-    return [native_script(document)]
+    return _named("a shot list", native_script(document))
 
 
 def _cues(text: str, file: str, as_videos: bool) -> list[Script]:
-    return [cues_script(text, file)]
+    return _named("subtitles", cues_script(text, file))
 
 
 def _table(text: str, file: str, as_videos: bool) -> list[Script]:
     scripts = table_scripts(text, file, as_videos=as_videos)
     _refuse_many(len(scripts), file)
-    return scripts
+    return _named("a table", *scripts)
 
 
 def _jsonl(text: str, file: str, as_videos: bool) -> list[Script]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     _refuse_many(len(lines), file)
-    return [_longlive(parse_json(line, file, first_line=number)) for number, line in lines]
+    return _named(
+        "LongLive's prompts", *(_longlive(parse_json(line, file, first_line=number)) for number, line in lines)
+    )
 
 
 def _longlive(document: Node) -> Script:
@@ -224,25 +241,25 @@ def _longlive(document: Node) -> Script:
 
 def _json(text: str, file: str, as_videos: bool) -> list[Script]:
     if (script := prompt_map(text, file)) is not None:
-        return [script]
+        return _named("prompt travel", script)
     document = parse_json(text, file)
     if document.kind == "list":
         return _list(document, as_videos)
     root = document.mapping((), "a script", ignore=True)
     if "shots" in root or ("version" in root and not {"prompts", "timeline", "animation_prompts"} & root.keys()):
-        return [native_script(document)]
+        return _named("a shot list", native_script(document))
     if "timeline" in root or root.get("format", document).written == "scope-workflow":
-        return [scope_script(document)]
+        return _named("a Scope timeline", scope_script(document))
     if holds_prompt_map(root):
-        return [deforum_script(document)]
+        return _named("Deforum's prompts by frame", deforum_script(document))
     if _is_comfy(root):
         document.wrong(f"this is a ComfyUI workflow, which is not read. Copy the prompts out of it. {_KINDS}")
     if "prompts" not in root:
         document.wrong(f"this is no script that Rivulet knows: it has neither shots nor prompts. {_KINDS}")
     prompts = root["prompts"].list_of("prompts")
     if prompts and prompts[0].kind == "mapping":
-        return [scope_script(document)]
-    return [_longlive(document)]
+        return _named("a Scope timeline", scope_script(document))
+    return _named("LongLive's prompts", _longlive(document))
 
 
 def _list(document: Node, as_videos: bool) -> list[Script]:
@@ -253,7 +270,7 @@ def _list(document: Node, as_videos: bool) -> list[Script]:
     if all(item.kind in ("text", "plain") for item in items):
         texts = [(" ".join(item.text().split()), item.place, False) for item in items]
         if not as_videos:
-            return [_equal_shares(texts, document.file, [])]
+            return _named("a list of prompts", _equal_shares(texts, document.file, []))
         _refuse_many(len(texts), document.file)
         return [_equal_shares([text], text[1], []) for text in texts]
     if any(item.kind != "mapping" for item in items):
@@ -263,7 +280,7 @@ def _list(document: Node, as_videos: bool) -> list[Script]:
         return [_longlive(item) for item in items]
     scripts = record_scripts(items, document.file, as_videos=as_videos)
     _refuse_many(len(scripts), document.file)
-    return scripts
+    return _named("a list of shots", *scripts)
 
 
 def _is_comfy(root: Mapping[str, Node]) -> bool:

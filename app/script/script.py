@@ -50,7 +50,10 @@ class ScriptShot:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Shots in order; `style` is appended to every text, `notes` tell what of an imported file was left out."""
+    """Shots in order; `style` is appended to every text, `notes` tell what of an imported file was left out.
+
+    `written_as` names the notation it was read from, for people.
+    """
 
     shots: tuple[ScriptShot, ...]
     end: Length | None = None
@@ -58,6 +61,7 @@ class Script:
     transition: Transition = RECACHE
     place: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    written_as: str = field(default="", compare=False)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

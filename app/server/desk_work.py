@@ -32,7 +32,7 @@ NICE = 5
 def plan(takes: Takes, body: bytes) -> dict[str, Any]:
     """Where the shots of a request come to stand."""
     _, script, timeline = place(takes.request(read_body(VideoBody, body)), models=takes.models)
-    return plan_data(timeline, notes=script.notes)
+    return plan_data(timeline, notes=script.notes, written_as=script.written_as)
 
 
 def judge(takes: Takes, body: bytes, job: str) -> BaseModel:

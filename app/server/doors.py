@@ -7,18 +7,18 @@ asking anything goes, so that who comes to watch gets in while somebody else hol
 
 import asyncio
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Literal
 
 from app.server.addresses import Proxies, household
 
 MOST, OF_ONE = 1024, 128
 """Connections in all, and of one visitor: 64 viewers of one film at one address, and their pages."""
-REFUSED_AT_ONCE = 64
-"""Connections turned away before the ones inside are looked after again."""
+AT_ONCE = 16
+"""Connections let in or turned away before the ones inside are looked after again, about 3 ms of work: asyncio would
+go on for as long as the queue is."""
 
 Doing = Literal["asking", "sending", "served"]
 """What a connection is at: its request has not come, its body is coming, or we are at work for it."""
@@ -41,7 +41,6 @@ class Doors:
         most: connections in all; None: most_connections().
         of_one: of one visitor, which proxies are not.
         proxies: whose connections carry many visitors.
-        clock: seconds.
 
     Attributes:
         refused: connections turned away; `evicted`: silent ones that made room.
@@ -53,18 +52,20 @@ class Doors:
         most: int | None = None,
         of_one: int = OF_ONE,
         proxies: Proxies | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most = most_connections() if most is None else most
         self.of_one = min(of_one, max(1, self.most // 2))
         self.proxies = proxies or Proxies()
         self.refused = self.evicted = 0
-        self._clock = clock
-        self._inside: set[Caller] = set()
+        self._inside: dict[Doing, dict[Caller, None]] = {"asking": {}, "sending": {}, "served": {}}
+        """Each in the order in which they came to it, so that who waited longest is found without asking everybody."""
         self._of_one: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._inside)
+        return sum(map(len, self._inside.values()))
+
+    def __contains__(self, caller: object) -> bool:
+        return any(caller in inside for inside in self._inside.values())
 
     def enter(self, caller: "Caller", address: str) -> bool:
         """Let a connection in, or say that there is no room for it."""
@@ -72,21 +73,20 @@ class Doors:
         if caller.household and self._of_one[caller.household] >= self.of_one:
             room = self._make_room(caller.household)
         else:
-            room = len(self._inside) < self.most or self._make_room()
+            room = len(self) < self.most or self._make_room()
         if not room:
             self.refused += 1
             return False
-        caller.since = self._clock()
         caller.doors = self
-        self._inside.add(caller)
+        self._inside[caller.doing][caller] = None
         _callers[caller.fileno()] = caller
         self._of_one[caller.household] += 1
         return True
 
     def leave(self, caller: "Caller") -> None:
         """Forget a connection."""
-        if caller in self._inside:
-            self._inside.remove(caller)
+        if caller in (inside := self._inside[caller.doing]):
+            del inside[caller]
             _callers.pop(caller.fileno(), None)
             self._of_one[caller.household] -= 1
             if not self._of_one[caller.household]:
@@ -94,17 +94,17 @@ class Doors:
 
     def now(self, caller: "Caller", doing: Doing) -> None:
         """Note what a connection is at; those that are served are never sent away."""
-        if caller.doing != doing:
-            caller.doing, caller.since = doing, self._clock()
+        if caller.doing != doing and caller in (inside := self._inside[caller.doing]):
+            del inside[caller]
+            self._inside[doing][caller] = None
+            caller.doing = doing
 
     def _make_room(self, household: str | None = None) -> bool:
         """Send the one away that waited longest, silent ones before those whose body is coming."""
-        waiting = [
-            caller for caller in self._inside if caller.doing != "served" and household in (None, caller.household)
-        ]
-        if not waiting:
+        waiting = chain(self._inside["asking"], self._inside["sending"])
+        oldest = next((caller for caller in waiting if household in (None, caller.household)), None)
+        if oldest is None:
             return False
-        oldest = min(waiting, key=lambda caller: (caller.doing == "sending", caller.since))
         self.leave(oldest)
         self.evicted += 1
         oldest.end()
@@ -116,7 +116,6 @@ class Caller(socket.socket):
 
     doors: Doors | None = None
     household = ""
-    since = 0.0
     doing: Doing = "asking"
 
     def close(self) -> None:
@@ -149,17 +148,23 @@ class Listener(socket.socket):
     def __init__(self, family: int, doors: Doors | None = None) -> None:
         super().__init__(family, socket.SOCK_STREAM)
         self.doors = Doors() if doors is None else doors  # an empty one is false
+        self._left = AT_ONCE
 
     def accept(self) -> tuple[Caller, tuple[str, int]]:
         """The next connection that may come in.
 
         Raises:
-            BlockingIOError: there is none.
+            BlockingIOError: there is none, or the ones inside come first.
         """
-        for _ in range(REFUSED_AT_ONCE):
-            conn, address = super().accept()
+        while self._left:
+            self._left -= 1
+            try:
+                conn, address = super().accept()
+            except BlockingIOError:
+                break
             caller = Caller(conn.family, conn.type, conn.proto, fileno=conn.detach())
             if self.doors.enter(caller, str(address[0])):
                 return caller, address
             caller.close()
+        self._left = AT_ONCE
         raise BlockingIOError

@@ -5,12 +5,14 @@ Mistakes are one sentence in the same envelope everywhere (app/server/refusals.p
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
+from threading import Event
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from starlette.concurrency import run_in_threadpool
@@ -18,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import UsageMistake, printable, shorten
 from app.jobs.job import Job, VideoRequest, new_name
 from app.jobs.queue import Jobs, WrongState
+from app.media.excerpts import gif, poster
 from app.server.bodies import Told, as_it_came, bounded
 from app.server.desk import Desk, Turns
 from app.server.refusals import Refusal, read_body
@@ -27,6 +30,8 @@ from app.server.schemas import Check, DeletedJob, JobList, MadeChunks, Plan, Sho
 LARGEST_BODY = 4_000_000
 """Bytes of a request: a script of a million, every character of it escaped."""
 LARGEST_MOVE = 1000
+_LOOK = 0.1
+"""Seconds between two looks whether somebody still waits for a check."""
 LONG = 10_000
 """Characters of a script that are told in a list."""
 
@@ -64,6 +69,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
     )
 
     previews = Turns(2)
+    checks = Turns(2)  # one that is just being left beside the next
 
     @router.post("", status_code=201, summary="Queue a render", response_model=ShownJob)
     async def create(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -78,12 +84,23 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
         return await desk.ask("plan", body=body)
 
     @router.post("/check", summary="What a render would become, and cost", response_model=Check)
-    async def check(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def check(body: AskedFor, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         asked = await desk.ask("request", body=body)
-        return asked if asked.status_code != 200 else await run_in_threadpool(lambda: measure(asked.body))
+        if asked.status_code != 200:
+            return asked
+        left = Event()
+        async with checks.turn():
+            measuring = asyncio.ensure_future(run_in_threadpool(lambda: measure(asked.body, left)))
+            try:
+                while not (await asyncio.wait({measuring}, timeout=_LOOK))[0]:
+                    if await request.is_disconnected():
+                        left.set()
+                return measuring.result()
+            finally:
+                left.set()
 
-    def measure(asked: "bytes | memoryview[int]") -> Response:
-        return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked))))
+    def measure(asked: "bytes | memoryview[int]", left: Event) -> Response:
+        return Told(jobs.measure(VideoRequest.model_validate_json(bytes(asked)), left))
 
     @router.get("", summary="All jobs, the newest first", response_model=JobList)
     def every() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -118,17 +135,24 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
 
     @router.get(
         "/{video_id}/content",
-        summary="The film, also while it grows; or its newest frame",
+        summary="The film, also while it grows; or its newest frame, its middle one, or some seconds as a GIF",
         response_class=Response,
-        responses={200: {"content": {"video/mp4": {}, "image/jpeg": {}}, "description": "The film, or the frame"}},
+        responses={
+            200: {
+                "content": {"video/mp4": {}, "image/jpeg": {}, "image/gif": {}},
+                "description": "The film, or the frame",
+            }
+        },
     )
-    async def content(video_id: str, variant: str = "video") -> Response:  # pyright: ignore[reportUnusedFunction]
-        if variant != "thumbnail":
-            return await run_in_threadpool(lambda: content_of(video_id, variant))
+    async def content(  # pyright: ignore[reportUnusedFunction]
+        video_id: str, variant: str = "video", since: float = 0.0, seconds: float = 6.0
+    ) -> Response:
+        if variant == "video":
+            return await run_in_threadpool(lambda: content_of(video_id, variant, since, seconds))
         async with previews.turn():
-            return await run_in_threadpool(lambda: content_of(video_id, variant))
+            return await run_in_threadpool(lambda: content_of(video_id, variant, since, seconds))
 
-    def content_of(video_id: str, variant: str) -> Response:
+    def content_of(video_id: str, variant: str, since: float, seconds: float) -> Response:
         job = jobs.get(video_id)
         final = job.status == "completed"
         headers = {"Cache-Control": "private" if final else "no-store", "X-Content-Type-Options": "nosniff"}
@@ -137,11 +161,18 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
             if picture is None:
                 raise WrongState("This job has no frame yet. Ask again when it has begun.")
             return Response(picture, media_type="image/jpeg", headers=headers)
-        if variant != "video":
-            raise UsageMistake(f"There is no variant {printable(shorten(variant, 40))}. Ask for video or thumbnail.")
+        if variant not in ("video", "poster", "gif"):
+            told = printable(shorten(variant, 40))
+            raise UsageMistake(f"There is no variant {told}. Ask for video, thumbnail, poster or gif.")
         film = jobs.film(video_id)
         if film is None:
             raise WrongState("This job has no frame yet. Ask again when it has begun.")
+        if variant == "poster":
+            return Response(poster(film, job.frames_done), media_type="image/jpeg", headers=headers)
+        if variant == "gif":
+            name = file_name(job).removesuffix(".mp4")
+            headers["Content-Disposition"] = f'attachment; filename="{name}.gif"'
+            return Response(gif(film, since, seconds), media_type="image/gif", headers=headers)
         return FileResponse(
             film, media_type="video/mp4", headers=headers, filename=file_name(job), content_disposition_type="inline"
         )

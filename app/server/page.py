@@ -16,7 +16,8 @@ from app.loading.model import EngineRequest, at_hand
 from app.server.controls import controls
 from app.server.scenes import PERFORMANCE, WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
-from weights.catalog import MODELS
+from weights.card import read_card
+from weights.catalog import MODELS, get_model
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (
@@ -24,6 +25,9 @@ SCRIPTS = (
     "enlarger.js",
     "screen.js",
     "panels.js",
+    "branches.js",
+    "asking.js",
+    "saves.js",
     "advice.js",
     "said.js",
     "words.js",
@@ -33,12 +37,16 @@ SCRIPTS = (
     "camera.js",
     "drop.js",
     "shots.js",
+    "watch.js",
     "joblist.js",
     "jobs.js",
     "plots.js",
     "compare.js",
+    "gallery.js",
     "start.js",
 )
+LIVE_TAB = {"Live": "Live"}
+JOBS_TABS = {"Long render": "Jobs", "Compare": "Compare", "Gallery": "Gallery"}
 STYLES = ("live.css", "camera.css", "tabs.css")
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
@@ -53,7 +61,7 @@ class Engine(Protocol):
 
 def tabs_of(jobs: object | None) -> dict[str, str]:
     """Titles of the tabs, and what fills each in app/server/static: window.rivuletLive and so on."""
-    return {"Live": "Live"} if jobs is None else {"Live": "Live", "Long render": "Jobs", "Compare": "Compare"}
+    return LIVE_TAB if jobs is None else {**LIVE_TAB, **JOBS_TABS}
 
 
 def page_facts(request: EngineRequest, *, tabs: Sequence[str] = ("Live",), perform: bool = False) -> dict[str, Any]:
@@ -74,14 +82,32 @@ def page_facts(request: EngineRequest, *, tabs: Sequence[str] = ("Live",), perfo
         "steps": len(system.schedule.denoising_step_list),
         "sink": getattr(system.cache, "sink", None),
         "controls": controls(system),
+        "transition": _transition(model),
         "drift_limit": DRIFT_LIMIT,
     }
+
+
+def _transition(model: str) -> str:
+    """How a prompt takes over where nobody says it, as the model's card has it by a figure."""
+    try:
+        spec = get_model(model)
+        return (
+            read_card(Path(spec.transformer.file).parent)["transition"]
+            if spec.transformer.where != "hub"
+            else "recache"
+        )
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+    ):  # an older card, or none; whoever loads the model says what is wrong with it
+        return "recache"
 
 
 def page_script(engine_facts: Mapping[str, Any]) -> str:
     """Everything that runs in the browser, in one scope, so that no further request has to be answered."""
     facts = dict(engine_facts) | {"html": _text("live.html"), "css": "".join(map(_text, STYLES))}
-    facts |= {"jobs_html": _text("jobs.html"), "compare_html": _text("compare.html")}
+    facts |= {f"{name}_html": _text(f"{name}.html") for name in ("jobs", "compare", "gallery")}
     told = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")  # no text of it can end the script
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
 

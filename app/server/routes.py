@@ -21,6 +21,7 @@ from app.server.addresses import Proxies
 from app.server.bodies import Told
 from app.server.connection import Connection
 from app.server.desk import Desk
+from app.server.gallery import Shelf, gallery_router
 from app.server.jobs_api import jobs_router
 from app.server.loop_pauses import LoopPauses
 from app.server.metrics import CONTENT_TYPE, ServerMetrics
@@ -93,6 +94,7 @@ def make_app(
     )
     app.include_router(LiveRoutes(engine, access, Lobby(engine, autostart=autostart)).router)
     app.include_router(restore_router(desk))
+    app.include_router(gallery_router(Shelf(engine.folder, access, jobs)))
     if jobs is not None:
         app.include_router(jobs_router(jobs, desk))
 

@@ -136,8 +136,9 @@ class PlannedBlend(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a film would become, without a model."""
+    """What a film would become, without a model; `written_as` names the notation of its script."""
 
+    written_as: str
     fps: float
     rhythm: RhythmOfChunks
     shots: list[PlannedShot]

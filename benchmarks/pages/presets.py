@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.preset_films import HEADINGS, cells
-from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
+from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, kv_bytes, steady
 from pipelines.presets import PRESETS, Preset
 from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE, WAN_1_3B
 
@@ -22,7 +22,8 @@ PAGE = ROOT / "docs" / "presets.md"
 GOLDEN = ROOT / "benchmarks" / "results" / "golden.json"
 FILMS = ROOT / "benchmarks" / "results" / "presets.json"
 
-TOKENS = RELEASED_SIZE[0] // 16 * (RELEASED_SIZE[1] // 16)
+GRID = RELEASED_SIZE[0] // 16, RELEASED_SIZE[1] // 16
+TOKENS = GRID[0] * GRID[1]
 LATENT_FPS = RELEASED_FPS / 4
 
 LOOKS: dict[str, str] = {
@@ -64,8 +65,8 @@ of their cost and the replayer's results: edit those, not this.
   cost`). `(4 + 1 clean) × (3 q, 12 k)` = four denoising forwards and a clean one, of 3 latent frames that see 12. A
   forward costs q × ({fixed:.2f} + {per_key:.3f} × k) TFLOP: linear layers and cross-attention over kept text keys, then
   self-attention. Chunks that alternate are separated by a bar, and their mean counts.
-- **Memory** is what the remembered keys and values take there in bfloat16. The view of them, rotated to where they are
-  read, and a pass's own frames come on top.
+- **Memory** is what is allocated there for keys and values in bfloat16: what is remembered, and room in which one layer
+  at a time turns what it reads.
 - **Models**: those trained for the preset's plan. Others run with `--untrained`, and it shows.
 """
 
@@ -120,7 +121,7 @@ def _overview(costs: Mapping[str, Steady], golden: Sequence[Mapping[str, Any]]) 
                 f"{tera:.0f}",
                 f"{tera * LATENT_FPS / cost.chunk:.0f}",
                 f"{cost.keys:.1f}",
-                f"{cost.slots * frame_bytes(WAN_1_3B, TOKENS) / 2**30:.2f}",
+                f"{kv_bytes(WAN_1_3B, GRID, cost) / 2**30:.2f}",
                 f"+{switch:.0f}" if switch else "-",
                 f"{passed} of {len(results)}" if results else "-",
             )

@@ -23,7 +23,8 @@ from app.loading.model import EngineRequest
 from benchmarks.quality.switching import time_until_right
 from benchmarks.speed.cost import steady
 from cache.selection import Selection
-from pipelines.build import Components, build_stream, choose_device, load_components
+from pipelines.build import build_stream
+from pipelines.components import Components, choose_device, load_components
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import spaced_steps
 from pipelines.streaming import Stream

@@ -17,6 +17,7 @@ import typer
 from app.config.readers import choose
 from app.config.table import READERS
 from benchmarks.benchmark import Benchmark, EveryPreset, Run
+from cache.kv_shape import KVShape
 from cache.slots import SlotTable
 from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
 from pipelines.presets import PRESETS, Preset
@@ -52,7 +53,8 @@ class Steady:
 
     `cycle` holds the forwards of each chunk of the shortest repeating run of chunks; `warm_up` chunks lead to it, from
     the beginning as from a new prompt. `switch` holds the forwards that a new prompt adds, `slots` counts the frames
-    the memories have room for, in all lanes.
+    the memories have room for, in all `lanes`. `own` are the frames of the longest pass, `staged` says that keys of a
+    pass have to wait until it is over, and `means` counts the running means of a lane.
     """
 
     chunk: int
@@ -60,6 +62,10 @@ class Steady:
     cycle: tuple[tuple[Forward, ...], ...]
     switch: tuple[Forward, ...]
     slots: int
+    lanes: int = 1
+    own: int = 0
+    staged: bool = False
+    means: int = 0
 
     @property
     def keys(self) -> float:
@@ -79,7 +85,16 @@ def steady(preset: Preset) -> Steady:
     first, _ = _settle(preset.name, [walk.chunk() for _ in range(HORIZON)])
     switch = walk.switch()
     again, cycle = _settle(preset.name, [walk.chunk() for _ in range(HORIZON)])
-    return Steady(preset.chunk, max(first, again), cycle, switch, preset.cache.capacity * walk.plan.lanes)
+    lanes, own = walk.plan.lanes, max(walk.plan.width, preset.switch.replays)
+    slots = preset.cache.capacity * lanes
+    return Steady(preset.chunk, max(first, again), cycle, switch, slots, lanes, own, walk.staged, walk.means)
+
+
+def kv_bytes(config: Mapping[str, Any], grid: tuple[int, int], cost: Steady, width: int = 2) -> int:
+    """What a stream allocates for keys and values, numbers of `width` bytes; `grid` has rows and columns of tokens."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    shape = KVShape(config["num_layers"], 1, cost.slots // cost.lanes, cost.own, *grid, heads, head_dim)
+    return shape.allocated(cost.lanes, width, staged=cost.staged, means=cost.means)
 
 
 def _settle(name: str, chunks: Sequence[tuple[Forward, ...]]) -> tuple[int, tuple[tuple[Forward, ...], ...]]:
@@ -97,9 +112,9 @@ def _settle(name: str, chunks: Sequence[tuple[Forward, ...]]) -> tuple[int, tupl
 def forward_flops(config: Mapping[str, Any], tokens: int, forward: Forward) -> int:
     """Floating-point operations of a forward's matrix products, a multiply-add counted as two.
 
-    Linear layers, self-attention (scores and values), cross-attention over text keys that are kept, and the modulation
-    of every frame; norms and activations are left out, as everybody does. The few products of a policy that
-    scores tokens are not in it either.
+    Counted are linear layers, self-attention (scores and values), cross-attention over text keys that are kept, and the
+    modulation of every frame; norms and activations are left out, as everybody does, and so are the few products of a
+    policy that scores tokens. A pass that only writes the memory ends with the keys of its last layer.
 
     Args:
         config: of the transformer, with `text_len`.
@@ -107,12 +122,13 @@ def forward_flops(config: Mapping[str, Any], tokens: int, forward: Forward) -> i
         forward: what is asked.
     """
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    patch = prod(config["patch_size"])
+    patch, predicts = prod(config["patch_size"]), forward.kind == "denoise"
     query, key, text = forward.queries * tokens, forward.keys * tokens, config.get("text_len", 512)
     block = query * (12 * width**2 + 4 * width * config["ffn_dim"]) + 4 * query * (key + text) * width
-    ends = 2 * query * patch * width * (config["in_channels"] + config["out_channels"])
+    ends = 2 * query * patch * width * (config["in_channels"] + config["out_channels"] * predicts)
     modulation = 2 * forward.queries * width * (config["freq_dim"] + 7 * width)
-    return forward.times * (config["num_layers"] * block + ends + modulation)
+    last = block if predicts else query * 4 * width**2  # keys and values alone
+    return forward.times * ((config["num_layers"] - 1) * block + last + ends + modulation)
 
 
 def chunk_flops(config: Mapping[str, Any], tokens: int, cost: Steady) -> float:
@@ -142,6 +158,12 @@ def latent_size(config: Mapping[str, Any], height: int, width: int) -> tuple[int
     return height // stride, width // stride
 
 
+def token_grid(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tokens of a latent frame of that height and width."""
+    _, patch_h, patch_w = config["patch_size"]
+    return size[0] // patch_h, size[1] // patch_w
+
+
 def frame_tokens(config: Mapping[str, Any], size: tuple[int, int]) -> int:
     """Tokens of a latent frame of that height and width."""
     return prod(size) // prod(config["patch_size"])
@@ -150,7 +172,8 @@ def frame_tokens(config: Mapping[str, Any], size: tuple[int, int]) -> int:
 def measure(model: str = MODEL, presets: Mapping[str, Preset] = PRESETS) -> dict[str, Any]:
     """Count a chunk of every preset on one architecture at the released size."""
     config = architecture(model)
-    tokens = frame_tokens(config, latent_size(config, *RELEASED_SIZE))
+    size = latent_size(config, *RELEASED_SIZE)
+    tokens = frame_tokens(config, size)
     rows: list[dict[str, Any]] = []
     for name, preset in presets.items():
         cost = steady(preset)
@@ -162,7 +185,8 @@ def measure(model: str = MODEL, presets: Mapping[str, Preset] = PRESETS) -> dict
                 "flops": chunk_flops(config, tokens, cost),
                 "flops_a_second": chunk_flops(config, tokens, cost) * RELEASED_FPS / 4 / cost.chunk,
                 "switch_flops": sum(forward_flops(config, tokens, forward) for forward in cost.switch),
-                "memory_bytes": cost.slots * frame_bytes(config, tokens),
+                "remembered_bytes": cost.slots * frame_bytes(config, tokens),
+                "memory_bytes": kv_bytes(config, token_grid(config, size), cost),
                 "warm_up_chunks": cost.warm_up,
             }
         )
@@ -176,11 +200,12 @@ def table(result: dict[str, Any]) -> Table:
     height, width = result["size"]
     rows = Table(
         title=f"counted, not measured: {result['model']} at {height}x{width}, {result['tokens']} tokens a frame",
-        caption="TFLOP: of a chunk, of a second of film, of what a new prompt adds. GiB: keys and values, bfloat16",
+        caption="TFLOP: of a chunk, of a second of film, of what a new prompt adds. GiB: allocated for keys and values "
+        "in bfloat16; held: what they remember",
         box=None,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("preset", "forwards of a chunk", "chunk", "second", "prompt", "keys", "GiB"):
+    for heading in ("preset", "forwards of a chunk", "chunk", "second", "prompt", "keys", "GiB", "held"):
         words = heading in ("preset", "forwards of a chunk")
         rows.add_column(heading, justify="left" if words else "right", no_wrap=heading != "forwards of a chunk")
     for row in result["presets"]:
@@ -192,6 +217,7 @@ def table(result: dict[str, Any]) -> Table:
             f"+{row['switch_flops'] / 1e12:.0f}" if row["switch_flops"] else "-",
             f"{row['keys']:.1f}",
             f"{row['memory_bytes'] / 2**30:.2f}",
+            f"{row['remembered_bytes'] / 2**30:.2f}",
         )
     return rows
 
@@ -224,6 +250,7 @@ class _Walk:
         self._levels: tuple[float, ...] = ()
         self._switches: tuple[int, ...] = ()
         self._cur, self._text = 0, 1
+        self.staged, self.means = False, 0
 
     def chunk(self) -> tuple[Forward, ...]:
         """The forwards of the next chunk."""
@@ -255,12 +282,18 @@ class _Walk:
 
     def _run(self, work: Pass, row: Row) -> Forward:
         policies, lane = self._preset, row.lane
+        table = self._lanes[lane]
         for action in policies.cache.begin(row, self._slots(lane)):
-            self._lanes[lane].apply(action)
-        keys = sum(len(part) for part in policies.window.select(row, self._slots(lane)))
+            table.apply(action)
+        ranges = policies.window.select(row, self._slots(lane))
+        keys = sum(len(part) for part in ranges)
         staged = [Slot(f, prompt=row.text, level=t) for f, t in zip(row.frames, row.levels, strict=True)]
-        for action in policies.cache.end(row, self._slots(lane)):
-            self._lanes[lane].apply(action, staged)
+        seen = [table.places[i] for part in ranges for i in range(part.start, part.stop) if i < len(table.places)]
+        ends = policies.cache.end(row, self._slots(lane))
+        self.staged |= table.foresee(ends, staged, seen) is None
+        for action in ends:
+            table.apply(action, staged)
+        self.means = max(self.means, sum(slot.tag == "mean" for slot in table.entries))
         if work.kind == "denoise":
             done = max(0, self._cur - row.frames.start)  # finished frames are shown, not changed
             first = row.frames.start + done - self._cur

@@ -24,7 +24,8 @@ from cache.types import Pass, Row
 from models.autoencoder import Autoencoder
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
-from pipelines.build import choose_device, make_policies
+from pipelines.build import make_policies
+from pipelines.components import choose_device
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
 from pipelines.presets import Preset

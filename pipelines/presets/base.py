@@ -67,6 +67,8 @@ class Preset:
     `chunk` and `first_chunk` are in latent frames. `plans` names what a model must have been trained for, as its
     card.json lists it. `paper` is (authors year, arXiv id), `licence` that of the released code.
 
+    `feature_cache` names one of cache.FEATURE_CACHES, or none.
+
     `fixes` says what differs from the release, and why; without any it is reproduced as it stands. `traces` are the
     beginnings of the names of its recorded runs (tests/golden_replay.py). docs/presets.md is made from all of these.
     """
@@ -85,5 +87,6 @@ class Preset:
     chunk: int = 3
     first_chunk: int | None = None
     video: VideoEntry = VideoEntry()  # frozen
+    feature_cache: str = ""
     fixes: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()

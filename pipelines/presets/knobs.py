@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, cast
 
+from cache import FEATURE_CACHES
 from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
@@ -50,6 +51,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     - `kv_cache_attention_bias`: how much a past frame counts beside the pass's own, more than 0 and at most 1.
     - Of a video: `guidance_type`, what its passes are pushed away from (full, residual-self, residual-once);
       `similarity_filter`, the change below which a chunk may be left out (0 leaves out none); `anchored_noise`.
+    - `feature_cache`: what of earlier passes is used again (`cache.FEATURE_CACHES`), or none.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
 
     Args:
@@ -71,7 +73,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     changed = _set_schedule(preset, knobs)
     changed = _set_chunks(changed, knobs)
     changed = _set_memory(changed, knobs)
-    changed = _set_bias(changed, knobs)
+    changed = _set_features(_set_bias(changed, knobs), knobs)
     changed = _set_switch(changed, knobs)
     changed = _set_video(changed, knobs)
     return preset if changed == preset else changed
@@ -220,6 +222,16 @@ def _set_bias(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     return replace(preset, window=replace(preset.window, past_weight=weight))
 
 
+def _set_features(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    name = "feature_cache"
+    if name not in knobs:
+        return preset
+    wanted, known = knobs[name], ("none", *FEATURE_CACHES)
+    if wanted not in known:
+        raise KnobError(name, f"{name} cannot be {_shown(wanted)}: choose from {', '.join(known)}.")
+    return replace(preset, feature_cache="" if wanted == "none" else str(wanted))
+
+
 def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     if "recache_on_switch" in knobs:
         wanted = _truth("recache_on_switch", knobs["recache_on_switch"])
@@ -340,6 +352,7 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "num_frame_per_block": lambda preset: preset.chunk,
     "independent_first_frame": lambda preset: preset.first_chunk == 1,
     "kv_cache_attention_bias": lambda preset: getattr(preset.window, "past_weight", None),
+    "feature_cache": lambda preset: preset.feature_cache or None,
     "recache_on_switch": lambda preset: isinstance(preset.switch, Recache) if _may_recache(preset) else None,
     "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
 }

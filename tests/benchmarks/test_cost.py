@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, steady
+from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, kv_bytes, steady
 from cache.fifo import SinkWindow
-from cache.kv import KVStore
 from cache.types import Action, Pass, Row, Slots, TokenScorer
 from pipelines.build import make_policies
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
+from pipelines.passes import Passes
 from pipelines.presets import PRESETS
 from pipelines.types import Controls
 from tests.tiny import FOX, HEIGHT, WIDTH, WOLF, FakeText, tiny_stream, tiny_transformer
@@ -49,7 +49,7 @@ def test_a_frame_of_memory_and_a_recache_have_their_known_size() -> None:
     assert cost.slots * frame_bytes(WAN_1_3B, TOKENS_480P) / 2**30 == pytest.approx(3.21, abs=0.01)
     # The nine frames behind the sink, once, seeing the twelve.
     assert cost.switch == (Forward("replay", 9, 12),)
-    assert forward_flops(WAN_1_3B, TOKENS_480P, cost.switch[0]) / 1e12 == pytest.approx(84, rel=0.02)
+    assert forward_flops(WAN_1_3B, TOKENS_480P, cost.switch[0]) / 1e12 == pytest.approx(82.2, rel=0.01)
 
 
 def test_the_formula_says_what_was_counted() -> None:
@@ -68,7 +68,10 @@ def test_a_longer_window_and_another_step_cost_what_they_should() -> None:
     fewer = steady(replace(preset, schedule=replace(preset.schedule, denoising_step_list=(1000, 500))))
     assert (cost.keys, wider.keys) == (12, 15)
     assert [len(each.cycle[0]) for each in (cost, fewer)] == [5, 3]
-    assert chunk_flops(WAN_1_3B, TOKENS_480P, fewer) == pytest.approx(chunk_flops(WAN_1_3B, TOKENS_480P, cost) * 3 / 5)
+    saved = 2 * forward_flops(WAN_1_3B, TOKENS_480P, Forward("denoise", 3, 12))
+    assert chunk_flops(WAN_1_3B, TOKENS_480P, fewer) == chunk_flops(WAN_1_3B, TOKENS_480P, cost) - saved
+    clean = forward_flops(WAN_1_3B, TOKENS_480P, Forward("clean", 3, 12))
+    assert 0.96 < clean / (saved / 2) < 1 - 0.9 / 30  # nearly a layer of thirty
 
 
 SeenPass = tuple[list[tuple[str, int]], int]
@@ -76,15 +79,17 @@ SeenPass = tuple[list[tuple[str, int]], int]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_walk_without_a_model_is_what_the_engine_does(name: str) -> None:
+def test_the_walk_without_a_model_is_what_the_engine_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass of the steady chunks and of a switch, by its frames and by the operations that torch counts."""
-    preset, transformer = PRESETS[name], tiny_transformer(num_layers=1)
+    preset = PRESETS[name]
+    transformer = tiny_transformer(num_layers=2 if isinstance(preset.cache.scorer, TokenScorer) else 1)
     cost, config, tokens = steady(preset), dict(transformer.config), HEIGHT * WIDTH // 4
     counter = FlopCounterMode(display=False)
     seen: list[tuple[Pass, Row, int]] = []
 
-    def observe(work: Pass, row: Row, x: Tensor, flow: Tensor, x0: Tensor | None, store: KVStore) -> None:
-        seen.append((work, row, counter.get_total_flops()))
+    def note(passes: Passes, work: Pass, ready: Any, flow: Tensor) -> None:
+        finish(passes, work, ready, flow)
+        seen.append((work, ready.row, counter.get_total_flops()))
 
     def passes(prompt: Controls) -> list[SeenPass]:
         """The passes of the next chunk."""
@@ -99,7 +104,9 @@ def test_the_walk_without_a_model_is_what_the_engine_does(name: str) -> None:
             before = rows[-1][2]
         return found
 
-    stream = tiny_stream(Engine(transformer, Conditioner(FakeText()), make_policies(preset)), observer=observe)
+    finish = Passes._finish
+    monkeypatch.setattr(Passes, "_finish", note)  # an observer would have the memory's passes predict something
+    stream = tiny_stream(Engine(transformer, Conditioner(FakeText()), make_policies(preset)))
     assert len(stream.state.kv) * preset.cache.capacity == cost.slots
     while stream.state.cur <= 2 * preset.cache.capacity:  # a window that still reaches the beginning is replayed whole
         stream.next_chunk(FOX, decode=False)
@@ -107,6 +114,14 @@ def test_the_walk_without_a_model_is_what_the_engine_does(name: str) -> None:
         transformer.text_keys(FakeText().encode(["a grey wolf"]))
     replays = passes(WOLF)[: len(cost.switch)]
     compare(replays, cost.switch, config, tokens, extra=text.get_total_flops(), scored=False)
+
+    # What it allocated, in float32 and at this size, is what is counted.
+    allocated = stream._passes._buffers.nbytes + sum(
+        tensor.nbytes
+        for store in stream.state.kv
+        for tensor in (*store.storage.tensors().values(), *store._companions[1].data()["means"].values())
+    )
+    assert allocated == kv_bytes(config, stream.engine.transformer.grid(HEIGHT, WIDTH), cost, width=4)
 
     for _ in range(cost.warm_up):
         stream.next_chunk(WOLF, decode=False)
@@ -135,6 +150,18 @@ def compare(
         flops = sum(forward_flops(config, tokens, forward) for forward in forwards) + (0 if number else extra)
         assert counted == flops or (scored and flops < counted < 1.2 * flops), forwards
     assert not left
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_memory_costs_what_it_holds(name: str) -> None:
+    """At 480x832, where each preset took up to four times what it remembers."""
+    cost = steady(PRESETS[name])
+    allocated = kv_bytes(WAN_1_3B, (30, 52), cost)
+    if cost.slots:  # running means are remembered in float32 as well
+        held = (cost.slots + 2 * cost.means * cost.lanes) * frame_bytes(WAN_1_3B, TOKENS_480P)
+        assert held <= allocated <= 1.07 * held
+    else:
+        assert allocated < 0.6 * frame_bytes(WAN_1_3B, TOKENS_480P)
 
 
 def test_counting_needs_no_torch() -> None:

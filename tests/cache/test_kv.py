@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.buffers import KVShape
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.rope import rotate
 from cache.types import (
     NATIVE,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cache.deep_forcing import DeepForcing
-from cache.layer_plan import EVERY, EveryLayer, LayerPlan, LayerPolicy, Tap
+from cache.layer_plan import EVERY, EveryLayer, LayerPlan, LayerPolicy, Left, Tap
 from cache.positions import MovedSink
 from cache.refresh import SinkRefresh
 from cache.switches import Keep, Recache
@@ -85,16 +85,19 @@ def test_a_plan_that_no_model_can_follow_is_refused(plan: LayerPlan, words: str)
 
 
 @dataclass(frozen=True, slots=True)
-class FromLayer:
+class FromLayer(LayerPolicy):
     """Replays run from `layer` on, upon what entered it in the clean pass."""
 
     layer: int
 
     @property
-    def buffers(self) -> int:
+    def of_prompt(self) -> bool:
+        return False
+
+    def buffers(self, layers: int) -> int:
         return 1
 
-    def plan(self, work: Pass, row: Row, slots: Slots) -> LayerPlan:
+    def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
         if work.kind == "replay":
             return LayerPlan((range(self.layer),), (Tap(self.layer, 0, "take"),))
         return LayerPlan(taps=(Tap(self.layer, 0, "keep"),)) if work.kind == "clean" else EVERY
@@ -152,16 +155,15 @@ def test_a_replay_takes_only_what_was_left_and_a_cut_forgets_it(model: CausalWan
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Again(LayerPolicy):
     """The first pass of a chunk runs all and keeps what the `part` of the layers adds; noisy ones after it add that."""
 
     part: range
 
-    @property
-    def buffers(self) -> int:
+    def buffers(self, layers: int) -> int:
         return 1
 
-    def plan(self, work: Pass, row: Row, slots: Slots) -> LayerPlan:
+    def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
         if work.kind != "denoise":
             return EVERY
         if row.levels[0] == 1000.0:
@@ -257,14 +259,13 @@ def test_rows_of_several_lanes_keep_each_its_own(monkeypatch: pytest.MonkeyPatch
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAll:
+class KeepAll(LayerPolicy):
     """Every pass keeps what enters its second layer."""
 
-    @property
-    def buffers(self) -> int:
+    def buffers(self, layers: int) -> int:
         return 1
 
-    def plan(self, work: Pass, row: Row, slots: Slots) -> LayerPlan:
+    def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
         return LayerPlan(taps=(Tap(1, 0, "keep"),))
 
 
@@ -276,10 +277,8 @@ def test_guidance_without_the_prompt_runs_all_layers_and_leaves_nothing(model: C
 
 def test_memory_takes_no_new_frame_of_a_pass_that_skipped_layers(model: CausalWanTransformer3DModel) -> None:
     @dataclass(frozen=True, slots=True)
-    class Lazy:
-        buffers: int = 0
-
-        def plan(self, work: Pass, row: Row, slots: Slots) -> LayerPlan:
+    class Lazy(LayerPolicy):
+        def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
             return LayerPlan((range(1, 2),))
 
     with pytest.raises(ValueError, match=r"frames \[0\], of which the memory holds not all: let it run all layers"):
@@ -287,10 +286,8 @@ def test_memory_takes_no_new_frame_of_a_pass_that_skipped_layers(model: CausalWa
     deep = DeepForcing(window=8, sink=2, budget=7, recent=3)
 
     @dataclass(frozen=True, slots=True)
-    class LazyLater:
-        buffers: int = 0
-
-        def plan(self, work: Pass, row: Row, slots: Slots) -> LayerPlan:
+    class LazyLater(LayerPolicy):
+        def plan(self, work: Pass, row: Row, slots: Slots, left: Left) -> LayerPlan:
             return LayerPlan((range(1, 2),)) if row.frames.start >= 9 and work.kind == "denoise" else EVERY
 
     stream = tiny_stream(engine_of(model, LazyLater(), cache=deep, position=MovedSink(), switch=Keep()))

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.fifo import SinkWindow
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.positions import SlotIndex
 from cache.rope import rotary_tables, rotate
 from cache.switches import Recache

@@ -11,22 +11,25 @@ import torch
 from torch import Tensor
 
 from cache.averaging import Means
-from cache.buffers import KVShape
 from cache.deep_forcing import DeepForcing
+from cache.fifo import SinkWindow
+from cache.kv_shape import KVShape
 from cache.positions import MovedSink, SlotIndex
 from cache.refresh import SinkRefresh
-from cache.slots import Fold
-from cache.storage import EVERY, NewStorage
+from cache.slots import Fold, Put, SlotTable
+from cache.storage import EVERY, NewStorage, Storage
 from cache.switches import Keep
 from cache.tagged_memory import AveragedMemory
+from cache.types import Average, Evict, Slot, Write
 from pipelines.engine import Engine
 from pipelines.snapshots import load_snapshot, save_snapshot
+from schedulers.batch import StreamBatch
 from tests.tiny import FOX, WOLF, film, tiny_engine, tiny_stream
 
 SCRIPT = [FOX] * 6 + [WOLF] * 4
 
 
-class Scattered:
+class Scattered(Storage):
     """The numbers as they are, every frame a tensor of its own with its axes the other way round."""
 
     def __init__(self, shape: KVShape, *, device: torch.device | str = "cpu", dtype: torch.dtype) -> None:
@@ -43,7 +46,7 @@ class Scattered:
         return {f"frame {place}": frame for place, frame in enumerate(self._frames)}
 
 
-class Coarse:
+class Coarse(Storage):
     """Whole numbers of 1/64 in 16 bits."""
 
     def __init__(self, shape: KVShape, *, device: torch.device | str = "cpu", dtype: torch.dtype) -> None:
@@ -97,6 +100,54 @@ def test_a_coarser_storage_is_what_passes_see_and_films_go_on_from_it(kind: str,
     assert film(again, SCRIPT[7:]) == after
     assert {"steps"} <= stream.state.kv[0].tensors().keys()
     assert not {"keys", "values"} & stream.state.kv[0].tensors().keys()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "lanes", "guided"])
+def test_where_keys_wait_and_how_many_layers_the_view_holds_changes_no_bit(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written as they are made or after the pass; turned once for all passes, or by each layer for itself."""
+    more: dict[str, Any] = {
+        "lanes": {
+            "plan": StreamBatch((1000.0, 600.0), chunk=1),
+            "cache": SinkWindow(5, 1, keeps="level"),
+            "switch": Keep(),
+        },
+        "guided": {
+            "cache": DeepForcing(window=8, sink=2, budget=7, recent=3),
+            "position": MovedSink(),
+            "switch": Keep(),
+        },
+    }
+    engine = tiny_engine(**(KINDS | more)[kind])
+    if kind == "guided":
+        engine = replace(engine, policies=replace(engine.policies, guidance_scale=3.0))
+    whole = tiny_stream(engine)
+    expected = film(whole, SCRIPT)
+    assert film(tiny_stream(engine, observer=lambda *_: None), SCRIPT) == expected
+    monkeypatch.setattr("cache.kv_shape.VIEW_KEPT", 0)
+    by_layer = tiny_stream(engine)
+    assert film(by_layer, SCRIPT) == expected
+    assert film(tiny_stream(engine, observer=lambda *_: None), SCRIPT) == expected
+    held = [stream._passes._buffers.view.shape[1] for stream in (whole, by_layer)]
+    assert held == [3, 1]
+    assert by_layer._passes._buffers.nbytes == by_layer._passes._buffers.view.nbytes, "something had to wait"
+
+
+def test_a_frame_that_the_pass_still_needs_waits() -> None:
+    table = SlotTable(3)
+    staged = [Slot(frame) for frame in range(6)]
+    for action in (Write(range(3), range(3)), Evict(range(1))):
+        table.apply(action, staged)
+    assert table.foresee([Write(range(3, 4), range(2, 3))], staged, [1, 2]) == [Put(3, 3, 0)]
+    assert [slot.frame for slot in table.entries] == [1, 2], "only looked ahead"
+    leaves = [Evict(range(1)), Write(range(3, 5), range(1, 3))]
+    assert table.foresee(leaves, staged, [2]) == [Put(3, 3, 0), Put(4, 4, 1)]
+    assert table.foresee(leaves, staged, [1, 2]) is None, "frame 4 goes where the pass sees frame 1"
+    mean = [Average(range(1), 2, 0.5), Evict(range(1)), Write(range(4, 5), range(2, 3))]
+    assert table.foresee(mean, staged, []) is None, "frame 4 goes where the mean is still taken from"
+    overwritten = [Write(range(2, 3), range(1, 2))]
+    assert table.foresee(overwritten, staged, [1]) == [Put(2, 2, 2)]
 
 
 def test_a_snapshot_of_another_storage_is_refused() -> None:

@@ -36,6 +36,9 @@ GOOD: dict[str, tuple[str, object]] = {
     "switch_frame_indices": ("40,80", (40, 80)),
     "preset": ("longlive", "longlive"),
     "model": ("wan-1.3b", "wan-1.3b"),
+    "lora": ("style.safetensors:0.8", ("style.safetensors:0.8",)),
+    "vae": ("tiny", "tiny"),
+    "use_ema": ("false", False),
     "untrained": ("true", True),
     "device": ("cpu", "cpu"),
     "threads": ("2", 2),
@@ -66,6 +69,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "num_frame_per_block": ("2", 2),
     "independent_first_frame": ("on", True),
     "kv_cache_attention_bias": ("0.3", 0.3),
+    "feature_cache": ("clean-pass", "clean-pass"),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),
     "transition": ("soft", "soft"),
@@ -135,7 +139,7 @@ def test_flags_win_over_overrides_over_the_file_over_preset_and_card(
 
 
 def test_the_preset_answers_for_its_knobs_and_the_card_for_the_picture() -> None:
-    from pipelines.build import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
+    from pipelines.components import _card  # pyright: ignore[reportPrivateUsage]  # what the engine takes it to be
 
     resolved = resolve([])
     own = knob_values(PRESETS["embedded"])

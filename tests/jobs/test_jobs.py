@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -25,6 +26,8 @@ from app.jobs.queue import Jobs, JobsFull, NoSuchJob, WrongState
 from app.record import sidecar
 from app.server.access import Access
 from app.server.desk import Desk
+from app.server.routes import make_app
+from tests.live_doubles import PaintedEngine, served
 from tests.media.test_video import decode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,8 +122,8 @@ def test_jobs_are_rendered_one_at_a_time_in_the_order_they_are_given(jobs: Jobs)
     times = [jobs.get(job.id).started_at or 0.0 for job in (first, fourth, third)]
     assert times == sorted(times)
     assert jobs.get(second.id).started_at is None
-    with pytest.raises(WrongState, match="cancelled, so it cannot be queued"):
-        jobs.resume(second.id)
+    with pytest.raises(WrongState, match="completed, so it cannot be queued"):
+        jobs.resume(third.id)
 
 
 def test_a_paused_render_goes_on_to_the_film_it_would_have_been(jobs: Jobs) -> None:
@@ -223,16 +226,19 @@ def test_a_render_goes_on_while_its_server_is_dead_and_is_found_again(tmp_path: 
     jobs.close()
 
 
-def test_a_cancelled_job_keeps_its_film_and_gives_the_rest_of_the_disk_back(jobs: Jobs) -> None:
-    job = jobs.create(ask(seconds=LONG))
+def test_a_cancelled_job_keeps_its_film_so_far_and_goes_on_to_the_same_one_when_it_is_resumed(jobs: Jobs) -> None:
+    job = jobs.create(ask(seconds=20))
     until(lambda: jobs.get(job.id).chunk >= 2)
     jobs.cancel(job.id)
     until(lambda: jobs.get(job.id).process is None)
     film = jobs.film(job.id)
     assert film is not None
     assert film.name == "film.mp4"
+    assert 0 < len(decode(film)) < 320
+    jobs.resume(job.id)
+    until(is_(jobs, job, "completed"))
+    assert len(decode(film)) == 320
     assert not (film.parent / "film.part").exists()
-    assert not (film.parent / "film.part.mp4").exists()
 
 
 def test_a_deleted_job_leaves_nothing_and_its_render_ends(jobs: Jobs) -> None:
@@ -539,3 +545,28 @@ def test_a_new_job_is_judged_without_a_model() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
     assert new_job("x", ask(), models=["embedded"]).frames == 24
+
+
+def test_a_check_that_is_left_ends_and_the_next_one_takes_its_place(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs", renderer=renderer(tmp_path, hold=0))
+    engine: Any = PaintedEngine(folder=tmp_path)
+    body = json.dumps({"prompt": "a red ball", "seconds": 1})
+
+    def checks() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if "--dry_run" in " ".join(child.cmdline())]
+
+    with served(make_app(engine, secret=b"0" * 32, page=False, jobs=jobs)) as address:
+        for _ in range(2):
+            asking = http.client.HTTPConnection(address, timeout=60)
+            asking.request("POST", "/v1/videos/check", body, {"content-type": "application/json"})
+            before = {child.pid for child in checks()}
+            until(lambda before=before: bool({child.pid for child in checks()} - before))
+            asking.close()
+        until(lambda: not checks())
+        jobs._renderer = tuple(renderer(tmp_path))
+        asking = http.client.HTTPConnection(address, timeout=60)
+        asking.request("POST", "/v1/videos/check", body, {"content-type": "application/json"})
+        answer = asking.getresponse()
+        assert (answer.status, json.loads(answer.read())["totals"]["shots"]) == (200, 1)
+        asking.close()
+    jobs.close()

@@ -181,12 +181,12 @@ def test_a_film_that_plays_is_not_swept_away(tmp_path: Path) -> None:
 def test_all_films_together_keep_to_the_memory_for_ways_back(tmp_path: Path) -> None:
     with Stage(tmp_path, undo_memory=6 * 2**20) as stage:
         sessions = [stage.open()]
-        assert sessions[0].film._history._memory == 6 * 2**20
+        assert sessions[0].film._history._memory == 6 * 2**20 * 3 // 4, "a quarter is for branches that were left"
         sessions += [stage.open(), stage.open()]
-        assert [session.film._history._memory for session in sessions] == [2 * 2**20] * 3
+        assert [session.film._history._memory for session in sessions] == [2 * 2**20 * 3 // 4] * 3
         sessions[2].submit(Stop())
         stage.play(0.1)
-        assert [session.film._history._memory for session in sessions[:2]] == [3 * 2**20] * 2
+        assert [session.film._history._memory for session in sessions[:2]] == [3 * 2**20 * 3 // 4] * 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,8 +145,10 @@ def test_ending_drops_saves_leaves_no_half_files_and_parks_what_plays(
     closing.join(20)
     assert closed == [True]
     assert not read_checkpoint(film.folder, 3600).running
-    names = sorted(path.name.rpartition("-")[0] for path in film.folder.iterdir() if path.suffix == ".mp4")
-    assert names == ["recording-" + time.strftime("%Y%m%d")]  # finished; no save, and no part of one
+    (name,) = (
+        path.name for path in film.folder.iterdir() if path.suffix == ".mp4"
+    )  # finished; no save, no part of one
+    assert re.fullmatch(rf"recording-{time.strftime('%Y%m%d')}-\d{{6}}-a-red-fox-runs\.mp4", name)
     assert not [path.name for path in film.folder.iterdir() if path.name.startswith(".") or ".part" in path.name]
 
 

@@ -25,6 +25,7 @@ GOOD: list[dict[str, Any]] = [
     {"type": "session.look_up", "id": "w1", "prompt": "a cat at sun"},
     {"type": "session.set", "guidance_scale": 2.5, "steps": 4, "jpeg_quality": 80, "refresh_on_drift": 0.3},
     {"type": "session.do", "action": "rewind", "seconds": 5},
+    {"type": "session.do", "action": "return", "branch": 3},
     {"type": "session.source", "kind": "camera", "number": 7, "strength": 0.6, "hold": 0.5, "latency": 0.4},
     {"type": "ack", "seq": 12},
     {"type": "session.stop"},

@@ -13,6 +13,7 @@ import pytest
 
 import pipelines
 from pipelines import Controls, film, open_stream
+from pipelines.api import UnknownWords
 from tests.app_doubles import save_tiny_model
 from weights.catalog import MODELS, get_model
 
@@ -31,6 +32,7 @@ def embedded(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "embedded", get_model(str(tiny)))
 
 
+@pytest.mark.filterwarnings("ignore::pipelines.api.UnknownWords")  # the tiny model knows few of their words
 def test_the_examples_of_the_page_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -76,6 +78,7 @@ def test_prompts_share_a_film_equally() -> None:
     [
         (lambda: film(), "needs a prompt"),
         (lambda: film(" "), "prompt is empty"),
+        (lambda: film([BALL, STAR]), "film(*prompts)"),
         (lambda: film(BALL, seconds=0), "above 0"),
         (lambda: film(BALL, seconds=float("nan")), "above 0"),
         (lambda: open_stream("embeded"), "did you mean embedded"),
@@ -97,3 +100,16 @@ def test_the_package_offers_the_names_without_loading_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+def test_a_text_in_the_place_of_controls_is_told_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r'stream\.next_chunk\(Controls\("a red ball"\)\)'):
+        open_stream().next_chunk(BALL)  # type: ignore[arg-type]  # what people write first
+
+
+def test_unknown_words_are_warned_of_when_their_prompt_begins_and_not_again() -> None:
+    stream = open_stream()
+    with pytest.warns(UnknownWords, match="does not know 'xyzzy'"):
+        stream.next_chunk(Controls("a red xyzzy"))
+    stream.next_chunk(Controls("a red xyzzy"))  # a warning is an error in these tests
+    stream.next_chunk(Controls("a red ball"))

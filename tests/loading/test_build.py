@@ -20,8 +20,9 @@ from models.text import VOCABULARY_FILE, TextEncoder
 from models.umt5 import UMT5TextEncoder
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
-from pipelines import build
-from pipelines.build import Components, build_engine, build_stream, load_components
+from pipelines import components as components_module
+from pipelines.build import build_engine, build_stream
+from pipelines.components import Components, load_components
 from pipelines.presets import PRESETS, get_preset
 from pipelines.types import Controls, Transition
 from tests.models.test_umt5 import save_tiny
@@ -236,7 +237,7 @@ def test_released_weights_get_a_card_from_the_presets_named_after_them(
 def test_every_model_of_the_catalogue_that_a_preset_names_can_be_streamed_by_it() -> None:
     for name, preset in PRESETS.items():
         if preset.model in MODELS and MODELS[preset.model].tokenizer is not None:
-            card = build._card(MODELS[preset.model], Path())
+            card = components_module._card(MODELS[preset.model], Path())
             assert preset.plan in card["plans"], name
 
 

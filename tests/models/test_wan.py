@@ -17,8 +17,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
-from cache.buffers import Buffers, KVShape
+from cache.buffers import Buffers
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.rope import rotary_tables
 from cache.types import Slot, SlotRange, Write
 from models.wan import CausalWanTransformer3DModel, time_sinusoid

@@ -16,7 +16,8 @@ from cache.fifo import SinkWindow
 from cache.switches import Keep, Recache
 from cache.types import Deps, NoisePlan, Pass, Row, View
 from models.wan import CausalWanTransformer3DModel
-from pipelines.build import Components, build_engine, build_stream, check_pair, make_policies
+from pipelines.build import build_engine, build_stream, check_pair, make_policies
+from pipelines.components import Components
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
 from pipelines.presets import PRESETS, Preset, get_preset

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from cache.buffers import KVShape
 from cache.fifo import SinkWindow
 from cache.kv import KVStore
+from cache.kv_shape import KVShape
 from cache.refresh import SinkRefresh
 from cache.scorers.similarity import FrameSimilarity
 from cache.types import Entry, Evict, Move, Pin, Row, Slot, SlotRange, Slots, Write

@@ -293,7 +293,8 @@ def test_frames_are_given_before_the_film_begins_or_not_at_all(engine: Engine) -
 def addresses(stream: Stream) -> list[int]:
     """Where the long-lived buffers lie."""
     store = stream.state.kv[0]
-    buffers = [*stream._passes._buffers, *store.tensors().values(), stream.state.latents.ring]
+    views = stream._passes._buffers
+    buffers = [views.view, views.staged, *store.tensors().values(), stream.state.latents.ring]
     return [tensor.data_ptr() for tensor in buffers]
 
 

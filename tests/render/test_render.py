@@ -148,7 +148,9 @@ def test_every_chunk_has_its_line_and_every_switch_both_places(tmp_path: Path) -
     assert lines[2].startswith("[3/4] 00:01.3  frame 21  latent 6  fps ")
     assert lines[2].endswith('mem 0.5G  drift -  "a blue star"')
     assert "asked t=1.25s  frame 20  latent 5  chunk 1, begins t=1.31s  frame 21  latent 6  chunk 2" in printed
-    assert printed.index('does not know "bal"; say instead: ball') < printed.index("[1/4]")
+    told = 'does not know "bal"; say instead: ball'
+    assert printed.index(told) < printed.index("[1/4]")
+    assert printed.rindex(told) > printed.index("first frame after"), "what was said first has scrolled away"
     assert "first frame after" in printed
 
 

@@ -61,7 +61,9 @@ def test_prose_that_a_narrow_page_wrapped_is_a_shot_a_paragraph() -> None:
         "A blue star drifts over the snow and the night is dark.",
     ]
     assert script.shots[1].place == "a.txt, line 6"
-    assert script.notes == ("Read as 2 paragraphs, a shot each.",)
+    assert script.notes == (
+        "Read as 2 paragraphs, a shot each: joined 3 lines into shot 1, joined 2 lines into shot 2.",
+    )
 
 
 def test_blank_lines_between_prompts_change_nothing() -> None:
@@ -360,3 +362,23 @@ def test_too_many_videos_and_wrong_switches_are_refused() -> None:
         parse_script("a\nb", "a.txt", switch_frame_indices=[3, 6])
     with pytest.raises(UsageMistake, match=r"a\.txt, line 3: this shot is to begin at 3l"):
         parse_script("a\nb\nc", "a.txt", switch_frame_indices=[6, 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a red ball\n\n# then\na blue star", "prompts, one a line"),
+        (WRAPPED, "paragraphs, a shot each"),
+        ("0:00 a red ball\n0:04 a blue star", "a timed list"),
+        ("[0s: a red ball]\n[4s: a blue star]", "FramePack's timed sections"),
+        ('"0": "a red ball",\n"32": "a blue star"', "prompt travel"),
+        ("start,prompt\n0,a red ball\n4,a blue star", "a table"),
+        ("1\n00:00:00,000 --> 00:00:04,000\na red ball\n\n2\n00:00:04,000 --> 00:00:08,000\na star\n", "subtitles"),
+        ("shots:\n- prompt: a red ball\n- prompt: a blue star\n", "a shot list"),
+        ('{"prompts": ["a red ball", "a blue star"]}', "LongLive's prompts"),
+        ('["a red ball", "a blue star"]', "a list of prompts"),
+    ],
+)
+def test_a_script_says_what_it_was_written_as_whatever_it_is_called(text: str, name: str) -> None:
+    script = one(text, "a.txt")
+    assert (script.written_as, len(script.shots)) == (name, 2)

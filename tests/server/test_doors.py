@@ -39,12 +39,10 @@ class Door:
     """A door without a server: who comes in has a pair of sockets."""
 
     def __init__(self, **settings: Any) -> None:
-        self.now = 0.0
-        self.doors = Doors(clock=lambda: self.now, **settings)
+        self.doors = Doors(**settings)
         self.pairs: list[socket.socket] = []
 
     def come(self, address: str, doing: doors.Doing = "asking") -> Caller | None:
-        self.now += 1
         ours, theirs = socket.socketpair()
         caller = Caller(ours.family, ours.type, fileno=ours.detach())
         self.pairs += [caller, theirs]
@@ -62,7 +60,7 @@ class Door:
 
 
 def inside(door: Door, *callers: Caller | None) -> list[bool]:
-    return [caller in door.doors._inside for caller in callers]
+    return [caller in door.doors for caller in callers]
 
 
 def test_a_full_door_sends_the_longest_silent_away_and_never_who_is_served() -> None:
@@ -100,12 +98,28 @@ def test_what_waits_anew_waits_from_now_on() -> None:
     with Door(most=2) as door:
         first, second = door.come("1.1.1.1"), door.come("1.1.1.2")
         assert first is not None
-        door.now += 1
         door.doors.now(first, "served")
-        door.now += 1
         door.doors.now(first, "asking")
         door.come("1.1.1.3")
         assert inside(door, first, second) == [True, False]
+
+
+def test_who_is_inside_has_a_turn_between_those_who_come() -> None:
+    with Listener(socket.AF_INET, Doors()) as listener, ExitStack() as sockets:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        listener.setblocking(False)
+        waiting = doors.AT_ONCE + 2
+        for _ in range(waiting):
+            sockets.enter_context(socket.create_connection(listener.getsockname()))
+        turns = [0]
+        while sum(turns) < waiting:
+            try:
+                sockets.enter_context(listener.accept()[0])
+                turns[-1] += 1
+            except BlockingIOError:
+                turns.append(0)
+        assert turns == [doors.AT_ONCE, 2]
 
 
 def test_the_door_stays_below_what_the_system_lets_a_process_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +364,8 @@ def one_server(tmp_path: Path, door: Doors | None = None) -> Iterator[tuple[str,
 
 
 def closes(link: socket.socket) -> bytes:
-    link.shutdown(socket.SHUT_WR)
+    with suppress(OSError):  # the other side was first
+        link.shutdown(socket.SHUT_WR)
     return everything(link)
 
 

@@ -34,6 +34,7 @@ from app.record.log_writer import LARGEST
 from app.server import connection, schemas
 from app.server import routes as server
 from app.server.access import MAX_BODY, Access
+from app.server.gallery import DeletedItem, Gallery, GalleryItem
 from app.server.jobs_api import LARGEST_BODY
 from app.server.refusals import Refusal
 from app.server.restore import LARGEST_UPLOAD
@@ -131,6 +132,8 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
     log_lines.save(tmp_path / "film1", log_lines.a_log())
     token = {"token": Access(SECRET).token("film1")}
     path = "/v1/videos/{video_id}"
+    (tmp_path / "film1" / "still-20261130-120000-a-red-ball.png").write_bytes(b"x")
+    binned = {"item": "live:film1/still-20261130-120000-a-red-ball.png", **token, "binned": True}
     answers: list[tuple[str, str, Any, type[BaseModel]]] = [
         ("get", "/healthz", client.get("/healthz"), schemas.Health),
         ("get", "/readyz", client.get("/readyz"), schemas.Readiness),
@@ -147,6 +150,9 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
         ("delete", path, client.delete(f"/v1/videos/{video}"), schemas.DeletedJob),
         ("post", "/v1/restore", client.post("/v1/restore", content=log_lines.a_log()), schemas.Restored),
         ("get", "/v1/sessions/{session}/take", client.get("/v1/sessions/film1/take", params=token), schemas.Restored),
+        ("post", "/v1/gallery", client.post("/v1/gallery", json={"films": [{"session": "film1", **token}]}), Gallery),
+        ("post", "/v1/gallery/mark", client.post("/v1/gallery/mark", json=binned), GalleryItem),
+        ("delete", "/v1/gallery", client.delete("/v1/gallery", params={"item": binned["item"], **token}), DeletedItem),
     ]
     for method, route, answer, model in answers:
         assert answer.is_success, (method, route, answer.text)
@@ -176,6 +182,8 @@ def test_the_description_says_what_is_asked_and_how_it_is_refused(client: TestCl
         for route, body in bodies.items()
         if "application/json" in body
     } == {
+        "/v1/gallery": "Asked",
+        "/v1/gallery/mark": "Said",
         "/v1/videos": "VideoBody",
         "/v1/videos/plan": "VideoBody",
         "/v1/videos/check": "VideoBody",
@@ -199,7 +207,7 @@ def test_the_description_says_what_is_asked_and_how_it_is_refused(client: TestCl
         ("/metrics", ["text/plain"]),
         ("/frame.jpg", ["image/jpeg"]),
         ("/live.mjpg", ["multipart/x-mixed-replace"]),
-        ("/v1/videos/{video_id}/content", ["video/mp4", "image/jpeg"]),
+        ("/v1/videos/{video_id}/content", ["video/mp4", "image/jpeg", "image/gif"]),
     ):
         assert list(schema["paths"][route]["get"]["responses"]["200"]["content"]) == media
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,12 +29,6 @@ from app.server.scenes import EMBEDDED, WORDS
 from pipelines.presets import get_preset
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other server to ask
-]
 COMMAND = """
 import sys, app.jobs.process
 app.jobs.process._NICE = 0  # a busy machine starves what stands back, and these tests wait for it
@@ -45,8 +38,6 @@ sys.exit(main(sys.argv[1:]))
 DAY, NIGHT = "a big red ball bounces over the sea", "a yellow star spins in the starry night"
 PATIENCE = 60_000
 """Milliseconds for anything to happen on a machine that does other things too."""
-RENDER_PATIENCE = 300_000
-"""For renders, which stand back behind everything."""
 SPY = """
 window.spied = {boxes: new Set(), told: new Set(), frames: [], sockets: [], sent: [], drawn: [], bitmaps: 0};
 const See = window.WebSocket;
@@ -131,32 +122,6 @@ TOGGLED = """
 })()
 """
 """Presses Pause or Go on; then comes what the server had measured before. What the page says after each."""
-NAMED = "node.ariaLabel || node.labels?.length || node.textContent.trim()"
-FAINT = """
-(() => {
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].reduce((sum, value, i) => {
-    const part = value / 255;
-    return sum + [0.2126, 0.7152, 0.0722][i] * (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-  }, 0);
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const colour = rgb(getComputedStyle(node).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  return [...document.querySelectorAll('.rv-live *, .rv-jobs *')]
-    .filter((node) => node.offsetParent && !node.disabled && !node.closest('.rv-stage, .rv-track, :disabled'))
-    .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim()))
-    .filter((node) => {
-      const [one, other] = [light(rgb(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-      return (one + 0.05) / (other + 0.05) < 4.5;
-    })
-    .map((node) => `${node.outerHTML.slice(0, 90)} ${getComputedStyle(node).color}`);
-})()
-"""
-"""Texts whose contrast with what lies behind them is below 4.5 (WCAG AA)."""
 
 
 @pytest.fixture(scope="module")
@@ -174,17 +139,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +335,7 @@ def test_a_receipt_says_when_the_prompt_was_taken_shown_and_where_the_time_went(
     say(page, prompt, kind="recache")
     receipt = page.locator("#rv-receipts li").first
     shown(page, prompt)
-    assert any(re.search(r"chunk \d+$", said or "") for said in page.evaluate("[...spied.told]"))
+    assert any(re.search(r"^in [\d.]+ s$", said or "") for said in page.evaluate("[...spied.told]"))
     told = receipt.locator("b").get_attribute("title")
     assert re.search(r"begins with chunk \d+\. .*denoise \d+ ms", told), told
     ms = re.search(r"\d+", receipt.locator("b").inner_text())
@@ -552,6 +506,7 @@ def test_a_saved_film_brings_its_prompt_and_seed_back(page: Any, tmp_path: Path)
     page.locator("#rv-seed").fill("5")
     page.locator("#rv-seed").press("Enter")
     page.locator("#rv-open").set_input_files(tmp_path / name)
+    page.get_by_role("button", name="Play it here").click()
     page.locator('#rv-problem[data-good="true"]').wait_for(state="visible")
     assert "seed 42" in page.locator("#rv-problem").inner_text()
     assert page.locator("#rv-seed").input_value() == "42"
@@ -570,6 +525,9 @@ def test_rewinding_goes_back_and_branches(page: Any) -> None:
     with going_back(page, frame(page) - 8):
         page.locator("#rv-track button").last.click()  # to where the film before this one began
     until(page, f"document.querySelector('#rv-caption').textContent !== {json.dumps(NIGHT)}")
+    page.locator("#rv-undo").get_by_role("button", name="Undo").click()
+    until(page, f"document.querySelector('#rv-caption').textContent === {json.dumps(NIGHT)}")
+    page.locator("#rv-branches button").first.wait_for()  # what the click had begun is the way back from here
 
 
 @pytest.mark.browser
@@ -718,86 +676,6 @@ def test_closing_the_tab_stops_the_film_within_five_seconds_and_frees_it(page: A
 
 
 @pytest.mark.browser
-def test_a_shot_table_becomes_a_script_and_tells_where_every_shot_begins(film: Any) -> None:
-    open_tab(film, "Long render")
-    rows = film.locator(".rv-shots li")
-    until(film, "document.querySelectorAll('.rv-shots li').length === 3")
-    assert rows.nth(0).get_by_label("Transition into shot 1", exact=True).is_hidden()
-    rows.nth(2).get_by_role("button", name="Delete: shot 3").click()
-    film.get_by_role("button", name="Add a shot").click()
-    words = film.locator('[data-place="words"]')
-    until(film, "/Shot 3 needs a change/.test(document.querySelector('[data-place=words]').textContent)")
-    assert "A prompt is empty" in rows.nth(2).inner_text()
-    film.keyboard.type("a pink heart at sunset")
-    for row in range(3):
-        rows.nth(row).get_by_label(f"Seconds of shot {row + 1}").fill("2")
-    rows.nth(2).get_by_role("button", name="Earlier: shot 3").click()
-    until(film, "document.querySelectorAll('.rv-shots input')[3].value === 'a pink heart at sunset'")
-    until(film, "/^3 shots, 6.0 s, 96 frames, 9 chunks/.test(document.querySelector('[data-place=words]').textContent)")
-    assert "begins at 2.06 s, 3 chunks" in rows.nth(1).inner_text()
-    assert film.locator(".rv-plan .rv-cells i").count() == 9
-    film.locator('label:has([name="mode"][value="script"])').click()
-    script = film.get_by_role("textbox", name="Script")
-    assert '- {at: 2s, prompt: "a pink heart at sunset", transition: {kind: soft, chunks: 2}}' in script.input_value()
-    script.fill(script.input_value().replace("at: 4s", "at: 2s"))
-    film.get_by_role("button", name="Show the line").click()
-    assert "Line 5:" in words.inner_text()
-    start = script.evaluate("node => node.selectionStart")
-    assert script.input_value()[start:].startswith('  - {at: 2s, prompt: "a yellow star')
-    script.fill("a red ball over the sea\na blue star over snow\n")
-    film.locator('[name="script_kind"]').select_option("txt")
-    film.locator('form:has([name="script_kind"]) [name="seconds"]').fill("3")
-    until(film, "/^2 shots, 3.0 s/.test(document.querySelector('[data-place=words]').textContent)")
-    film.locator('label:has([name="mode"][value="shots"])').click()
-    until(film, "document.querySelectorAll('.rv-shots li').length === 2")
-
-
-@pytest.mark.browser
-def test_jobs_are_checked_rendered_paused_moved_and_kept_over_a_reload(film: Any) -> None:
-    open_tab(film, "Long render")
-    form = film.locator('form:has([name="script_kind"])')
-    form.locator('label:has([name="mode"][value="script"])').click()
-    form.locator("textarea").fill("a red ball over the sea\na blue star over snow\n")
-    form.locator('[name="script_kind"]').select_option("txt")
-    form.locator('[name="seconds"]').fill("3")
-    form.locator('[name="name"]').fill("short")
-    film.get_by_text("Quality and memory").click()
-    form.locator('[name="num_inference_steps"]').fill("1")
-    film.get_by_role("button", name="Check", exact=True).click()
-    film.locator(".rv-check-table table").wait_for(timeout=RENDER_PATIENCE)
-    assert "to render" in film.locator(".rv-check-table").inner_text()
-    film.get_by_role("button", name="Render", exact=True).click()
-    film.locator('.rv-job[data-status="in_progress"]').wait_for()
-    for name in ("first", "second", "third"):
-        form.locator('[name="name"]').fill(name)
-        film.get_by_role("button", name="Render", exact=True).click()
-        film.get_by_role("button", name=f"Cancel: {name}").wait_for()
-    names = "[...document.querySelectorAll('.rv-job strong')].map((node) => node.textContent).join()"
-    until(film, f"{names}.endsWith('first,second,third')")
-    film.get_by_role("button", name="Earlier: third").click()
-    until(film, f"{names}.endsWith('first,third,second')")
-    film.get_by_role("button", name="Pause: first").click()
-    film.get_by_role("button", name="Resume: first").wait_for()
-    for name in ("first", "second", "third"):
-        film.get_by_role("button", name=f"Cancel: {name}").click()
-        film.get_by_role("button", name=f"Delete: {name}").click()
-        film.get_by_role("button", name=f"Really delete?: {name}").click()
-    until(film, "document.querySelectorAll('.rv-job').length === 1")
-    film.reload()
-    open_tab(film, "Long render")
-    job = film.locator(".rv-job").first
-    assert form.locator('[name="name"]').input_value() == "third"
-    until(film, "document.querySelector('.rv-job')?.dataset.status === 'completed'", RENDER_PATIENCE)
-    until(film, "document.querySelectorAll('.rv-job [data-state=made]').length === 5")
-    until(film, "document.querySelector('.rv-job video')?.videoWidth > 0")
-    with film.expect_download() as download:
-        job.get_by_role("link", name="Download").click()
-    assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
-    job.get_by_role("button", name="Edit as new").click()
-    until(film, "document.querySelector('.rv-columns [name=name]').value === 'short'")
-
-
-@pytest.mark.browser
 def test_the_live_film_so_far_becomes_a_script_that_can_be_rendered_again(page: Any) -> None:
     say(page, NIGHT)
     shown(page, NIGHT)
@@ -806,68 +684,6 @@ def test_the_live_film_so_far_becomes_a_script_that_can_be_rendered_again(page: 
     page.get_by_text("The live film so far").wait_for()
     assert page.locator(".rv-shots li input").evaluate_all("all => all.map((one) => one.value)").count(NIGHT) >= 1
     assert page.locator('form:has([name="script_kind"]) [name="seed"]').input_value() == "42"
-
-
-@pytest.mark.browser
-def test_films_under_different_settings_play_as_one_and_are_exported(page: Any) -> None:
-    page.get_by_role("button", name="Pause").click()
-    open_tab(page, "Compare")
-    tab_ = page.locator(".rv-compare")
-    tab_.locator('[name="seconds"]').fill("2")
-    tab_.locator('[name="num_inference_steps"]').nth(0).fill("1")
-    tab_.locator('[name="num_inference_steps"]').nth(1).fill("1")
-    tab_.locator('[name="sink_size"]').nth(1).fill("")
-    page.get_by_role("button", name="Render all").click()
-    page.get_by_text("B is set like another one").wait_for()
-    tab_.locator('[name="num_inference_steps"]').nth(1).fill("2")
-    page.get_by_role("button", name="Render all").click()
-    tab_.locator('[data-act="play"]:enabled').wait_for(timeout=RENDER_PATIENCE)
-    times = "[...document.querySelectorAll('.rv-compare video')].map((video) => video.currentTime)"
-    tab_.get_by_label("Time of all films").fill("1")
-    until(page, f"{times}.every((at) => Math.abs(at - 1) < 0.1)")
-    tab_.get_by_role("button", name="Play all").click()
-    until(page, f"{times}.every((at) => at > 1.2)")
-    tab_.get_by_role("button", name="Pause all").click()
-    first, second = page.evaluate(times)
-    assert abs(first - second) < 0.2
-    assert tab_.locator(".rv-plots svg").count() == 4
-    assert tab_.locator(".rv-plots polyline").count() >= 6
-    assert "none" in tab_.locator("tbody tr").nth(1).inner_text(), "other steps, other pictures from the first on"
-    found = {}
-    for kind in ("CSV", "PNG", "HTML"):
-        with page.expect_download() as download:
-            tab_.get_by_role("button", name=kind, exact=True).click()
-        found[kind] = Path(download.value.path()).read_bytes()
-    assert found["CSV"].decode().count("\n") == 1 + 2 * 3
-    assert found["PNG"].startswith(b"\x89PNG")
-    assert len(found["PNG"]) > 20_000
-    page_text = found["HTML"].decode()
-    assert page_text.count("data:video/mp4;base64,") == 2
-    assert not re.search(r'(src|href)="(?!data:)', page_text)
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_tab_fits_a_phone_and_can_be_read_in_the_dark(browser: Any, page: Any, address: str, scheme: str) -> None:
-    page.get_by_role("button", name="Pause").click()  # two films at once are slow
-    with browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme) as context:
-        narrow = open_page(context, address)
-        for name in ("Live", "Long render", "Compare"):
-            tab(narrow, name).click()
-            until(narrow, "document.documentElement.scrollWidth <= innerWidth")
-            assert narrow.evaluate(FAINT) == [], (name, scheme)
-            nameless = (
-                "[...document.querySelectorAll('button, input, select, textarea')].filter((node) => node.offsetParent"
-            )
-            assert (
-                narrow.evaluate(
-                    f"{nameless} && node.closest('.rv-live, .rv-jobs') && !({NAMED})).map((node) => node.outerHTML)"
-                )
-                == []
-            )
-        assert (narrow.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)") == (
-            scheme == "dark"
-        )
 
 
 def test_every_word_of_the_scenes_is_known_to_the_embedded_model() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,6 @@ from tests.live_doubles import SECRET, PaintedEngine, served, until
 from tests.tls_proxy import certificate, proxied
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--ignore-certificate-errors"),
-]
 SPY = """
 window.blocked = [];
 addEventListener('securitypolicyviolation', event => blocked.push(event.violatedDirective));
@@ -46,18 +40,6 @@ CanvasRenderingContext2D.prototype.drawImage = function (...given) { draw.apply(
 EVIL = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>\"'><b id=evil>"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 class Painted(PaintedEngine):
     """With what the page asks of an engine."""
 
@@ -65,9 +47,12 @@ class Painted(PaintedEngine):
 
 
 @contextmanager
-def a_server(folder: Path, **settings: Any) -> Iterator[tuple[str, Painted]]:
+def a_server(folder: Path, *, renderer: Sequence[str] | None = None, **settings: Any) -> Iterator[tuple[str, Painted]]:
+    """A painted film; render jobs are queued, and never begun without a `renderer`."""
     engine: Any = Painted(folder=folder)
-    jobs = Jobs(folder / "jobs")  # which are queued and never begun
+    jobs = Jobs(folder / "jobs") if renderer is None else Jobs(folder / "jobs", renderer=renderer)
+    if renderer is not None:
+        jobs.start()
     try:
         engine.start()
         with served(make_app(engine, secret=SECRET, jobs=jobs, **settings)) as address:

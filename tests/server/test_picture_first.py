@@ -10,7 +10,6 @@ import pytest
 from app.live.messages import PromptUpdate
 from app.server.scenes import PERFORMANCE
 from tests.server.test_page_security import Painted, a_server
-from tests.server.test_page_security import browser as browser  # a fixture
 
 SIZES = [(1440, 900), (1024, 768), (1920, 1080), (390, 844)]
 INSIDE = """

@@ -178,6 +178,7 @@ def test_the_client_of_the_documentation_works(server: str, tmp_path: Path) -> N
         (["--root-path", "/film/"], "like /film"),
         (["--prompt", " "], "--prompt is empty"),
         (["--preset", "embeded"], "did you mean embedded"),
+        (["--model", "wrong"], "--model: No model 'wrong'"),
         (["--port", "70000"], "65535"),
         (["--host", "no such host"], "no address"),
         (["--host", "192.0.2.1"], "not this machine"),

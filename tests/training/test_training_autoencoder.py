@@ -25,7 +25,12 @@ def _smooth_clips(rng: np.random.Generator, clips: int, frames: int, *_: object,
 
 @pytest.fixture
 def smooth(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small recipe on a small world, without the pictures that a page takes."""
+    """The small recipe on a small world."""
+    small_world(monkeypatch)
+
+
+def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips of 32 x 32, without the pictures that a page takes."""
     monkeypatch.setattr(autoencoder, "MIX", ((4, 5, None),))
     monkeypatch.setattr(autoencoder, "render_batch", _smooth_clips)
     monkeypatch.setattr(autoencoder, "JUDGED", 1)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weights.catalog import WAN_1_3B
-from weights.load import CheckpointError, generator_tensors, load_component, load_generator
+from weights.load import CheckpointError, load_component, load_file, tensors_of
 from weights.lora import lora_tensors
 from weights.remap import is_original, to_diffusers, to_original
 
@@ -104,13 +104,11 @@ def test_a_released_generator_loads_bit_for_bit_from_under_its_wrappers(
     torch.save(
         {"generator": other, "generator_ema": released(stock_wan), "step": 700}, tmp_path / "self_forcing_dmd.pt"
     )
-    model = load_generator(WanTransformer3DModel, tmp_path / "self_forcing_dmd.pt", tiny_wan_config)
+    model = load_file(WanTransformer3DModel, tmp_path / "self_forcing_dmd.pt", tiny_wan_config)
     assert_equal_weights(model, stock_wan)
     assert not model.training
     assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
-    chosen = load_generator(
-        WanTransformer3DModel, tmp_path / "self_forcing_dmd.pt", tiny_wan_config, keys=("generator",)
-    )
+    chosen = load_file(WanTransformer3DModel, tmp_path / "self_forcing_dmd.pt", tiny_wan_config, keys=("generator",))
     assert not torch.equal(chosen.proj_out.weight, stock_wan.proj_out.weight), "keys= picks the entry"
 
 
@@ -122,7 +120,7 @@ def test_flat_and_safetensors_generators_load_in_either_spelling(
     save_file(to_original(stock_wan.state_dict()), str(tmp_path / "original.safetensors"))
     save_file(dict(stock_wan.state_dict()), str(tmp_path / "diffusers.safetensors"))
     for name in ("flat.pt", "legacy.pt", "original.safetensors", "diffusers.safetensors"):
-        assert_equal_weights(load_generator(WanTransformer3DModel, tmp_path / name, tiny_wan_config), stock_wan)
+        assert_equal_weights(load_file(WanTransformer3DModel, tmp_path / name, tiny_wan_config), stock_wan)
 
 
 def test_a_saved_diffusers_folder_loads_whole_and_in_shards(stock_wan: WanTransformer3DModel, tmp_path: Path) -> None:
@@ -229,7 +227,7 @@ def test_a_damaged_pt_file_is_one_sentence(
         }[damage]
     )
     with pytest.raises(CheckpointError) as error:
-        load_generator(WanTransformer3DModel, file, tiny_wan_config)
+        load_file(WanTransformer3DModel, file, tiny_wan_config)
     sentence(error, file)
 
 
@@ -257,7 +255,7 @@ def test_a_pickle_with_code_is_refused_and_the_code_never_runs(
     else:
         file.write_bytes(pickle.dumps(Bomb(mark)))
     for load in (
-        lambda: load_generator(WanTransformer3DModel, file, tiny_wan_config),
+        lambda: load_file(WanTransformer3DModel, file, tiny_wan_config),
         lambda: lora_tensors(file, nn.Identity()),
     ):
         with pytest.raises(CheckpointError, match="was not run") as error:
@@ -275,14 +273,14 @@ def test_a_pickle_that_calls_itself_safetensors_is_refused(small_folder: Path) -
 def test_an_entry_without_tensors_lists_what_the_file_holds(tmp_path: Path) -> None:
     torch.save({"critic": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "critic.pt")
     with pytest.raises(CheckpointError, match="critic, step") as error:
-        generator_tensors(tmp_path / "critic.pt")
+        tensors_of(tmp_path / "critic.pt")
     assert "generator_ema" in sentence(error, tmp_path / "critic.pt")
 
 
 def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
     torch.save({"model.a": torch.zeros(1), "a": torch.ones(1)}, tmp_path / "twice.pt")
     with pytest.raises(CheckpointError, match="twice"):
-        generator_tensors(tmp_path / "twice.pt")
+        tensors_of(tmp_path / "twice.pt")
 
 
 def test_configs_that_a_class_does_not_know_are_refused(small_folder: Path) -> None:
@@ -303,7 +301,7 @@ def test_absent_folders_and_files_are_file_not_found_errors(small_folder: Path, 
     with pytest.raises(FileNotFoundError, match="No folder"):
         load_component(Small, tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="is missing; check the path"):
-        load_generator(Small, tmp_path / "nothing.pt", {"width": 2})
+        load_file(Small, tmp_path / "nothing.pt", {"width": 2})
     (small_folder / "model.safetensors").rename(small_folder / "a.safetensors")
     load_component(Small, small_folder)
     save_file({"x": torch.zeros(1)}, str(small_folder / "b.safetensors"))

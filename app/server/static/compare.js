@@ -16,10 +16,14 @@ class CompareTab {
       event.preventDefault();
       this.render();
     };
-    this.button("add").onclick = () => this.add();
+    this.button("add").onclick = () => {
+      this.add();
+      this.keep();
+    };
     this.button("play").onclick = () => this.play(!this.playing);
     for (const kind of ["csv", "png", "html"]) this.button(kind).onclick = () => this.save(kind);
     this.scrub.oninput = () => this.seek(this.scrub.valueAsNumber);
+    this.form.addEventListener("input", () => this.keep());
     this.add();
     this.add({ sink_size: facts.sink ? 0 : undefined, num_inference_steps: facts.sink ? undefined : Math.max(1, facts.steps >> 1) });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
@@ -57,6 +61,7 @@ class CompareTab {
     remove.onclick = () => {
       line.remove();
       this.number();
+      this.keep();
     };
     this.variants.append(line);
     this.number();
@@ -99,6 +104,7 @@ class CompareTab {
       return;
     }
     memory.keep({ compare: jobs.map(({ id }) => id) });
+    this.keep();
     this.begin(jobs);
     await this.look();
     this.players.scrollIntoView({ block: "nearest" });
@@ -118,17 +124,31 @@ class CompareTab {
     this.may(false);
   }
 
-  // A reload shows the comparison again; its jobs lie on the server's disk.
+  // The form as it stands, rendered or not.
+  keep() {
+    const { script, seconds, seed } = this.form;
+    const variants = [...this.variants.children].map((line) => ({
+      ...settingValues(line, fieldsOf("compare")),
+      preset: line.querySelector('[name="preset"]').value,
+      model: line.querySelector('[name="model"]').value,
+    }));
+    memory.keep({ comparing: { script: script.value, seconds: seconds.value, seed: seed.value, variants } });
+  }
+
+  // A reload shows form and comparison again; the films lie on the server's disk.
   async recall() {
-    const { compare } = memory.all();
+    const { compare, comparing } = memory.all();
+    if (comparing) {
+      for (const name of ["script", "seconds", "seed"]) this.form[name].value = comparing[name];
+      this.variants.replaceChildren();
+      for (const variant of comparing.variants) this.add(variant);
+    }
     if (!compare) return;
     const jobs = await Promise.all(compare.map((id) => api(`/${id}`).catch(() => null)));
-    if (jobs.some((job) => !job)) return;
-    const { request, seconds, seed } = jobs[0];
-    Object.assign(this.form.script, { value: request.script ?? "" });
-    [this.form.seconds.value, this.form.seed.value] = [seconds, seed];
-    this.variants.replaceChildren();
-    for (const job of jobs) this.add({ ...job.request.settings, preset: job.preset, model: job.model });
+    if (jobs.some((job) => !job)) {
+      this.banner.say("A film of this comparison was deleted. Render all makes it again.");
+      return;
+    }
     this.begin(jobs);
     this.look();
   }

@@ -1,6 +1,7 @@
 // A film or a log of Rivulet that is dropped on the page, or chosen, brings back what made it.
 
 const DROP_BYTES = 16 * 2 ** 20; // our films have their index at the front
+const BESIDE = "rivulet.beside."; // what another window of this page shall open
 
 class Restorer {
   constructor(live) {
@@ -36,11 +37,51 @@ class Restorer {
       const { shots, request, seconds, notes } = told;
       const what = `${file.name}: ${shots.length} prompt${shots.length === 1 ? "" : "s"}, ${seconds.toFixed(1)} s, seed ${request.seed}.`;
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
-      else this.play(told, what);
+      else await this.offer(told, what);
     } catch (error) {
       if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
       else say(error.message);
     }
+  }
+
+  // It would take the place of the film that plays: that is asked first.
+  async offer(told, what) {
+    const { live } = this;
+    const answers = [
+      ...(live.driver ? [["here", "Play it here", true]] : []),
+      ["beside", "Open beside", !live.driver],
+      ...(live.renders ? [["render", "Render it"]] : []),
+    ];
+    const answer = await askPerson(live.root, `${what} ${live.driver ? "Played here it takes the place of this film, which stays as a branch." : ""}`.trim(), answers);
+    if (answer === "here") this.play(told, what);
+    if (answer === "beside") this.beside(told, what);
+    if (answer === "render") {
+      openTab("Long render");
+      await live.renders.fill(told.request, what);
+    }
+  }
+
+  // A window of its own, with a film of its own.
+  beside(told, what) {
+    const name = newId();
+    try {
+      localStorage.setItem(BESIDE + name, JSON.stringify({ told, what }));
+    } catch {
+      this.live.problem({ message: "This browser keeps nothing for another window. Open this page there and drop the film on it." });
+      return;
+    }
+    window.open(Object.assign(pageUrl("."), { search: new URLSearchParams({ beside: name }) }), "_blank", "noopener");
+  }
+
+  fromBeside() {
+    const name = new URLSearchParams(location.search).get("beside");
+    const kept = name && localStorage.getItem(BESIDE + name);
+    if (!kept) return false;
+    localStorage.removeItem(BESIDE + name);
+    history.replaceState(null, "", pageUrl("."));
+    const { told, what } = JSON.parse(kept);
+    this.play(told, what);
+    return true;
   }
 
   // The same prompts at the same moments with the same seed, from the film's beginning on.
@@ -54,6 +95,7 @@ class Restorer {
     if (settings.length) live.set(Object.fromEntries(settings));
     const hold = (i) => (shots[i + 1] ? Math.max(0.1, Number((shots[i + 1].at - shots[i].at).toFixed(3))) : null);
     const [{ prompt }, ...others] = shots;
+    live.branches.leaves(`${what.split(":")[0]} plays.`);
     live.send({ type: "session.start", prompt, seed: request.seed });
     if (others.length) live.send({ type: "session.prompt_update", id: newId(), prompt, transition: { kind: "keep", chunks: 0 }, hold: hold(0) });
     live.send({ type: "session.queue", items: others.slice(0, 32).map((shot, i) => ({ id: newId(), prompt: shot.prompt, transition: shot.transition, hold: hold(i + 1) })) });
@@ -61,10 +103,6 @@ class Restorer {
     const { preset } = live.hello;
     const other = request.preset && request.preset !== preset ? [`It was made with ${request.preset}; here ${preset} plays it.`] : [];
     const many = shots.length > 33 ? ["Its first 33 prompts are here; Long render takes all."] : [];
-    const render = async () => {
-      [...document.querySelectorAll('[role="tab"]')].find(({ textContent }) => textContent.trim() === "Long render")?.click();
-      await live.renders?.fill(request, what);
-    };
-    live.problem({ message: [what, "It plays again from its beginning.", ...other, ...many, ...notes].join(" "), action: live.renders ? "Render it instead" : "", act: live.renders && render, good: true });
+    live.problem({ message: [what, "It plays again from its beginning.", ...other, ...many, ...notes].join(" "), good: true });
   }
 }

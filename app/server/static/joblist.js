@@ -3,18 +3,18 @@
 const JOB_STATES = { queued: "waiting", in_progress: "rendering", paused: "paused", completed: "done", failed: "failed", cancelled: "cancelled" };
 const JOB_MAY = {
   pause: ["queued", "in_progress"],
-  resume: ["paused", "failed"],
+  resume: ["paused", "failed", "cancelled"],
   earlier: ["queued"],
   later: ["queued"],
   cancel: ["queued", "in_progress", "paused"],
   again: ["queued", "in_progress", "paused", "completed", "failed", "cancelled"],
-  download: ["completed"],
+  download: ["completed", "paused", "failed", "cancelled"],
   delete: ["completed", "failed", "cancelled"],
 };
 
 class JobList {
   constructor(root, banner, onAgain) {
-    Object.assign(this, { root, banner, onAgain, list: root.querySelector(".rv-job-list"), lines: new Map() });
+    Object.assign(this, { root, banner, onAgain, list: root.querySelector(".rv-job-list"), lines: new Map(), player: new FilmPlayer(root, onAgain) });
     setInterval(() => root.offsetParent && !document.hidden && this.look(), POLL);
     this.look();
   }
@@ -70,7 +70,7 @@ class JobLine {
       resume: this.button("play", "Resume", "Go on where it was", turn("resume")),
       earlier: this.button("up", "", "Earlier", move(-1)),
       later: this.button("down", "", "Later", move(1)),
-      cancel: this.button("stop", "Cancel", "End it for good; what there is of the film stays", turn("cancel")),
+      cancel: this.button("stop", "Cancel", "End it; what there is of the film stays, and Resume goes on with it", turn("cancel")),
       again: this.button("copy", "Edit as new", "Its script and settings into the form above", async () => list.onAgain(await api(`/${this.id}`))),
       download: make("a", { className: "rv-button", href: pageUrl(this.film), download: "" }, make("span", { textContent: "Download" })),
       delete: this.button("close", "Delete", "Delete the job and its film", () => this.remove()),
@@ -107,13 +107,14 @@ class JobLine {
     this.node.dataset.status = job.status;
     this.name.textContent = job.name;
     this.state.textContent = JOB_STATES[job.status];
+    this.buttons.download.lastChild.textContent = job.status === "completed" ? "Download" : "Download so far";
     for (const [name, button] of Object.entries(this.buttons)) {
-      button.hidden = !JOB_MAY[name].includes(job.status);
+      button.hidden = !JOB_MAY[name].includes(job.status) || (name === "download" && !job.frames_done);
       button.ariaLabel = `${button.textContent || button.title}: ${job.name}`;
     }
     this.buttons.earlier.disabled = job.position === 0;
     this.buttons.later.disabled = job.position === queued - 1;
-    this.words.textContent = job.error?.message ?? this.facts(job);
+    this.words.textContent = [job.error?.message, this.facts(job)].filter(Boolean).join(" ");
     this.words.dataset.bad = Boolean(job.error);
     this.preview(job);
     if (grew && job.chunks) this.chunks();
@@ -133,25 +134,21 @@ class JobLine {
     return [...said, job.preset, job.size, `seed ${job.seed}`].join(" · ");
   }
 
+  // A picture of it, and a click that opens it large: the newest frame while it grows, then one of its middle.
   preview(job) {
     const whole = job.status === "completed";
-    if (whole && !this.picture.querySelector("video")) this.play(job);
-    if (whole || !job.frames_done || this.seen === job.frames_done || this.picture.querySelector("video")) return;
-    this.seen = job.frames_done;
+    const seen = `${job.frames_done} ${whole}`;
+    if (!job.frames_done || this.seen === seen) return;
+    this.seen = seen;
     if (!this.picture.firstChild) {
-      const watch = make("button", { type: "button", title: "Play what there is so far", ariaLabel: `Play what there is so far: ${job.name}`, onclick: () => this.play(job) }, make("span", { textContent: "So far" }));
+      const watch = make("button", { type: "button", onclick: () => this.list.player.open(this.job) }, make("span"));
       setIcon(watch, "play");
-      this.picture.append(make("img", { alt: `Newest frame of ${job.name}` }), watch);
+      this.picture.append(make("img", { alt: "" }), watch);
     }
-    this.picture.querySelector("img").src = `${pageUrl(this.film)}?variant=thumbnail&frame=${job.frames_done}`;
-  }
-
-  play(job) {
-    const soFar = job.status !== "completed";
-    const video = make("video", { src: `${pageUrl(this.film)}${soFar ? `?frames=${job.frames_done}` : ""}`, controls: true, muted: true, preload: "auto", autoplay: soFar, loop: !soFar, ariaLabel: `Film: ${job.name}` });
-    // Back to the newest frame, which has grown meanwhile.
-    if (soFar) video.onended = () => this.picture.replaceChildren();
-    this.picture.replaceChildren(video);
+    const [image, watch] = this.picture.children;
+    watch.lastChild.textContent = whole ? "Watch" : "So far";
+    watch.ariaLabel = `${whole ? "Watch" : "Watch what there is so far"}: ${job.name}`;
+    image.src = `${pageUrl(this.film)}?variant=${whole ? "poster" : "thumbnail"}&frame=${job.frames_done}`;
   }
 
   async chunks() {

@@ -26,8 +26,8 @@ function fillChoice(select, rows, chosen) {
   select.value = chosen;
 }
 
-async function api(path, body, method = body ? "POST" : "GET") {
-  return ask(`v1/videos${path}`, { method, headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
+async function api(path, body, method = body ? "POST" : "GET", signal = undefined) {
+  return ask(`v1/videos${path}`, { method, signal, headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
 }
 
 async function ask(path, options = {}) {
@@ -49,7 +49,7 @@ function bytesText(count) {
   return `${(count / unit).toFixed(unit === 1 ? 0 : 1)} ${name}`;
 }
 
-// What a pasted text is, of the notations that the server reads.
+// What a pasted text is, of the notations that the server reads by their ending; it tells all others from their content.
 function guessKind(text) {
   const start = text.trimStart();
   if (/^\s*(version|shots|defaults)\s*:/m.test(text)) return "yaml";
@@ -87,7 +87,7 @@ class JobsTab {
     this.strip = new ChunkStrip();
     this.place("strip").append(this.strip.node);
     this.place("settings").append(...fieldsOf("render").map(settingField));
-    this.table = new ShotTable(root.querySelector(".rv-shots"), () => this.changed());
+    this.table = new ShotTable(root.querySelector(".rv-shots"), () => this.changed(), (text) => this.try(() => this.pasted(text)));
     fillChoice(this.form.preset, facts.presets, facts.preset);
     fillChoice(this.form.model, facts.models, facts.model);
     this.jobs = new JobList(root, this.banner, (job) => this.fill(job.request, `${job.name} is in the form again.`));
@@ -181,6 +181,7 @@ class JobsTab {
 
   changed() {
     for (const part of this.root.querySelectorAll("[data-mode]")) part.hidden = part.dataset.mode !== this.mode;
+    this.checking?.abort(); // it was of another film
     this.root.querySelector(".rv-check-table").replaceChildren();
     memory.keep({ draft: { ...this.request(), mode: this.mode, shots: this.table.shots } });
     clearTimeout(this.timer);
@@ -226,8 +227,41 @@ class JobsTab {
     } else {
       const row = this.table.list.children[wrong.row];
       words.textContent = row ? `Shot ${wrong.row + 1} needs a change before this can be filmed.` : wrong.line ? `Line ${wrong.line}: ${wrong.message}` : wrong.message;
+      if (this.mode === "script") this.offerKind(asked);
       if (!row && wrong.line && this.mode === "script") words.append(" ", make("button", { type: "button", className: "rv-link", textContent: "Show the line", onclick: () => this.show(wrong.line) }));
     }
+  }
+
+  // A text under a wrong heading: what it is by its content, if it is anything.
+  async offerKind(asked) {
+    const kinds = ["txt", guessKind(asked.script)].filter((kind, i, all) => kind !== asked.script_kind && all.indexOf(kind) === i);
+    for (const script_kind of kinds) {
+      const plan = await api("/plan", { ...asked, script_kind }).catch(() => null);
+      if (asked !== this.asked) return;
+      if (!plan) continue;
+      const { shots, written_as: what } = plan;
+      const read = () => {
+        this.form.script_kind.value = script_kind;
+        this.changed();
+      };
+      this.place("words").append(" ", make("button", { type: "button", className: "rv-link", textContent: `Read it as ${what}: ${shots.length} shot${shots.length === 1 ? "" : "s"}`, onclick: read }));
+      return;
+    }
+  }
+
+  // Several lines that were put into one shot are a script: they become rows, and what was there comes back if wanted.
+  async pasted(text) {
+    const before = this.table.shots;
+    const plan = await api("/plan", { ...this.request("script"), script: text, script_kind: guessKind(text) });
+    const shots = shotsOf(plan);
+    if (!shots) throw new Error("This script mixes prompts, or changes settings within the film. Paste it under Script.");
+    this.table.shots = shots;
+    this.changed();
+    const undo = () => {
+      this.table.shots = before;
+      this.changed();
+    };
+    this.banner.say([`Read as ${plan.written_as}: ${shots.length} shots.`, ...plan.notes].join(" "), "Undo", undo);
   }
 
   show(line) {
@@ -245,17 +279,19 @@ class JobsTab {
     await this.fill(request, [`The live film so far, ${seconds.toFixed(1)} s. Change what you like and render it.`, ...notes].join(" "));
   }
 
+  // One at a time: another one takes the place of one that runs, and whoever leaves it ends it.
   async check() {
-    const [button, place] = [this.button("check"), this.root.querySelector(".rv-check-table")];
-    button.disabled = true;
-    place.replaceChildren(make("p", { className: "rv-hint rv-busy", textContent: "Filming a few chunks to see what it takes …" }));
+    const place = this.root.querySelector(".rv-check-table");
+    this.checking?.abort();
+    const checking = (this.checking = new AbortController());
+    const leave = make("button", { type: "button", className: "rv-link", textContent: "Leave it", onclick: () => checking.abort() });
+    place.replaceChildren(make("p", { className: "rv-hint rv-busy" }, "Filming a few chunks to see what it takes … ", leave));
     try {
-      this.showCheck(await api("/check", this.request()));
+      const told = await api("/check", this.request(), "POST", checking.signal);
+      if (this.checking === checking) this.showCheck(told);
     } catch (error) {
-      place.replaceChildren();
-      throw error;
-    } finally {
-      button.disabled = false;
+      if (this.checking === checking) place.replaceChildren();
+      if (!checking.signal.aborted) throw error;
     }
   }
 

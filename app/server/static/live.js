@@ -14,8 +14,11 @@ class Live {
     });
     this.receipts = new Receipts(this.$("receipts"), this.screen, (ms) => this.answered(ms));
     this.queue = new Queue(this.$("queue"), this.$("queue-hint"), (message) => this.send(message), (item) => this.put(item.prompt, false, item.transition));
-    this.track = new TrackStrip(this.$("track"), (begin) => this.act("rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) }));
+    this.goBack = (begin, prompt) => this.leave(`Back to where “${prompt}” began.`, "rewind", { seconds: Math.max(0.1, (this.screen.last.frame - begin) / this.hello.fps) });
+    this.track = new TrackStrip(this.$("track"), this.goBack);
+    this.branches = new Branches(this.$("branches"), this.$("undo"), (branch) => this.act("return", { branch }));
     this.figures = new Figures(this.$("metrics"));
+    this.saves = new Saves(this.$("saved"));
     this.link = new Link({
       onFrame: (frame) => this.screen.offer(frame),
       onEvent: (event) => this[`on_${event.type.replaceAll(".", "_")}`]?.(event),
@@ -48,16 +51,18 @@ class Live {
       event.preventDefault();
       this.say(event.ctrlKey || event.metaKey);
     };
+    prompt.onpaste = (event) => this.pasted(event.clipboardData.getData("text/plain"));
     $("pause").onclick = () => this.act(this.state === "paused" ? "resume" : "pause");
     $("stop").onclick = () => (this.state === "stopped" ? this.begin(this.prompt) : this.act("stop"));
-    $("reset").onclick = () => this.act("reset", { seed: this.locked ? this.seed() : this.dice() });
-    $("rewind").onclick = () => this.act("rewind", { seconds: 5 });
-    $("last").onclick = () => this.act("save_last", { seconds: 10 });
-    $("snapshot").onclick = () => this.act("snapshot");
+    const anew = "The film has begun again.";
+    $("reset").onclick = () => this.leave(anew, "reset", { seed: this.locked ? this.seed() : this.dice() });
+    $("rewind").onclick = () => this.leave("Back 5 s.", "rewind", { seconds: 5 });
+    $("last").onclick = () => this.saves.ask("last", () => this.act("save_last", { seconds: 10 }));
+    $("snapshot").onclick = () => this.saves.ask("snapshot", () => this.act("snapshot"));
     $("record").onclick = () => this.record(!this.recording);
     $("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen());
-    $("dice").onclick = () => this.act("reset", { seed: this.dice() });
-    $("seed").onchange = () => $("seed").checkValidity() && $("seed").value !== "" && this.act("reset", { seed: this.seed() });
+    $("dice").onclick = () => this.leave(anew, "reset", { seed: this.dice() });
+    $("seed").onchange = () => $("seed").checkValidity() && $("seed").value !== "" && this.leave(anew, "reset", { seed: this.seed() });
     $("role").onclick = () => this.act("take_over");
     $("lock").onclick = () => this.lock(!this.locked);
     $("mix").onclick = () => this.mix();
@@ -113,7 +118,7 @@ class Live {
   }
 
   restore() {
-    const { kind = "recache", chunks = 4, locked = true, set = {} } = memory.all();
+    const { kind = facts.transition, chunks = 4, locked = true, set = {} } = memory.all();
     const radio = this.root.querySelector(`[name="rv-kind"][value="${kind}"]`) || this.root.querySelector('[name="rv-kind"]');
     radio.checked = true;
     this.$("chunks").value = chunks;
@@ -174,9 +179,16 @@ class Live {
   }
 
   act(action, more = {}) {
-    if (!this.send({ type: "session.do", action, ...more })) return;
+    if (!this.send({ type: "session.do", action, ...more })) return false;
     const state = { pause: "paused", resume: "playing", stop: "stopped", reset: "playing" }[action];
     if (state) this.expect(state);
+    return true;
+  }
+
+  // What takes the film elsewhere, with a way back.
+  leave(said, action, more) {
+    this.branches.leaves(said);
+    this.act(action, more);
   }
 
   // Shown at once: a button that goes on saying "Go on" after it was pressed is pressed again, and pauses.
@@ -206,7 +218,7 @@ class Live {
     if (queue) message.hold = 8;
     if (!this.send(message)) return false;
     this.$("unknown").hidden = true;
-    this.receipts.sent(id, prompt);
+    this.receipts.sent(id, prompt, transition);
     if (queue) this.receipts.queued(id);
     else memory.keep({ prompt });
     return true;
@@ -215,10 +227,25 @@ class Live {
   // A change that nobody asked for, while the page performs: clean, and not a wish that a reload repeats.
   perform(prompt) {
     const id = newId();
-    if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: "recache", chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
+    if (this.send({ type: "session.prompt_update", id, prompt, transition: { kind: facts.transition === "soft" ? "recache" : facts.transition, chunks: 0 }, queue: false })) this.receipts.sent(id, prompt);
+  }
+
+  // Several lines in the box are one prompt; what reads as a script is offered as one.
+  async pasted(text) {
+    if (!this.renders || text.trim().split("\n").length < 2) return;
+    const script_kind = guessKind(text);
+    const plan = await api("/plan", { script: text, script_kind }).catch(() => null);
+    if (!plan || plan.shots.length < 2) return;
+    const act = async () => {
+      this.$("prompt").value = "";
+      openTab("Long render");
+      await this.renders.fill({ script: text, script_kind }, `Read as ${plan.written_as}.`);
+    };
+    this.problem({ message: `What you pasted reads as ${plan.written_as}: ${plan.shots.length} shots.`, action: "Render it", act, good: true });
   }
 
   begin(prompt) {
+    this.branches.leaves("The film has begun again.");
     if (this.send({ type: "session.start", prompt, seed: this.locked ? this.seed() : this.dice() })) this.expect("playing");
   }
 
@@ -244,27 +271,38 @@ class Live {
   }
 
   record(on) {
-    this.act(on ? "record" : "record_stop");
+    if (!on) this.saves.ask("recording", () => this.act("record_stop"));
+    else this.act("record");
     this.recordAsked = performance.now();
     this.showRecording(on);
   }
 
   showRecording(on) {
+    if (on && !this.recording) this.recordedFrom = performance.now();
     this.recording = on;
     this.$("record").setAttribute("aria-pressed", on);
-    this.$("record").querySelector("span").textContent = on ? "Recording" : "Record";
+    this.tellRecording();
+  }
+
+  tellRecording() {
+    const words = this.recording ? `Recording ${clock((performance.now() - this.recordedFrom) / 1000)}` : "Record";
+    const label = this.$("record").querySelector("span");
+    if (label.textContent !== words) label.textContent = words;
   }
 
   // What the server says -------------------------------------------------------------------------------------------
 
   on_hello(event) {
     this.hello = event;
+    this.receipts.chunkFrames = event.chunk_frames;
+    this.branches.branch = null;
     this.screen.forget();
     this.screen.size(event.width, event.height);
     this.problem(null);
     const before = memory.all();
     if (event.role === "driver" && !this.link.invited) {
       memory.keep({ session: event.session, token: event.token });
+      ownFilms.keep(event.session, event.token);
       const known = before.session === event.session && event.settings; // the server has kept them
       if (!known && before.set && Object.keys(before.set).length) this.link.send({ type: "session.set", ...before.set });
       if (before.session && before.session !== event.session && before.prompt) this.put(before.prompt);
@@ -287,6 +325,9 @@ class Live {
 
   on_session_role({ role, asked, seconds }) {
     this.driver = role === "driver";
+    this.root.dataset.role = role;
+    this.track.goBack = this.driver ? this.goBack : null;
+    this.track.key = "";
     this.$("role").hidden = this.driver;
     for (const control of this.root.querySelectorAll("button, input, textarea")) {
       if (!control.closest(".rv-banner, .rv-note") && !("free" in control.dataset)) control.disabled = !this.driver;
@@ -334,13 +375,14 @@ class Live {
       this.queue.audition(id, pageUrl(url));
       return;
     }
-    const names = { snapshot: "Picture", recording: "Recording", last: "Last seconds", log: "Log" };
-    const link = make("a", { href: pageUrl(url), download: name, textContent: name });
-    this.$("saved").prepend(make("li", {}, make("span", { textContent: names[kind] }), link));
-    while (this.$("saved").children.length > 6) this.$("saved").lastChild.remove();
+    this.saves.done(kind, name, pageUrl(url));
   }
 
-  on_track({ spans }) {
+  on_track({ spans, branch, branches }) {
+    this.branches.show({ branch, branches });
+    const frame = this.screen.last?.frame ?? 0;
+    const begins = spans.filter(({ kind }) => kind === "queued").map(({ begin }) => (begin - frame) / this.hello.fps);
+    this.receipts.wait(Object.fromEntries(this.queue.items.slice(0, begins.length).map(({ id }, i) => [id, begins[i]])));
     // A setting that changed begins a span of its own; what is shown there is one prompt all the same.
     const prompts = spans.filter(({ kind }) => kind !== "refresh");
     this.track.marks = spans.filter(({ kind }) => kind === "refresh");
@@ -376,6 +418,7 @@ class Live {
       this.waiting(`${message} ${action}`);
       return;
     }
+    if (code === "save" || code === "empty" || code === "recording") this.saves.failed();
     if (code === "slow") return; // the lasting state is shown by `pacing`
     if (code === "audition") {
       this.queue.audition(null, null);
@@ -419,6 +462,7 @@ class Live {
       this.$("waiting").hidden = true;
       this.showState(this.state);
       performance.mark("rivulet-first-frame");
+      if (this.restorer.fromBeside()) return;
       if (facts.perform && !memory.all().prompt) this.performer ??= new Performer(this, facts.perform);
     }
     this.receipts.drawn(frame);
@@ -439,6 +483,8 @@ class Live {
   tick() {
     const { last } = this.screen;
     this.glance();
+    this.receipts.tick();
+    this.tellRecording();
     this.figures.set("fps", `${this.screen.fps().toFixed(1)} / ${this.hello.fps}`, this.state === "playing" && last && this.screen.fps() < 0.8 * this.hello.fps);
     this.figures.set("dropped", String((this.metrics?.dropped ?? 0) + this.screen.skipped));
     if (!last) return;
@@ -457,6 +503,7 @@ class Live {
 
   showState(state) {
     this.state = state;
+    this.receipts.tick(state === "paused");
     const node = this.$("state");
     node.dataset.state = state;
     node.textContent = { playing: this.screen.last ? "Live" : "Opening", paused: "Paused", parked: "Parked", stopped: "Stopped", opening: "Opening", lost: "No connection" }[state];

@@ -22,6 +22,7 @@ const ICONS = {
   unlock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 6.8-1.2",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   check: "M5 13l4 4L19 7",
+  star: "M12 3l2.7 5.8 6.3.7-4.7 4.3 1.3 6.2-5.6-3.2L6.400 20l1.300-6.200L3 9.500l6.300-.700z",
   eye: "M2 12s4-7 10-7 10 7 10 7-4 7-10 7-10-7-10-7zM12 9.5a2.5 2.5 0 1 0 .01 0z",
 };
 
@@ -61,20 +62,21 @@ function settingSlider({ wire, anew, label, means, slider }) {
   return [make("label", { className: "rv-slide" }, `${label} `, input, output), make("p", { className: "rv-hint", id: `${input.id}-hint`, textContent: hint })];
 }
 
-// sent -> accepted at chunk k -> on screen in n ms, one line a prompt, the newest three.
+// sent -> in n s -> blending 2 of 4 -> on screen in n ms, one line a prompt, the newest three.
 class Receipts {
   constructor(list, screen, onShown) {
-    Object.assign(this, { list, screen, onShown, open: new Map() });
+    Object.assign(this, { list, screen, onShown, open: new Map(), paused: false, chunkFrames: 12 });
   }
 
-  sent(id, prompt) {
+  sent(id, prompt, transition = null) {
     const text = promptText(prompt);
     const state = make("b", { textContent: "sent" });
     const line = make("li", {}, make("span", { textContent: text, title: text }), state);
     line.dataset.state = "sent";
     this.list.prepend(line);
     while (this.list.children.length > 3) this.list.lastChild.remove();
-    this.open.set(id, { line, state, prompt, at: performance.now() });
+    const blend = transition?.kind === "soft" ? transition.chunks : 0;
+    this.open.set(id, { line, state, prompt, blend, at: performance.now() });
     while (this.open.size > 50) this.open.delete(this.open.keys().next().value);
   }
 
@@ -86,21 +88,40 @@ class Receipts {
   }
 
   // Returns the prompt, as long as its receipt is open.
-  accepted({ id, chunk, unknown = {} }) {
+  accepted({ id, chunk, seconds = 0, unknown = {} }) {
     const receipt = this.open.get(id);
-    if (receipt) receipt.without = Object.keys(unknown).map((word) => `“${word}”`);
-    if (receipt?.frame === undefined) this.say(id, "accepted", `${receipt?.queued ? "queued for" : "accepted at"} chunk ${chunk}`);
-    return receipt?.prompt;
+    if (!receipt) return undefined;
+    receipt.without = Object.keys(unknown).map((word) => `“${word}”`);
+    receipt.due = performance.now() + 1000 * seconds;
+    receipt.state.title = `It begins with chunk ${chunk}.`;
+    this.tick();
+    return receipt.prompt;
   }
 
-  applied({ id, frame, chunk, parts = {} }) {
+  // The queue has moved: `seconds` until each of its prompts begins, by their ids.
+  wait(seconds) {
+    for (const [id, left] of Object.entries(seconds)) if (this.open.has(id)) this.open.get(id).due = performance.now() + 1000 * left;
+  }
+
+  // What is accepted says how long it still takes, or that the film does not move.
+  tick(paused = this.paused) {
+    this.paused = paused;
+    for (const [id, { due, frame, queued }] of this.open) {
+      if (due === undefined || frame !== undefined) continue;
+      const left = (due - performance.now()) / 1000;
+      const when = left < 0.1 ? "in a moment" : `in ${left < 2 ? left.toFixed(1) : Math.round(left)} s`;
+      this.say(id, "accepted", paused ? "waits: paused" : queued ? `queued, ${when}` : when);
+    }
+  }
+
+  applied({ id, frame, chunk, t, parts = {} }) {
     const receipt = this.open.get(id);
     if (!receipt) return;
-    receipt.frame = frame;
+    Object.assign(receipt, { frame, t });
     const took = Object.entries(parts).map(([name, ms]) => `${name} ${Math.round(ms)} ms`);
     receipt.state.title = [`It begins with chunk ${chunk}.`, took.join(", ")].join(" ");
     const drawn = this.screen.when(frame, receipt.at);
-    if (drawn !== undefined) this.shown(id, drawn);
+    if (drawn !== undefined) this.seen(id, this.screen.last.frame, drawn);
   }
 
   // What was said long ago leaves the picture; the caption stays.
@@ -116,8 +137,17 @@ class Receipts {
 
   drawn({ frame, at }) {
     for (const [id, receipt] of this.open) {
-      if (receipt.frame !== undefined && frame >= receipt.frame) this.shown(id, at);
+      if (receipt.frame !== undefined && frame >= receipt.frame) this.seen(id, frame, at);
     }
+  }
+
+  // A frame under the prompt was drawn; a blend goes on for some chunks.
+  seen(id, frame, at) {
+    const receipt = this.open.get(id);
+    receipt.drawn ??= at;
+    const chunk = Math.floor((frame - receipt.frame) / this.chunkFrames);
+    if (chunk < receipt.blend) this.say(id, "blending", `blending ${Math.max(0, chunk) + 1} of ${receipt.blend}`);
+    else this.shown(id, receipt.drawn);
   }
 
   shown(id, at) {
@@ -125,7 +155,7 @@ class Receipts {
     const ms = Math.max(1, Math.round(at - receipt.at));
     // A queued prompt waited for its turn, so its time from sending to showing says nothing about speed.
     const without = receipt.without?.length ? `, without ${receipt.without.join(", ")}` : "";
-    this.say(id, without ? "partly" : "shown", (receipt.queued ? "on screen" : `on screen in ${ms} ms`) + without);
+    this.say(id, without ? "partly" : "shown", (receipt.queued ? `on screen at ${clock(receipt.t)}` : `on screen in ${ms} ms`) + without);
     this.fade(receipt.line);
     this.open.delete(id);
     if (!receipt.queued) this.onShown(ms);
@@ -276,12 +306,12 @@ class TrackStrip {
       node.style.left = span.kind === "refresh" ? `${span.begin}%` : "";
       node.style.setProperty("--h", hue(span.prompt));
       const words = span.kind === "transition" ? "" : span.prompt;
-      const tag = span.kind === "past" ? "BUTTON" : "SPAN";
+      const tag = span.kind === "past" && this.goBack ? "BUTTON" : "SPAN";
       if (node.firstChild?.tagName !== tag) node.replaceChildren(make(tag, { type: "button" }));
       const inner = node.firstChild;
       if (inner.textContent !== words) inner.textContent = words;
-      if (span.kind === "past") inner.onclick = () => this.goBack(span.begin);
-      node.title = `${{ past: "was", now: "now", transition: "transition to", queued: "next" }[span.kind]}: ${span.prompt} (${(span.length / fps).toFixed(1)} s)${span.kind === "past" ? ". Click: back to where it began, and branch off" : ""}`;
+      if (tag === "BUTTON") inner.onclick = () => this.goBack(span.begin, span.prompt);
+      node.title = `${{ past: "was", now: "now", transition: "transition to", queued: "next" }[span.kind]}: ${span.prompt} (${(span.length / fps).toFixed(1)} s)${tag === "BUTTON" ? ". Click: back to where it began; what comes after it is left behind, not lost" : ""}`;
       if (span.kind === "refresh") node.title = "The memory was refreshed because the film had drifted";
     });
   }

@@ -37,8 +37,8 @@ function shotsOf({ shots, totals }) {
 }
 
 class ShotTable {
-  constructor(list, onChange) {
-    Object.assign(this, { list, onChange });
+  constructor(list, onChange, onPaste) {
+    Object.assign(this, { list, onChange, onPaste });
   }
 
   get shots() {
@@ -80,6 +80,12 @@ class ShotTable {
       make("div", { className: "rv-buttons" }, ...row.buttons),
       make("div", { className: "rv-facts" }, make("label", {}, length, "s"), make("span", {}, how, make("label", {}, over, "chunks")), row.said),
     );
+    words.onpaste = (event) => {
+      const text = event.clipboardData.getData("text/plain");
+      if (text.trim().split("\n").length < 2) return;
+      event.preventDefault();
+      this.onPaste(text);
+    };
     row.oninput = () => this.changed();
     row.onkeydown = (event) => {
       if (event.key === "Enter" && event.target === words && !event.isComposing) {

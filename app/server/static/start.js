@@ -5,7 +5,15 @@ const BRAND =
   '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#0f766e"/>' +
   '<path d="M5 21c4-7 7-7 11-2s7 5 11-2" fill="none" stroke="#99f6e4" stroke-width="3.2" stroke-linecap="round"/>' +
   '<path d="M5 14c4-7 7-7 11-2s7 5 11-2" fill="none" stroke="#fff" stroke-width="3.2" stroke-linecap="round"/></svg><span>Rivulet</span>';
-let live, wanted;
+let live;
+let wanted = memory.all().tab; // a reload opens it again
+function openTab(name) {
+  [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === name)?.click();
+}
+addEventListener("click", (event) => {
+  const tab = event.target.closest?.('[role="tab"]');
+  if (tab) memory.keep({ tab: tab.textContent.trim() });
+});
 function begin() {
   if (live) return;
   document.head.append(make("style", { textContent: facts.css }));
@@ -46,7 +54,7 @@ window.rivuletLive = (element) => {
   const [from, to] = [focused?.selectionStart, focused?.selectionEnd];
   element.replaceChildren(live.root);
   document.getElementById("rv-early")?.remove();
-  if (wanted) [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === wanted)?.click();
+  if (wanted) openTab(wanted);
   if (live.root.contains(focused)) {
     focused.focus({ preventScroll: true });
     if (from !== undefined && from !== null) focused.setSelectionRange?.(from, to);
