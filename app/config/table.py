@@ -14,6 +14,7 @@ from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, W
 from app.config.setting import Control, Setting, Wire, entries_of, setting
 from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
+from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
 from pipelines.types import TRANSITIONS
 
@@ -210,6 +211,27 @@ class Film:
         first=True,
         wire=Wire("guidance_scale", 0, 30),
         control=Control("Guidance", "How closely the words are followed; above 1 every step costs two passes"),
+    )
+    guidance_type: str | None = _schedule(
+        "Of a video: what its passes are pushed away from; full, residual-self or residual-once.",
+        read.one_of(GUIDANCES, "guidance"),
+        written="KIND",
+        aliases=("cfg_type",),
+    )
+    similarity_filter: float | None = _schedule(
+        "Of a video: the change below which a chunk may be left out; 0 makes all of them.",
+        read.number,
+        range=(0, 1),
+        wire=Wire("similarity_filter", 0, 1),
+        control=Control(
+            "Still",
+            "Of a camera: the change below which a chunk is left out and the last picture stands; 0 makes every chunk",
+            ("live",),
+            slider=(0, 0.1, 0.01),
+        ),
+    )
+    anchored_noise: bool | None = _schedule(
+        "Of a video: every chunk gets the same noise, so that a still one gives a still film.", read.truth
     )
     local_attn_size: int | None = _memory(
         "Window: what is remembered, sink and chunk included.",

@@ -48,8 +48,7 @@ GRACE = 5.0
 """Seconds without a viewer after which a session is parked."""
 UNWATCHED_RECORDING = 120.0
 """Seconds without anybody who takes a frame after which a recording ends."""
-_REPORT_SECONDS = 0.5
-_LATE = 0.001
+_REPORT_SECONDS, _LATE = 0.5, 0.001
 
 _log = logging.getLogger(__name__)
 

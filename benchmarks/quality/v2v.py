@@ -26,7 +26,13 @@ STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def measure(
-    studio: Studio, *, prompts: int, seconds: float, strengths: tuple[float, ...] = STRENGTHS
+    studio: Studio,
+    *,
+    prompts: int,
+    seconds: float,
+    strengths: tuple[float, ...] = STRENGTHS,
+    camera: bool = False,
+    hold: float = 1.0,
 ) -> dict[str, Any]:
     """The same prompts, seeds and sources under every strength.
 
@@ -35,10 +41,15 @@ def measure(
         prompts: held out from training; a film each.
         seconds: of each film.
         strengths: how much of the video is given up to the prompt.
+        camera: the sources are what a camera would see (benchmarks/quality/camera_clip.py), not painted ones.
+        hold: how much of their detail enters (app/media/flatten.py).
     """
+    import numpy as np
     import torch
 
+    from app.media.flatten import flattened
     from benchmarks.quality.adherence import Judgement, tally
+    from benchmarks.quality.camera_clip import camera_clip
     from benchmarks.quality.intervals import share
     from benchmarks.quality.painted import paint
     from benchmarks.quality.studio import Progress
@@ -53,8 +64,11 @@ def measure(
         apart: list[float] = []
         spent: list[float] = []
         for index, (text, spec) in enumerate(asked):
-            source = paint(other_looks(spec, index), studio.size[0], round(seconds * fps) // 4 * 4 + 1)
-            film, took = _made(studio, source.permute(0, 2, 3, 1).numpy(), text, strength, seed=6000 + index)
+            side, frames = studio.size[0], round(seconds * fps) // 4 * 4 + 1
+            painted = None if camera else paint(other_looks(spec, index), side, frames).permute(0, 2, 3, 1).numpy()
+            source = camera_clip(spec, side, frames, index) if painted is None else painted
+            source = np.stack([flattened(picture, hold) for picture in source])
+            film, took = _made(studio, source, text, strength, seed=6000 + index)
             judged.append(Judgement.of(studio.scorer, torch.from_numpy(film).permute(0, 3, 1, 2), spec))
             apart.append(distance(judged[-1].verdict.track, spec))
             spent.append(len(film) / took)
@@ -62,7 +76,8 @@ def measure(
         follows = share(sum(gap < NEAR for gap in apart), len(apart))
         row = {"strength": strength, "apart": median(apart), "follows": follows, "pictures_a_second": median(spent)}
         rows.append({**row, **tally(judged)})
-    return {"benchmark": "v2v", "prompts": prompts, "seconds_a_film": seconds, "fps": fps, "rows": rows}
+    about = {"prompts": prompts, "seconds_a_film": seconds, "fps": fps, "camera": camera, "hold": hold}
+    return {"benchmark": "v2v", **about, "rows": rows}
 
 
 def _made(
@@ -117,6 +132,8 @@ class VideoFilms(EngineBenchmark):
 
     prompts: Annotated[int, typer.Option("--prompts", min=1, max=10_000, help="Films for every strength.")] = 20
     seconds: Annotated[float, typer.Option("--seconds", min=2, max=60, help="Of each film.")] = 4.0
+    camera: Annotated[bool, typer.Option("--camera", help="Sources as a camera sees them, not painted ones.")] = False
+    hold: Annotated[float, typer.Option("--hold", min=0, max=1, help="How much of a source's detail enters.")] = 1.0
     table = staticmethod(table)
 
     def measure(self, run: Run) -> dict[str, Any]:
@@ -129,4 +146,5 @@ class VideoFilms(EngineBenchmark):
             raise UsageMistake("Video to video is judged by the embedded model's world: leave out --model.")
         from benchmarks.quality.studio import Studio
 
-        return measure(Studio.open(self.engine, run.report), prompts=self.prompts, seconds=self.seconds)
+        studio = Studio.open(self.engine, run.report)
+        return measure(studio, prompts=self.prompts, seconds=self.seconds, camera=self.camera, hold=self.hold)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from cache.types import CachePolicy, PositionPolicy, Step, SwitchPolicy, WindowPolicy
 from schedulers.motion import MotionNoise
@@ -11,6 +11,7 @@ from schedulers.similarity import SimilarityFilter
 
 Guidance = Literal["full", "residual-self", "residual-once"]
 """What a guided pass is pushed away from."""
+GUIDANCES: tuple[Guidance, ...] = get_args(Guidance)
 
 
 @dataclass(frozen=True, slots=True)

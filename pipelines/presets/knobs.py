@@ -18,7 +18,8 @@ from cache.kv_shape import KV_BITS
 from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
-from pipelines.presets.base import Preset, Schedule
+from pipelines.presets.base import GUIDANCES, Preset, Schedule
+from schedulers.similarity import SimilarityFilter
 
 LARGEST_WINDOW = 4096
 LARGEST_CHUNK = 256
@@ -49,6 +50,8 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     - `local_attn_size`: latent frames a pass sees at most, its own and the sink included; a re-cache replays as many.
       `sink_size`: first frames that are never forgotten.
     - `kv_cache_attention_bias`: how much a past frame counts beside the pass's own, more than 0 and at most 1.
+    - Of a video: `guidance_type`, what its passes are pushed away from (full, residual-self, residual-once);
+      `similarity_filter`, the change below which a chunk may be left out (0 leaves out none); `anchored_noise`.
     - `feature_cache`: what of earlier passes is used again (`cache.FEATURE_CACHES`), or none.
     - `kv_cache_dtype`: bits of what is remembered (int8, int4), or auto for the model's precision.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
@@ -76,6 +79,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     for name, choices, default in _NAMED:
         changed = _set_named(changed, name, choices, default, knobs)
     changed = _set_switch(changed, knobs)
+    changed = _set_video(changed, knobs)
     return preset if changed == preset else changed
 
 
@@ -259,6 +263,35 @@ def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     return preset
 
 
+def _set_video(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    video, schedule = preset.video, preset.schedule
+    if "guidance_type" in knobs:
+        asked = knobs["guidance_type"]
+        kind = next((kind for kind in GUIDANCES if kind == asked), None)
+        if kind is None:
+            raise KnobError("guidance_type", f"guidance_type cannot be {_shown(asked)}: give {', '.join(GUIDANCES)}.")
+        schedule = replace(schedule, guidance=kind)
+    if "similarity_filter" in knobs:
+        limit = _number("similarity_filter", knobs["similarity_filter"])
+        if not 0 <= limit <= 1:
+            raise KnobError(
+                "similarity_filter",
+                f"similarity_filter cannot be {limit:g}: give 0 (every chunk is made) to 1, usually 0.02 to 0.06.",
+            )
+        if limit != similarity(preset):
+            video = replace(
+                video, similarity=replace(video.similarity or SimilarityFilter(), limit=limit) if limit else None
+            )
+    if "anchored_noise" in knobs:
+        video = replace(video, anchored=_truth("anchored_noise", knobs["anchored_noise"]))
+    return replace(preset, video=video, schedule=schedule)
+
+
+def similarity(preset: Preset) -> float:
+    """The change below which a chunk of a video may be left out; 0: none is."""
+    return 0.0 if preset.video.similarity is None else preset.video.similarity.limit
+
+
 def _listed(schedule: Schedule) -> tuple[float, ...]:
     """The steps without a final 0."""
     steps = schedule.denoising_step_list
@@ -318,6 +351,9 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "warp_denoising_step": lambda preset: preset.schedule.warp,
     "guidance_scale": lambda preset: preset.schedule.guidance_scale,
     "context_noise": lambda preset: preset.schedule.clean_level,
+    "guidance_type": lambda preset: preset.schedule.guidance,
+    "similarity_filter": similarity,
+    "anchored_noise": lambda preset: preset.video.anchored,
     "local_attn_size": lambda preset: getattr(preset.cache, "window", None),
     "sink_size": lambda preset: getattr(preset.cache, "sink", None),
     "num_frame_per_block": lambda preset: preset.chunk,

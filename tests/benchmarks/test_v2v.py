@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -11,8 +12,11 @@ from app.errors import UsageMistake
 from app.loading.model import EngineRequest
 from benchmarks.benchmark import Run
 from benchmarks.quality import v2v
+from benchmarks.quality.camera_clip import camera_clip
 from benchmarks.quality.studio import Studio
 from pipelines.presets import PRESETS
+from training.captions import held_out_prompts
+from training.world import positions
 
 
 @pytest.mark.slow
@@ -26,6 +30,21 @@ def test_a_little_strength_follows_the_video_and_all_of_it_does_not() -> None:
     shown = io.StringIO()
     Console(file=shown, width=120).print(v2v.table(result))
     assert "real time is 16" in shown.getvalue()
+
+
+def test_a_camera_s_clip_goes_the_way_that_it_is_judged_by() -> None:
+    (_, spec), *_ = held_out_prompts(1, seed=6)
+    clip = camera_clip(spec, 64, 9, seed=1)
+    assert (clip.shape, clip.dtype) == ((9, 64, 64, 3), np.uint8)
+    for picture, (across, down) in zip(clip, positions(spec, 9), strict=True):
+        blue = picture[..., 2].astype(int) - picture[..., 0] > 60  # the second colour, against nearly grey
+        if blue.sum() < 100:  # the disc is out of sight
+            continue
+        where = np.argwhere(blue).mean(0) / 64
+        inside = 0.2 < across < 0.8 and 0.2 < down < 0.8
+        assert not inside or np.abs(where - (down, across)).max() < 0.06
+    assert not np.array_equal(clip, camera_clip(spec, 64, 9, seed=5))
+    assert np.array_equal(clip, camera_clip(spec, 64, 9, seed=1))
 
 
 def test_another_model_is_refused_before_anything_is_loaded() -> None:

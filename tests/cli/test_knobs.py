@@ -29,6 +29,8 @@ ANOTHER: dict[str, Any] = {
     "num_frame_per_block": 2,
     "independent_first_frame": True,
     "kv_cache_attention_bias": 0.3,
+    "guidance_type": "residual-self",
+    "similarity_filter": 0.06,
 }
 """A value that few presets have."""
 
@@ -47,6 +49,9 @@ MOVES = {
     "num_frame_per_block": lambda p: p.chunk,
     "independent_first_frame": lambda p: p.first_chunk,
     "kv_cache_attention_bias": lambda p: p.window.past_weight,
+    "guidance_type": lambda p: p.schedule.guidance,
+    "similarity_filter": lambda p: p.video.similarity,
+    "anchored_noise": lambda p: p.video.anchored,
     "recache_on_switch": lambda p: type(p.switch),
     "global_sink": lambda p: p.switch.keep_sink,
 }

@@ -7,8 +7,10 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,9 @@ from app.media.fit import Fit
 from app.media.flatten import flattened
 from app.record.session_log import Decided, Made, parse_log
 from app.render.replay_log import replay_log
+from pipelines.streaming import Stream
+from schedulers.similarity import SimilarityFilter
+from tests import live_tiny
 from tests.live_tiny import Clock, Stage, Watcher, say, watched
 
 FIT = Fit(32, 48)
@@ -241,6 +246,45 @@ def test_a_latency_takes_steps_away_and_says_so(page: Page, monkeypatch: pytest.
     page.film.film.video.choose(SourceSet(kind="camera", number=page.number, strength=0.9), page.watcher)
     page.play(1)
     assert page.watcher.of(SourceFigures)[-1].steps is None
+
+
+def test_a_still_camera_costs_little_and_the_film_counts_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = live_tiny._networks()
+    video = replace(engine.policies.video, similarity=SimilarityFilter())
+    filtering = replace(engine, policies=replace(engine.policies, video=video))
+    monkeypatch.setattr(live_tiny, "_networks", lambda: filtering)
+    entered = list[int]()
+    usual = Stream.enter
+
+    def enter(self: Stream, *given: Any, **more: Any) -> Any:
+        entered.append(self.state.cur)
+        return usual(self, *given, **more)
+
+    monkeypatch.setattr(Stream, "enter", enter)
+    watcher, film = watched(stage)
+    stage.play(1)
+    page = Page(stage, watcher, film)
+    page.show()
+    for _ in range(170):
+        page.send(picture(90))
+        stage.play(1 / 16)
+    chunks = len(watcher.of(SourceFigures))
+    assert chunks >= 13
+    assert len(entered) <= 0.16 * chunks, "one in eleven, and the first"
+    assert watcher.of(SourceFigures)[-1].skips > 0.8
+    seen = len(watcher.of(SourceFigures))
+    page.play(2)
+    assert [figures.skipped for figures in watcher.of(SourceFigures)[seen + 1 :]] == [False] * (
+        len(watcher.of(SourceFigures)) - seen - 1
+    ), "movement is seen at once"
+    numbered = [frame.frame for frame in watcher.frames]
+    assert numbered == list(range(numbered[0], numbered[0] + len(numbered))), "what was left out is film too"
+    page.show("none")
+    stage.play(2)
+    numbered = [frame.frame for frame in watcher.frames]
+    assert numbered == list(range(numbered[0], numbered[0] + len(numbered)))
+    stage.settle()
+    assert len(parse_log(log_of(film), "log").chunks) > chunks, "and the log has every chunk of it"
 
 
 # ------------------------------------------------------------------ ways back, and the log

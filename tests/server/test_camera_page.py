@@ -167,6 +167,9 @@ def test_a_camera_begins_on_a_click_and_is_let_go_on_another(page: Any, engine: 
     assert across.max() > 90
     assert across.min() < 60, "the fake camera's square"
     assert page.evaluate(LIVE) == 1
+    assert page.is_checked("#rv-mirror"), "as one knows oneself"
+    names = page.evaluate("[...document.querySelectorAll('[id^=rv-]')].map(({id}) => id)")
+    assert len(names) == len(set(names)), "no two parts of the page have one name"
     assert int(page.inner_text("#rv-delay").removesuffix(" ms")) >= 0
     choose(page, "none", "off")
     assert page.evaluate(LIVE) == 0
@@ -276,6 +279,9 @@ def test_what_is_no_video_is_refused_and_a_dropped_video_is_made_over(
     page.set_input_files('[data-source="file"] input', str(tmp_path / "song.mp4"))
     page.wait_for_selector('#rv-source[data-phase="failed"]')
     assert said(page) == "This browser cannot play song.mp4. Drop an MP4 (H.264) or a WebM."
+    page.set_input_files("#rv-open", str(tmp_path / "song.mp4"))
+    page.wait_for_selector('#rv-problem[data-good="false"]')
+    page.click("#rv-problem button")
     clip = write_clip(tmp_path / "other.webm", 20, codec="libvpx", rate=20)
     page.set_input_files("#rv-open", str(clip))  # as a drop does
     page.wait_for_selector('#rv-source[data-phase="on"]')

@@ -54,7 +54,7 @@ const SOURCE_CARD = `
     <label class="rv-check" id="rv-looping" hidden><input type="checkbox" id="rv-loop" checked> begin the file again at its end</label>
     <dl class="rv-readouts">
       <div title="From the moment a picture was taken, as the browser tells it, to the drawing of the frame made of it; the camera's own delay and the display's are not in it"><dt>To screen</dt><dd id="rv-delay">–</dd></div>
-      <div title="The share of noise a picture enters with: less where more moves"><dt>Noise</dt><dd id="rv-share">–</dd></div>
+      <div title="The share of noise a picture enters with: less where more moves"><dt>Noise</dt><dd id="rv-noise">–</dd></div>
       <div title="Chunks that showed nothing new and were not made"><dt>Still</dt><dd id="rv-skips">–</dd></div>
       <div title="Pictures a second that are sent"><dt>Sent</dt><dd id="rv-sent">–</dd></div>
     </dl>
@@ -133,8 +133,10 @@ class Camera {
     memory.keep({ camera: { strength: this.$("strength").valueAsNumber, hold: this.$("hold").valueAsNumber, latency: this.$("latency").value, mirror: this.$("mirror").checked } });
   }
 
-  file(file) {
-    this.source.choose("file", file);
+  // Of a film that was dropped, `refusal` is why it does not bring its prompts back: said where it is no video either.
+  async file(file, refusal) {
+    await this.source.choose("file", file);
+    if (refusal && this.source.kind === "file" && this.source.phase === "failed") this.live.problem({ message: refusal });
   }
 
   // The source -----------------------------------------------------------------------------------------------------
@@ -375,7 +377,7 @@ class Camera {
     const told = this.newest;
     this.$("delay").textContent = sorted.length ? `${Math.round(sorted[sorted.length >> 1])} ms` : "–";
     this.$("sent").textContent = `${(this.sends.length / 2).toFixed(0)} / s`;
-    this.$("share").textContent = told?.share ? told.share.toFixed(2) : "–";
+    this.$("noise").textContent = told?.share ? told.share.toFixed(2) : "–";
     this.$("skips").textContent = told ? `${Math.round(100 * told.skips)} %` : "–";
     const sentence = told?.said ? `${told.said[0].toUpperCase()}${told.said.slice(1)}.` : "";
     if (this.$("traded").textContent !== sentence) this.$("traded").textContent = sentence;

@@ -39,7 +39,7 @@ class Restorer {
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
       else await this.offer(told, what);
     } catch (error) {
-      if (!renders && file.type.startsWith("video/")) live.camera.file(file); // no film of ours: one to be made over
+      if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
       else say(error.message);
     }
   }
