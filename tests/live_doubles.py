@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -29,7 +30,9 @@ from app.live.messages import (
     Stop,
     Words,
 )
+from app.live.picture_header import Upload
 from app.live.player import LiveFrame, Viewer
+from app.live.source_messages import SourceSet
 from app.server.doors import Doors
 from app.server.main import find_place, server_config
 
@@ -48,6 +51,19 @@ def live_frame(payload: bytes, seq: int, fps: float = 16.0, *, codec: int = JPEG
     return LiveFrame(payload, codec, True, epoch, seq, seq, seq / fps, time.time())
 
 
+class PaintedVideo:
+    """What a film is made of, where nothing is: it notes what it was asked."""
+
+    def __init__(self, submitted: list[BaseModel]) -> None:
+        self._submitted = submitted
+
+    def choose(self, asked: SourceSet, viewer: Viewer) -> None:
+        self._submitted.append(asked)
+
+    def offer(self, upload: Upload, viewer: Viewer) -> None:
+        """A picture that nobody takes."""
+
+
 class PaintedSession:
     """A film whose frames come when `paint` is called; answers a prompt at once with both receipts."""
 
@@ -59,6 +75,7 @@ class PaintedSession:
         self.prompt = "a red ball"
         self.viewers: list[Viewer] = []
         self.submitted: list[BaseModel] = []
+        self.film = SimpleNamespace(video=PaintedVideo(self.submitted))
         self.seq = 0
         self._last: bytes | None = None
 

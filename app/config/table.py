@@ -18,8 +18,7 @@ from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
 from pipelines.types import TRANSITIONS
 
-EVERYWHERE = ("live", "render", "compare")
-LATENT = "latent frames"
+EVERYWHERE, LATENT = ("live", "render", "compare"), "latent frames"
 
 _shown = partial(setting, group="What to show", replay="script")
 _length = partial(setting, group="The film", replay="script")
@@ -36,8 +35,7 @@ _run = partial(setting, group="This run")
 class Film:
     """What decides a film or its file. None is the model's, the preset's or the script's own.
 
-    `fps` is a fraction as text, `duration` as written; `num_frames` counts pixel frames, `num_output_frames` latent
-    ones.
+    `fps` is a fraction as text, `duration` as written; `num_frames` counts pixel, `num_output_frames` latent frames.
     """
 
     prompt: tuple[str, ...] = _shown((), "A prompt, as it stands; may be repeated.", read.prompts, job="prompt")

@@ -141,6 +141,10 @@ def request_again(origin: Provenance, asked: VideoRequest, *, models: Sequence[s
     kept = origin.kept({*given, *asked.settings})
     if kept.get("model") not in models:
         kept.pop("model", None)
+    if untaken := sorted(kept.keys() - {*_FIELDS, *SETTINGS}):
+        raise UsageMistake(
+            f"This film was made with --{untaken[0]}, which no job takes. Use rivulet replay."
+        )
     flags = kept | given | asked.settings
     if "model" in flags:
         choose(str(flags["model"]), models, "model")  # before anything looks for a folder of that name
@@ -170,6 +174,8 @@ def restored(origin: Provenance, *, models: Sequence[str]) -> dict[str, Any]:
         raise UsageMistake(f"Its script is longer than {LARGEST_FILE} bytes. Render it with rivulet replay.")
     _, _, timeline = place(request, models=models)
     notes = list(origin.notes)
+    if origin.video is not None or origin.beginning is not None:
+        notes.append("It was made of pictures; a job films its words alone. Render it as it was with rivulet replay.")
     if request.model is None:
         notes.append(f"This server has no model {shorten(str(origin.settings['model']), 40)!r}; choose another.")
     return {

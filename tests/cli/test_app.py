@@ -71,8 +71,8 @@ def test_the_module_is_the_command() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, doctor, bench; "
-        "did you mean render?\n"
+        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, doctor, bench, "
+        "models; did you mean render?\n"
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from cache.positions import Absolute, ShotOffset
 from cache.tagged_memory import MarkedWindow
 from cache.types import Row, Slot, SlotRange, Slots
-from pipelines.build import _card, make_policies
+from pipelines.build import make_policies
+from pipelines.components import _card
 from pipelines.presets import PRESETS, Preset
 from pipelines.types import Controls, Transition
 from schedulers.serial import Serial

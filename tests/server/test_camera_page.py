@@ -19,7 +19,7 @@ from pipelines.presets import get_preset
 from tests.live_doubles import SECRET, served, until
 from tests.live_tiny import TinyModel
 from tests.media.clips import write_clip
-from tests.server.test_page_security import CHROMIUM, FLAGS
+from tests.server.conftest import CHROMIUM, FLAGS
 
 pytestmark = pytest.mark.browser
 FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -90,11 +90,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Tiny
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
+def browser(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     camera = moving_square(tmp_path_factory.mktemp("camera") / "camera.y4m")
     flags = [
         *FLAGS,
@@ -102,10 +98,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         f"--use-file-for-fake-video-capture={camera}",
         f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1",
     ]
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield chromium
-        chromium.close()
+    chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture(scope="module")

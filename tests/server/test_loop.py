@@ -40,8 +40,8 @@ MOST = 0.020
 """Seconds of processor time that one turn of the loop may take."""
 SLACK = 2.5
 """What a slow machine may take of it; a script that is read on the loop takes twenty times as much."""
-OTHERS = 0.25
-"""Processor seconds of other threads. Sending alone took 0.12 to 0.17 on a slow, busy machine; twelve of these scripts
+OTHERS = 0.5
+"""Processor seconds of other threads. Sending alone took 0.12 to 0.34 on slow, busy machines; twelve of these scripts
 take 0.39 to 1.5 there to read, and those that take less than this bound are judged by the loop's pulse alone."""
 ATTEMPTS = 3
 """A garbage collection may fall into one turn, not into the same of three attempts."""
