@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from benchmarks.pages.quality import RESULTS, ROOT
-from benchmarks.quality.reuse import APART, HEADINGS, cells, parts
+from benchmarks.quality.redundancy import APART
+from benchmarks.quality.reuse import HEADINGS, cells, parts
 from cache import FEATURE_CACHES
 from cache.kv_shape import KVShape
 from cache.quantised import KV_STORAGES

@@ -19,11 +19,9 @@ import typer
 from benchmarks.benchmark import EngineBenchmark, Quick, Run
 from cache import FEATURE_CACHES
 from cache.features.cross_chunk import CrossChunk
-from cache.features.reuse import in_order, kept
 from cache.kv_shape import KV_BITS
-from cache.layer_plan import EVERY, LayerPlan, LayerPolicy, Left
-from cache.types import Pass, Slots, View
-from cache.types import Row as PassRow
+from cache.layer_plan import LayerPlan
+from cache.types import Slots, View
 from pipelines.presets import Preset
 from pipelines.presets.knobs import apply_knobs, knob_values
 
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     Make = Callable[[str, Stream, int], NDArray[np.uint8]]
 
 EXACT = "exact"
-APART = (1, 2, 3)
-"""Chunks between two that the map compares."""
 FEWER = (0.75, 0.5)
 """Shares of the steps that the rivals take."""
 AGES = (1, 3)
@@ -57,30 +53,6 @@ _KEYS = 0.1
 """Of a layer, where only keys and values are computed."""
 _SAME = 1e-6
 """Mean squared error of pictures that are the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping(LayerPolicy):
-    """Leaves what every layer adds, at every level and in the clean pass, and changes nothing."""
-
-    levels: tuple[float, ...]
-
-    def buffers(self, layers: int) -> int:
-        return layers * (len(self.levels) + 1)
-
-    @property
-    def chunks(self) -> int:
-        return max(APART) + 1
-
-    def plan(self, work: Pass, row: PassRow, slots: Slots, left: Left) -> LayerPlan:
-        if work.kind == "clean":
-            number = len(self.levels)
-        elif work.kind == "denoise" and row.levels[0] in self.levels:
-            number = self.levels.index(row.levels[0])
-        else:
-            return EVERY
-        taps = (kept(range(layer, layer + 1), number * left.layers + layer) for layer in range(left.layers))
-        return LayerPlan(taps=in_order(*(tap for pair in taps for tap in pair)))
 
 
 class Counting:
@@ -112,54 +84,6 @@ def ways(base: Preset) -> dict[str, Preset]:
     return fewer | caches | {f"{name} memory": apply_knobs(base, {"kv_cache_dtype": name}) for name in KV_BITS}
 
 
-def redundancy(studio: Studio, base: Preset, *, chunks: int) -> dict[str, Any]:
-    """How much what each layer adds changes, of its size, [levels][layers]: by chunks apart, and of the clean pass."""
-    from benchmarks.quality.drift import moving_prompts
-    from pipelines.types import Controls
-
-    stream = studio.stream(1, base)
-    levels = stream.engine.policies.plan.levels
-    engine = replace(stream.engine, policies=replace(stream.engine.policies, layers=Keeping(levels)))
-    height, width = stream.state.latents.ring.shape[-2:]
-    stream = type(stream)(engine, height=height, width=width, seed=1)
-    layers, size = stream.state.kv[0].shape.layers, base.chunk
-    controls = Controls(moving_prompts(1)[0][0])
-    found: dict[int, list[list[list[float]]]] = {apart: [] for apart in APART}
-    clean: list[list[float]] = []
-    held = stream.state.residuals[0]
-
-    def change(buffer: int, now: range, other: int, then: range) -> float:
-        one, two = held.get(buffer, now), held.get(other, then)
-        return float((one - two).abs().mean() / two.abs().mean())
-
-    for number in range(chunks + max(APART)):
-        frames = stream.next_chunk(controls, decode=False).latent
-        now = range(frames.start, frames.stop)
-        if number < max(APART):
-            continue
-        for apart in APART:
-            then = range(now.start - apart * size, now.stop - apart * size)
-            found[apart].append(
-                [
-                    [change(i * layers + layer, now, i * layers + layer, then) for layer in range(layers)]
-                    for i in range(len(levels))
-                ]
-            )
-        last, own = (len(levels) - 1) * layers, len(levels) * layers
-        clean.append([change(last + layer, now, own + layer, now) for layer in range(layers - 1)])
-    return {
-        "levels": list(levels),
-        "layers": layers,
-        "apart": {
-            str(apart): [
-                [median(each[i][layer] for each in rows) for layer in range(layers)] for i in range(len(levels))
-            ]
-            for apart, rows in found.items()
-        },
-        "clean": [median(each[layer] for each in clean) for layer in range(layers - 1)],
-    }
-
-
 def measure(
     studio: Studio,
     *,
@@ -180,6 +104,7 @@ def measure(
         steps: of the exact film; the preset's if None.
     """
     base = studio.engine.preset if steps is None else apply_knobs(studio.engine.preset, {"num_inference_steps": steps})
+    from benchmarks.quality.redundancy import redundancy
     from models.taehv import AutoencoderTAEHV
 
     report("map of redundancy")
