@@ -102,6 +102,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         lora=list(request.engine.loras),
         vae=request.engine.vae,
         use_ema=request.engine.ema,
+        vram=request.engine.vram,
     )
 
 
@@ -151,6 +152,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
             loras=tuple(config.lora),
             vae=config.vae,
             ema=config.use_ema,
+            vram=config.vram,
         ),
         length=Length(config.frames, "f"),
         seed=seed,
