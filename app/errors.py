@@ -38,6 +38,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         return _explain_os_error(error)
     if isinstance(error, ValueError) and _raised_by_us(error):
         return str(error), EXIT_USAGE
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "The card is out of memory. Give --vram auto, which chooses a smaller plan and says what it trades, "
+            "--vae tiny, or a smaller size or window.",
+            EXIT_FAILURE,
+        )
     if out_of_memory(error):
         return "The machine is out of memory. Close other programs, or choose a smaller size or model.", EXIT_FAILURE
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"

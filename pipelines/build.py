@@ -40,7 +40,7 @@ def build_engine(preset: Preset, components: Components, *, untrained: bool = Fa
         )
     return Engine(
         transformer=components.transformer,
-        conditioner=Conditioner(components.text_encoder),
+        conditioner=Conditioner(components.text_encoder, device=components.transformer.expects[0]),
         policies=make_policies(preset),
         autoencoder=components.autoencoder,
         fps=int(components.card.get("fps", 16)),

@@ -19,6 +19,7 @@ from models.umt5 import SHARED_EMBEDDING, UMT5TextEncoder, load_tokenizer, outli
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.drift import NAMES as DRIFT_NAMES
+from pipelines.fit import MemoryPlan, hold
 from pipelines.presets import PRESETS
 from weights.card import CARD_FILE, read_card
 from weights.catalog import TINY, ModelSpec, WeightSpec, get_model
@@ -69,6 +70,7 @@ def load_components(
     vae: str = "auto",
     loras: Sequence[tuple[str, float]] = (),
     ema: bool | None = None,
+    plan: MemoryPlan | None = None,
 ) -> Components:
     """Load a model by name or from this disk, downloading first what the name stands for and is not here yet.
 
@@ -87,6 +89,7 @@ def load_components(
         vae: which autoencoder: full, tiny (taew2_1 or taew2_2), auto (the model's own), or a file or folder with one.
         loras: files and strengths, added to the transformer in this order.
         ema: of a training script's file the averaged weights (True) or the others; None = the release's own choice.
+        plan: how the model is held on the device; None = all of it, as it is.
 
     Raises:
         ValueError: unknown name (the message lists the names), or a package is missing.
@@ -106,8 +109,11 @@ def load_components(
         for part in spec.weights
     }
     card = _card(spec, found["transformer"].parent)  # before anything large is read
-    must_fit(spec.name, found.values(), dtype, device)
-    transformer = _load_transformer(spec, found, dtype, device, extra, ema)
+    must_fit(spec.name, found.values(), dtype, device if plan is None else "cpu")  # a plan was fitted to the device
+    plan = plan or MemoryPlan()
+    streamed, aside = plan.layers == "streamed", plan.text == "aside"
+    transformer = _load_transformer(spec, found, dtype, "cpu" if streamed else device, extra, ema)
+    hold(transformer, plan, device, dtype)
     autoencoder = _load_autoencoder(spec, found["autoencoder"], dtype, device)
     if isinstance(autoencoder, AutoencoderTAEHV):
         channels: int = autoencoder.config["latent_channels"]
@@ -116,10 +122,10 @@ def load_components(
     if spec.tokenizer is None:
         if isinstance(autoencoder, AutoencoderTAEHV):
             _check_statistics(card, autoencoder.config, found["autoencoder"])
-        text_encoder = _load_text_encoder(found["text_encoder"], dtype, device)
+        text_encoder = _load_text_encoder(found["text_encoder"], dtype, "cpu" if aside else device)
         text_dim: int = text_encoder.config["text_dim"]
     else:
-        text_encoder = _load_umt5(found, transformer.config["text_len"], dtype, device)
+        text_encoder = _load_umt5(found, transformer.config["text_len"], dtype, "cpu" if aside else device)
         text_dim = text_encoder.text_dim
     if (channels, text_dim) != (transformer.config["in_channels"], transformer.config["text_dim"]):
         raise CheckpointError(

@@ -67,10 +67,11 @@ class Conditioner:
     Args:
         encoder: text encoder of the model.
         remember: how many texts to keep; a live session comes back to the same few.
+        device: where embeddings go, for an encoder that lies elsewhere; None = where it makes them.
     """
 
-    def __init__(self, encoder: TextEncoder, *, remember: int = 64) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: TextEncoder, *, remember: int = 64, device: torch.device | str | None = None) -> None:
+        self._encoder, self._device = encoder, device
         self._remember = remember
         self._known: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -85,7 +86,8 @@ class Conditioner:
         if text in self._known:
             self._known.move_to_end(text)
             return self._known[text]
-        embeds = self._known[text] = self._encoder.encode([text])
+        embeds = self._encoder.encode([text])
+        embeds = self._known[text] = embeds if self._device is None else embeds.to(self._device)
         if len(self._known) > self._remember:
             self._known.popitem(last=False)
         return embeds

@@ -50,6 +50,13 @@ def total_memory(device: str | torch.device) -> int:
     return total
 
 
+def free_memory(device: str | torch.device) -> int:
+    """Bytes that are free now, on the device or the host."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(psutil.virtual_memory().available, total_memory(device))
+
+
 def _files(path: Path) -> list[Path]:
     return [path] if not path.is_dir() else sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf"))
 

@@ -106,6 +106,8 @@ def show_command(
     presets = ", ".join(str(each) for each in row_of(model, folder)["presets"])
     needs = "" if told["weights_bytes"] is None else f", weights {_gigabytes(told['weights_bytes'])} in bfloat16"
     print(f"makes {width}x{height} at {model.fps} fps{needs}; presets: {presets or 'none of its own'}")
+    for line in _fits(model):
+        print(line)
     for part in parts:
         tick = "; asks for a tick" if part["licence_tick"] else ""
         print(printable(f"{part['kind']} {part['name']} ({part['licence']}{tick})"))
@@ -271,6 +273,24 @@ def row_of(model: ModelSpec, models_dir: Path | None) -> dict[str, Any]:
         "licence_tick": any(spec.licence_tick for spec in model.weights),
         "presets": [preset.name for preset in PRESETS.values() if preset.model == model.name],
     }
+
+
+CARDS = (8, 12, 16, 24, 48, 80)
+"""Gigabytes of the cards that people have."""
+
+
+def _fits(model: ModelSpec) -> list[str]:
+    """What the model's first preset needs on cards of several sizes, a line each."""
+    from pipelines.presets import PRESETS
+
+    preset = next((preset for preset in PRESETS.values() if preset.model == model.name), PRESETS["self-forcing"])
+    if model.tokenizer is None:
+        return []
+    from app.loading.fitting import needs_of
+    from pipelines.fit import verdict
+
+    needs = needs_of(model, preset, model.size)
+    return [f"{card:>3} GB, {preset.name}: {verdict(model.name, needs, card * 10**9)}" for card in CARDS]
 
 
 def _asked(spec: WeightSpec, hub: Any, wanted: Any) -> Any:

@@ -30,6 +30,7 @@ def web_command(
     model: ModelName = None,
     lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
     vae: Annotated[str, option(TABLE["vae"])] = "auto",
+    vram: Annotated[str | None, option(TABLE["vram"])] = None,
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
     num_frame_per_block: Annotated[
@@ -131,6 +132,7 @@ def web_command(
             model=None if model is None else READERS["model"]("--model", model),
             loras=READERS["lora"]("--lora", lora or []),
             vae=READERS["vae"]("--vae", vae),
+            vram=None if vram is None else READERS["vram"]("--vram", vram),
             device=choose(device, DEVICES, "device"),
             threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
         ),

@@ -34,6 +34,7 @@ SEED_MODES = ("fixed", "increment", "random")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _WHOLE = re.compile(r"[-+]?\d{1,25}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?", re.ASCII)
+_MEMORY = re.compile(r"(\d{1,5}(?:\.\d{1,3})?) ?([mg](?:i?b)?)", re.ASCII)
 _NTSC = (24, 30, 48, 60, 120)
 _LONGEST_TEXT = 4096
 _MOST_ITEMS = 10_000
@@ -113,6 +114,23 @@ def text(what: str) -> Reader:
         return written
 
     return read
+
+
+def memory(label: str, value: object) -> str:
+    """Read auto, or 12GB, 12G, 11.5 GiB, 900MB; kept as written."""
+    written = _text(value).strip()
+    if written.lower() != "auto" and _MEMORY.fullmatch(written.lower()) is None:
+        _wrong(label, value, "is no amount of memory", "auto, or for example 12GB")
+    if written.lower() != "auto" and not 10**8 <= memory_bytes(written) <= 10**13:
+        _wrong(label, value, "is out of range", "0.1GB to 10000GB")
+    return written
+
+
+def memory_bytes(written: str) -> int:
+    """Bytes of what `memory` read; GB are thousands, GiB are powers of two."""
+    number, unit = _MEMORY.fullmatch(written.strip().lower()).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    scale = {"m": 10**6, "mb": 10**6, "mib": 2**20, "g": 10**9, "gb": 10**9, "gib": 2**30}
+    return int(float(number) * scale[unit])
 
 
 def loras(label: str, value: object) -> tuple[str, ...]:

@@ -100,6 +100,13 @@ class Film:
         read.text("auto, full, tiny, or a file"),
         written="WHICH",
     )
+    vram: str | None = _model(
+        None,
+        "Fit into so much memory of the device; auto: what is free. What is traded for it is told.",
+        read.memory,
+        written="12GB|auto",
+        usual="no limit",
+    )
     use_ema: bool | None = _model(
         None, "Of a training script's file the averaged weights, or the others.", read.truth, usual="the release's"
     )

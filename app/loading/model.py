@@ -31,7 +31,8 @@ class EngineRequest:
     `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
     the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
     `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
-    weights of a training script's file and the others (None: the release's own choice).
+    weights of a training script's file and the others (None: the release's own choice). `vram` is the memory that it
+    has to fit into, as `--vram` writes it.
     """
 
     preset: Preset
@@ -48,6 +49,7 @@ class EngineRequest:
     loras: tuple[str, ...] = ()
     vae: str = "auto"
     ema: bool | None = None
+    vram: str | None = None
 
 
 class FilmStream(Protocol):
@@ -117,10 +119,12 @@ def load_model(request: EngineRequest) -> Loaded:
     get_model(name)  # a wrong name is refused before torch takes its seconds
     import torch
 
+    from app.loading.fitting import fitting_plan
     from pipelines.components import choose_device, load_components
 
     device, dtype = choose_device(request.device)
     threads = use_threads(request.threads)
+    plan = None if request.vram is None else fitting_plan(request, name, device, dtype)
     components = load_components(
         name,
         device=device,
@@ -128,7 +132,8 @@ def load_model(request: EngineRequest) -> Loaded:
         models_dir=request.models_dir,
         offline=request.offline,
         licence_accepted=request.accepted_licences,
-        vae=request.vae,
+        vae="tiny" if plan is not None and plan.decoder == "tiny" and request.vae == "auto" else request.vae,
+        plan=plan,
         loras=[lora_parts(written) for written in request.loras],
         ema=request.ema,
     )

@@ -37,7 +37,15 @@ from pipelines.types import in_words
 LIVE = "live"
 """The status of a film that is, or comes from, a live film."""
 _STEPS = {"num_inference_steps", "denoising_step_list"}
-_USUAL: dict[str, object] = {"scale": 0, "crf": 18, "untrained": False, "lora": [], "vae": "auto", "use_ema": None}
+_USUAL: dict[str, object] = {
+    "scale": 0,
+    "crf": 18,
+    "untrained": False,
+    "lora": [],
+    "vae": "auto",
+    "use_ema": None,
+    "vram": None,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +86,7 @@ class Provenance:
         if "preset" in gone:
             gone |= KNOBS.keys()
         if gone & {"model", "height", "width"}:
-            gone |= {"size", "fps", "lora", "vae", "use_ema"} if "model" in gone else {"size"}
+            gone |= {"size", "fps", "lora", "vae", "use_ema", "vram"} if "model" in gone else {"size"}
         if gone & _STEPS:
             gone |= _STEPS
         return {name: value for name, value in self.settings.items() if name not in gone}

@@ -105,6 +105,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         vae=request.engine.vae,
         use_ema=request.engine.ema,
         beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
+        vram=request.engine.vram,
     )
 
 
@@ -155,6 +156,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
             loras=tuple(config.lora),
             vae=config.vae,
             ema=config.use_ema,
+            vram=config.vram,
         ),
         length=Length(config.frames, "f"),
         seed=seed,

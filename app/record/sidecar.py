@@ -129,8 +129,8 @@ class Config(_Record):
 
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
-    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae` and
-    `use_ema` are as they were given.
+    chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
+    `use_ema` and `vram` are as they were given.
     """
 
     script: str
@@ -152,6 +152,7 @@ class Config(_Record):
     vae: recorded.VaeName = "auto"
     use_ema: bool | None = None
     beginning: BeginningRecord | None = None
+    vram: recorded.Vram | None = None
 
 
 class Timing(_Record):

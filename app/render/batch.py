@@ -254,6 +254,7 @@ def _engine(resolved: Resolved, flags: RunFlags) -> EngineRequest:
         loras=settings.lora,
         vae=settings.vae,
         ema=settings.use_ema,
+        vram=settings.vram,
     )
 
 

@@ -142,9 +142,7 @@ def request_again(origin: Provenance, asked: VideoRequest, *, models: Sequence[s
     if kept.get("model") not in models:
         kept.pop("model", None)
     if untaken := sorted(kept.keys() - {*_FIELDS, *SETTINGS}):
-        raise UsageMistake(
-            f"This film was made with --{untaken[0]}, which no job takes. Use rivulet replay."
-        )
+        raise UsageMistake(f"This film was made with --{untaken[0]}, which no job takes. Use rivulet replay.")
     flags = kept | given | asked.settings
     if "model" in flags:
         choose(str(flags["model"]), models, "model")  # before anything looks for a folder of that name

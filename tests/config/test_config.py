@@ -39,6 +39,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "lora": ("style.safetensors:0.8", ("style.safetensors:0.8",)),
     "vae": ("tiny", "tiny"),
     "use_ema": ("false", False),
+    "vram": ("12GB", "12GB"),
     "untrained": ("true", True),
     "device": ("cpu", "cpu"),
     "threads": ("2", 2),
