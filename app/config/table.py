@@ -6,11 +6,11 @@ A field has the setting's name and type, its entry everything else (app/config/s
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
+from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
 from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
@@ -18,7 +18,8 @@ from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
 from pipelines.types import TRANSITIONS
 
-EVERYWHERE, LATENT = ("live", "render", "compare"), "latent frames"
+EVERYWHERE = ("live", "render", "compare")
+LATENT = "latent frames"
 
 _shown = partial(setting, group="What to show", replay="script")
 _length = partial(setting, group="The film", replay="script")
@@ -345,27 +346,6 @@ class Spellings:
         first=True,
         control=Control("Size", "Width x height, for example 96x96; the model's own where it is empty", ("render",)),
         job="size",
-    )
-
-
-class Run:
-    """What a person decides when typing the command: flags that are no settings and stand in no file."""
-
-    config: str | None = _run(
-        None, "Settings as .yaml, .json or .toml.", written="FILE", aliases=("config_path", "config_json"), first=True
-    )
-    export: Path | None = _run(
-        None, "Write the script as .yaml, or .jsonl for LongLive, and film nothing.", written="FILE"
-    )
-    overwrite: bool = _run(False, "Replace an existing film.", first=True)
-    resume: bool = _run(False, "Go on with a render that did not finish.", first=True)
-    dry_run: bool = _run(
-        False, "Print what would be filmed, and what it costs; film nothing.", aliases=("dryrun",), first=True
-    )
-    json: bool = _run(False, "With --dry_run: for programs.")
-    json_progress: bool = _run(False, "Progress as a line of JSON a chunk, for programs.")
-    accept_licence: tuple[str, ...] = _here(
-        (), "You accept the licence of these weights.", written="MODEL", aliases=("accept_license",)
     )
 
 
