@@ -242,10 +242,11 @@ def parts_of_record(loras: Sequence[str], vae: str, source: str, given: Collecti
     named = {"lora": loras, "vae": [] if vae in ("auto", "full", "tiny") else [vae]}
     for name, values in named.items():
         if values and name not in given:
-            shown = " ".join(f"--{name} {shlex.quote(printable(shorten(value, 200)))}" for value in values)
+            shown = f"--{name} {shlex.quote(printable(shorten(values[0], 80)))}"
+            more = f" and {len(values) - 1} more" if values[1:] else ""
             raise UsageMistake(
-                f"{printable(shorten_path(source))} was made with {shown}, and a record opens no file by itself. "
-                f"If you trust it, add {shown}."
+                f"{printable(shorten_path(source))} was made with {shown}{more}, and a record opens no file by itself. "
+                f"If you trust what it names, add {shown}{more}."
             )
 
 

@@ -148,7 +148,7 @@ class Config(_Record):
     crf: recorded.Crf
     segment_chunks: recorded.SegmentChunks
     video: VideoRecord | None = None
-    lora: list[recorded.LoraName] = []
+    lora: recorded.Loras = []
     vae: recorded.VaeName = "auto"
     use_ema: bool | None = None
     beginning: BeginningRecord | None = None
