@@ -47,7 +47,7 @@ def choose(name: str, choices: Sequence[Name], what: str, label: str = "") -> Na
         if choice == name:
             return choice
     near = get_close_matches(name.lower()[:80], choices, n=1, cutoff=0.3)
-    shown, known = repr(printable(shorten(name, 40))), ", ".join(choices)
+    shown, known = repr(printable(shorten(name, 40))), shorten(", ".join(choices), 300)
     if label:
         hint = f" (nearest: {near[0]})" if near else ""
         raise UsageMistake(f"{label}: there is no {what} {shown}. Choose from {known}{hint}.")
