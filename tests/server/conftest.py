@@ -109,7 +109,7 @@ def begin_anew(page: Any, address: str) -> None:
 
 def session_of(engine: Painted) -> PaintedSession:
     """The film that is watched."""
-    return next(session for session in engine.sessions.values() if session.viewers)
+    return [session for session in engine.sessions.values() if session.viewers][-1]
 
 
 def open_tab(page: Any, name: str) -> None:

@@ -128,7 +128,7 @@ def test_a_viewer_sees_a_viewers_page(page: Any, painted: tuple[str, Painted]) -
     page.locator(".rv-forall").evaluate("node => (node.open = true)")
     for name in ("rv-canvas", "rv-caption", "rv-full", "rv-glance", "rv-role", "rv-watch"):
         assert page.locator(f"#{name}").is_visible(), name
-    assert page.locator("#rv-track button").count() == 0
+    until(page, "document.querySelectorAll('#rv-track button').length === 0")
     assert faults(page) == []
     session.tell(RoleState(role="driver"))
     page.locator("#rv-say").wait_for(state="visible")

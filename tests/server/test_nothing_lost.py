@@ -11,14 +11,15 @@ import pytest
 
 from app.live.messages import Accepted, Applied, Branch, Do, Span, Track
 from tests.live_doubles import PaintedSession
-from tests.server.conftest import READY, open_tab, session_of, until
+from tests.server.conftest import READY, begin_anew, open_tab, session_of, until
 from tests.server.test_page_security import Painted
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def page(shared: Any) -> Any:
+@pytest.fixture(scope="module")
+def page(shared: Any, painted: tuple[str, Painted]) -> Any:
+    begin_anew(shared, painted[0])
     return shared
 
 

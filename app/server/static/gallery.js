@@ -126,7 +126,8 @@ class GalleryTab {
     const node = make("li", { className: "rv-card" }, open, name, facts_, make("div", { className: "rv-bar" }, back, make("i"), star, load, away));
     const update = (now) => {
       item = now;
-      open.ariaLabel = `${{ picture: "See", take: "Render again" }[item.kind] ?? "Watch"}: ${item.name}`;
+      const does = { picture: "See", take: "Render again" }[item.kind] ?? "Watch";
+      open.ariaLabel = `${open.textContent} ${does}: ${item.name}`.trim(); // who speaks to it says what is to be read
       if (document.activeElement !== name) name.value = item.name;
       name.ariaLabel = `Name of the ${item.kind}`;
       star.ariaLabel = `Favourite: ${item.name}`;
