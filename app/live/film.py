@@ -163,6 +163,7 @@ class LiveFilm:
     ) -> None:
         model = self.model = studio.model
         self.video = FilmVideo(model, studio.clock, tell)
+        self._read = schedule.controls.prompt
         self._pictured = set[int]()  # chunks that were made of pictures, in any branch
         self.schedule, self._session_log, self._clock = schedule, session_log, studio.clock
         self.chunk = self.branch = self.made = 0
@@ -185,11 +186,12 @@ class LiveFilm:
             self.copy()
         controls, switched = plan.controls, plan.controls.prompt != before.prompt
         try:
-            if switched:
+            if controls.prompt != self._read:  # a new beginning has one that nobody switched to
                 self.model.read_prompt(controls.prompt)
+                self._read = controls.prompt
             self._stream.set_knobs(controls.knobs)
         except ValueError as error:  # nothing has changed yet
-            self.schedule.take_back(self.chunk)
+            self.schedule.take_back(self.chunk, self._read)
             raise Refused(str(error), plan.receipts) from error
         shown = self.video.make(self._stream, controls.for_stream)
         chunk, marks = (shown.chunk, shown.marks) if shown else (self._stream.next_chunk(controls.for_stream), ())

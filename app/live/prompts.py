@@ -221,10 +221,11 @@ class PromptSchedule:
             self._hold, self._held_from = None, self._rhythm.start_frame(chunk)
             self._go_on_from(chunk)
 
-    def take_back(self, chunk: int) -> None:
-        """Chunk `chunk` could not be made with what it was to begin with."""
+    def take_back(self, chunk: int, prompt: Prompt) -> None:
+        """Chunk `chunk` could not be made with what it was to begin with; a film's first one is made with `prompt`."""
         with self._lock:
-            self.past = [entry for entry in self.past if entry[0] < chunk] or self.past[:1]
+            first = 0, replace(self.past[0][1], prompt=prompt)
+            self.past = [entry for entry in self.past if entry[0] < chunk] or [first]
             self._go_on_from(chunk)
 
     def begin(self, controls: ChunkControls) -> None:

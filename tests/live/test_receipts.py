@@ -199,3 +199,21 @@ def test_a_prompt_the_model_cannot_read_is_refused_and_the_film_goes_on(stage: S
     stage.play(1)
     assert len(watcher.frames) > drawn
     assert session.schedule.controls.prompt == "a red fox runs"
+
+
+@pytest.mark.parametrize("anew", [SessionStart(prompt="xyzzy"), Do(action="reset")])
+def test_a_beginning_the_model_cannot_read_is_refused_and_the_film_begins_with_what_it_can(
+    stage: Stage, anew: SessionStart | Do
+) -> None:
+    watcher, session = watched(stage)
+    stage.play(1)
+    session.submit(anew, watcher)
+    if isinstance(anew, Do):  # and before the first chunk of it is made
+        session.submit(say("bad", "xyzzy"), watcher)
+    stage.play(2)
+    assert [problem.code for problem in watcher.of(Problem)] == ["refused"]
+    session.submit(Do(action="reset"), watcher)
+    drawn = len(watcher.frames)
+    stage.play(2)
+    assert len(watcher.frames) > drawn
+    assert (session.over, session.schedule.controls.prompt) == (False, "a red fox runs")
