@@ -41,6 +41,19 @@ WAN_22_STD = (
     0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 )  # fmt: skip
 """Likewise."""
+WAN_22_VAE: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+    "latents_mean": WAN_22_MEAN,
+    "latents_std": WAN_22_STD,
+}
+"""Constructor arguments of diffusers' AutoencoderKLWan for it."""
 
 
 def kind_of(names: Mapping[str, Any]) -> Kind | None:
@@ -128,18 +141,7 @@ def wan_vae_config(shapes: Shapes, source: Path) -> dict[str, Any]:
         return {"base_dim": base}  # whose other arguments are the class's own
     if (latents, pixels) == (48, 12):
         top = shapes.get("decoder.conv_in.weight", (0,))[0]
-        return {
-            "base_dim": base,
-            "decoder_base_dim": top // 4,
-            "z_dim": 48,
-            "is_residual": True,
-            "in_channels": 12,
-            "out_channels": 12,
-            "patch_size": 2,
-            "scale_factor_spatial": 16,
-            "latents_mean": WAN_22_MEAN,
-            "latents_std": WAN_22_STD,
-        }
+        return WAN_22_VAE | {"base_dim": base, "decoder_base_dim": top // 4}
     raise CheckpointError(
         f"{source} is an autoencoder of {latents} latent channels over {pixels} of pixels, neither Wan 2.1's (16 over "
         "3) nor Wan 2.2's (48 over 12); take one of these."

@@ -95,22 +95,11 @@ def config_of(model: ModelSpec) -> Mapping[str, Any]:
 
 def _decoder(config: Mapping[str, Any], plan: "MemoryPlan") -> Mapping[str, Any]:
     """The released autoencoder of latents of so many channels."""
-    from weights.shapes import WAN_22_MEAN, WAN_22_STD
+    from weights.shapes import WAN_22_VAE
 
     wide = config["in_channels"] == 48
     if plan.decoder == "tiny":
         return {"latent_channels": 48, "patch_size": 2} if wide else {}
     if not wide:
         return {}
-    return {
-        "base_dim": 160,
-        "decoder_base_dim": 256,
-        "z_dim": 48,
-        "is_residual": True,
-        "in_channels": 12,
-        "out_channels": 12,
-        "patch_size": 2,
-        "scale_factor_spatial": 16,
-        "latents_mean": WAN_22_MEAN,
-        "latents_std": WAN_22_STD,
-    }
+    return WAN_22_VAE
