@@ -24,7 +24,7 @@ from app.record.beginning import find_beginning
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, parts_of_record, request_of
 from app.record.session_log import read_log
-from app.record.video import find_input
+from app.record.video import changed, find_input
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
@@ -143,15 +143,16 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     kept = provenance.kept(names)
     parts_of_record(kept.get("lora", ()), kept.get("vae", "auto"), provenance.source, asked.parts)
     resolved = resolve([*asked.changes, provenance.layer(names)])
+    video = None if provenance.video is None else changed(provenance.video, resolved)
     settings = resolved.settings.model_copy(update={"output": str(output), **asked.locations})
     if model is not None and asked.model is None:
         settings = settings.model_copy(update={"offline": True})
     fps = provenance.fps if settings.fps is None else float(Fraction(settings.fps))
     script = provenance.script_for(rhythm_of(resolved.preset), fps)
-    flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
+    flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted, video=video is not None)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
     beginning = request.beginning or provenance.beginning
-    return _with_inputs(replace(request, video=provenance.video, beginning=beginning), Path(provenance.source), asked)
+    return _with_inputs(replace(request, video=video, beginning=beginning), Path(provenance.source), asked)
 
 
 def _with_inputs(request: RenderRequest, film: Path, asked: Asked) -> RenderRequest:
