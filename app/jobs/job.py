@@ -239,6 +239,11 @@ def _script(request: VideoRequest, resolved: Resolved) -> Script:
     scripts = parse_script(text, name)
     if len(scripts) != 1:
         raise UsageMistake(f"This script holds {len(scripts)} films. Make a job of each.")
+    if (pictures := scripts[0].pictures) is not None:
+        raise UsageMistake(
+            f"{pictures.place}: a job opens no file of this machine. Take {pictures.kind} out, or render it with "
+            "rivulet render."
+        )
     if "transition" not in resolved.given:
         return scripts[0]
     kind, chunks = resolved.settings.transition, resolved.settings.transition_chunks

@@ -112,10 +112,9 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     engine = _engine(resolved, flags)
     check_enlarged("--scale", settings.height, settings.width, settings.scale)
     fps = Fraction(settings.fps) if settings.fps and "fps" in resolved.given else None
-    beginning = read_beginning(settings.image, settings.extend)
     return [
         RenderRequest(
-            script=script,
+            script=replace(script, pictures=None),
             output=output,
             engine=engine,
             length=settings.length,
@@ -131,7 +130,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             json_progress=flags.json_progress,
             left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
             video=None if settings.input is None else video_request(settings, fps),
-            beginning=beginning,
+            beginning=read_beginning(settings.image, settings.extend, script.pictures),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]
