@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
-from typing import Any, Literal, NoReturn, TypeVar, cast, get_args
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from app.config.lengths import FASTEST_FPS, parse_length
 from app.errors import UsageMistake, printable, shorten
@@ -32,7 +32,7 @@ DEVICES = ("auto", "cpu", "cuda")
 SEED_MODES = ("fixed", "increment", "random")
 FitKind = Literal["crop", "pad", "stretch"]
 """How a video's picture becomes one of the film's shape."""
-FITS: tuple[FitKind, ...] = get_args(FitKind)
+FITS: tuple[FitKind, ...] = ("crop", "pad", "stretch")
 TURNS = (0, 90, 180, 270)
 """Degrees, clockwise."""
 LEAST_LATENCY, MOST_LATENCY = 0.05, 30.0

@@ -116,16 +116,8 @@ def first_pictures(
     if beginning.kind == "image":
         count = rhythm.start_frame(1)
         return image_pixels(path, *size)[None].repeat(count, axis=0), [rhythm.first]
-    parts = chunks_within(rhythm, remembers)
+    parts = rhythm.within(remembers)
     return last_pictures(path, rhythm.start_frame(len(parts)), *size, fps), parts
-
-
-def chunks_within(rhythm: Rhythm, most: int) -> list[int]:
-    """Latent frames of the first chunks, as many as a memory of `most` frames holds; one at least."""
-    parts = [rhythm.first]
-    while sum(parts) + rhythm.chunk <= most:
-        parts.append(rhythm.chunk)
-    return parts
 
 
 def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -> NDArray[np.uint8]:

@@ -94,7 +94,8 @@ def replay(
             f"There is no file {printable(shorten_path(path))}. Give a film that rivulet render made, or its .json."
         )
     if path.suffix.lower() == ".jsonl":
-        return _replay_log(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
+        asked = replace(_asked(changes, accept_licence), video=video)
+        return _replay_log(path, output, check, overwrite, console, asked, opener)
     known = find_record(path)
     record, source = known.record, str(path)
     asked = replace(_same_model(_asked(changes, accept_licence), record.model.name), video=video)
@@ -216,7 +217,9 @@ def _replay_log(
         return _render_changed(provenance_of_log(log, str(path)), asked, output, overwrite, console, opener)
     from app.render.replay_log import replay_log
 
-    return replay_log(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
+    return replay_log(
+        path, output, check=check, overwrite=overwrite, console=console, model=asked.model, pictures=asked.video
+    )
 
 
 def _keep(path: Path, known: Known, output: Path) -> None:

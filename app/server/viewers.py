@@ -125,7 +125,8 @@ class SocketViewer:
         waits; everything else arrives in order."""
         with self._lock:
             if isinstance(event, Track | QueueState | PictureTaken | SourceFigures):
-                self._told = deque(other for other in self._told if type(other) is not type(event))
+                about = type(event), getattr(event, "source", None)
+                self._told = deque(o for o in self._told if (type(o), getattr(o, "source", None)) != about)
             if isinstance(event, Metrics):
                 self._metrics = event
             elif len(self._told) < BACKLOG:

@@ -23,7 +23,7 @@ from app.record.beginning import read_beginning
 from app.record.provenance import provenance_of
 from app.record.request import RenderRequest, request_of
 from app.render.batch import RunFlags, film_requests
-from app.render.beginning import begun_with, chunks_within, last_pictures
+from app.render.beginning import begun_with, last_pictures
 from app.render.exporting import export
 from app.render.filming import film_script
 from app.render.render import render
@@ -197,9 +197,9 @@ def test_a_film_goes_on_from_the_last_pictures_of_a_clip(tmp_path: Path) -> None
 
 
 def test_as_many_chunks_are_given_as_are_remembered() -> None:
-    assert chunks_within(Rhythm(3, 3), 12) == [3, 3, 3, 3]
-    assert chunks_within(Rhythm(1, 3), 9) == [1, 3, 3]
-    assert chunks_within(Rhythm(3, 3), 0) == [3]
+    assert Rhythm(3, 3).within(12) == [3, 3, 3, 3]
+    assert Rhythm(1, 3).within(9) == [1, 3, 3]
+    assert Rhythm(3, 3).within(0) == [3]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from app.live import messages as wire
 from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.live.picture_header import MAX_PICTURE
 from app.live.pictures import BAD_IN_A_ROW
-from app.live.pictures import LARGEST as LARGEST_SIDE
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.live.scheduling import FACTOR, LONGEST_DEBT
 from app.live.session import UNWATCHED_RECORDING
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
+from app.media.compressed import LARGEST as LARGEST_SIDE
 from app.media.source import OPEN_SECONDS
 from app.record.log_writer import LARGEST
 from app.server import connection, schemas

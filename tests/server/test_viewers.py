@@ -12,6 +12,7 @@ import pytest
 from app.live.frame_header import unpack_frame
 from app.live.messages import Accepted, Done, Metrics
 from app.live.player import LiveFrame
+from app.live.source_messages import PictureTaken
 from app.server import viewers
 from app.server.viewers import Gone, PictureViewer, SocketViewer
 from tests.live_doubles import live_frame
@@ -66,6 +67,19 @@ def test_metrics_are_replaced_and_everything_else_arrives_in_order() -> None:
             await asyncio.sleep(0.01)
         assert (link.sent[0]["fps"], link.sent[0]["dropped"], link.sent[1].seq) == (2, 1, 1)
         sending.cancel()
+
+    run(work())
+
+
+def test_of_each_source_the_newest_receipt_of_a_picture_is_told() -> None:
+    async def work() -> None:
+        viewer, link = SocketViewer(), Link()
+        for seq in range(1, 4):
+            viewer.tell(PictureTaken(source=7, seq=seq))  # a beginning, beside a camera
+            viewer.tell(PictureTaken(source=9, seq=10 * seq))
+        viewer.tell(Done(reason="over"))
+        await viewer.send_to(link)
+        assert [(message["source"], message["seq"]) for message in link.sent[:-1]] == [(7, 3), (9, 30)]
 
     run(work())
 
