@@ -23,7 +23,7 @@ from app.server.bodies import Told
 from app.server.connection import Connection
 from app.server.desk import Desk
 from app.server.gallery import Shelf, gallery_router
-from app.server.jobs_api import jobs_router
+from app.server.jobs_api import beginnings_router, jobs_router
 from app.server.loop_pauses import LoopPauses
 from app.server.metrics import CONTENT_TYPE, ServerMetrics
 from app.server.restore import restore_router
@@ -98,6 +98,7 @@ def make_app(
     app.include_router(gallery_router(Shelf(engine.folder, access, jobs)))
     if jobs is not None:
         app.include_router(jobs_router(jobs, desk))
+        app.include_router(beginnings_router(jobs.uploads))
 
     def openapi(request: Request) -> Told:
         told: dict[str, Any] = dict(app.openapi())

@@ -183,7 +183,7 @@ def test_what_a_setting_means_for_a_replay_is_what_a_record_holds() -> None:
 
 def test_a_job_a_live_film_and_the_page_take_only_what_there_is() -> None:
     fields = {entry.job for entry in TABLE.values() if entry.job}
-    assert fields == VideoRequest.model_fields.keys() - {"script_kind", "name"}
+    assert fields == VideoRequest.model_fields.keys() - {"script_kind", "name", "beginning"}
     for entry, wire in WIRED:
         least, most = entry.bounds or (0, 100)
         assert least <= wire.least < wire.most <= most, entry.name

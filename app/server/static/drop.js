@@ -32,8 +32,8 @@ class Restorer {
     const { live } = this;
     const renders = live.renders?.root.offsetParent ? live.renders : null;
     const say = (message) => (renders ? renders.banner.say(message) : live.problem({ message }));
-    if (file.type.startsWith("image/") && !renders) {
-      await live.beginner.begin(file);
+    if (file.type.startsWith("image/")) {
+      await (renders ? renders.try(() => renders.begin(file)) : live.beginner.begin(file));
       return;
     }
     try {
@@ -43,7 +43,8 @@ class Restorer {
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
       else await this.offer(told, what);
     } catch (error) {
-      if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
+      if (renders && file.type.startsWith("video/")) await renders.try(() => renders.begin(file)); // none of ours: one to go on from
+      else if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
       else say(error.message);
     }
   }
