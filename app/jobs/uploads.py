@@ -16,8 +16,8 @@ from app.atomic import put
 from app.errors import UsageMistake
 from app.jobs.job import VideoRequest
 
-LARGEST = 64 * 2**20
-"""Bytes of one: a minute of a phone's video."""
+LARGEST = 32 * 2**20
+"""Bytes of one, which is what a request may have."""
 MOST = 16
 """That are kept, the newest."""
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")

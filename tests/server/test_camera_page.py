@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,26 +204,46 @@ def test_strength_and_hold_reach_the_film_and_are_remembered(page: Any, engine: 
     slide(page, "hold", 1)
 
 
-def test_from_a_file_to_a_camera_to_words_and_to_a_camera(page: Any, engine: tuple[str, Tiny], tmp_path: Path) -> None:
+CHANGES = (
+    *("file", "camera", "none", "camera", "unplugged", "camera", "screen", "none", "denied", "file"),
+    *("busy", "camera", "file", "camera", "none", "screen", "unplugged", "camera", "file", "none"),
+)
+BRIGHTEST = """Math.max(...document.querySelector('#rv-canvas').getContext('2d').getImageData(0, 0, 48, 32).data
+    .filter((_, i) => i % 4 < 3))"""
+
+
+def test_twenty_changes_of_source_are_none_black_and_leave_no_device(
+    page: Any, engine: tuple[str, Tiny], tmp_path: Path
+) -> None:
     film = engine[1].film
     clip = write_clip(tmp_path / "clip.webm", 40, codec="libvpx", rate=20)
-    for kind in ("file", "camera", "none", "camera", "screen", "file", "none") * 2:
+    refusals = {"denied": "NotAllowedError", "busy": "NotReadableError"}
+    for change in CHANGES:
         page.evaluate("window.instead = null")
-        if kind == "file":
+        kind = {"denied": "none", "busy": "none", "unplugged": "none"}.get(change, change)
+        if change == "file":
             page.set_input_files('[data-source="file"] input', str(clip))
             page.wait_for_selector('#rv-source[data-phase="on"]')
             page.wait_for_function("document.querySelector('#rv-source-said').textContent === 'clip.webm'")
-        elif kind == "screen":
+        elif change == "screen":
             page.evaluate("window.instead = async () => document.querySelector('#rv-canvas').captureStream(16)")
             choose(page, "screen")
+        elif change in refusals:
+            page.evaluate(f"window.refusal = '{refusals[change]}'")
+            choose(page, "camera", "failed")
+            page.evaluate("delete window.refusal")
+        elif change == "unplugged":
+            page.evaluate("tracks.at(-1).dispatchEvent(new Event('ended'))")
+            page.wait_for_selector('#rv-source[data-phase="failed"]')
         else:
             choose(page, kind, "off" if kind == "none" else "on")
         until(lambda kind=kind: made_of(film) == kind, 20)
         if kind != "none":
             see_pictures(page, film)
-        assert page.evaluate(LIVE) == (kind in ("camera", "screen")), "no device is left behind"
-    drawn = page.evaluate("[...document.querySelector('#rv-canvas').getContext('2d').getImageData(0, 0, 48, 32).data]")
-    assert max(drawn[0::4]) > 20, "no black picture"
+        assert page.evaluate(LIVE) == (kind in ("camera", "screen")), f"a device is left behind by {change}"
+        assert page.evaluate(BRIGHTEST) > 20, f"a black picture with {change}"
+    workers = [thread for thread in threading.enumerate() if thread.name == "rivulet-pictures"]
+    until(lambda: not any(thread.is_alive() for thread in workers), 20)
     assert page.mistakes == []
 
 
