@@ -12,6 +12,7 @@ from app.config.lengths import FASTEST_FPS
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
+from app.config.video_settings import Video
 from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
 from pipelines.presets.base import GUIDANCES
@@ -372,15 +373,18 @@ class Live:
 
 TABLE: Mapping[str, Setting] = {
     **entries_of(Film, "film"),
+    **entries_of(Video, "video"),
     **entries_of(Spellings, "spelling"),
     **entries_of(Run, "run"),
     **entries_of(Live, "live"),
 }
 """Every entry by its name."""
 READERS: Mapping[str, Reader] = {
-    entry.name: entry.reader for entry in TABLE.values() if entry.kind == "film" and entry.reader is not None
+    entry.name: entry.reader for entry in TABLE.values() if entry.kind in ("film", "video") and entry.reader is not None
 }
 """The reader of every setting; `size` is read too, as height and width."""
+OF_VIDEO = frozenset(entry.name for entry in TABLE.values() if entry.kind == "video")
+"""Settings that only a film made of a video has."""
 FLAGS_ONLY = tuple(entry.name for entry in TABLE.values() if entry.kind == "run")
 """Flags that are no settings."""
 WIRED: tuple[tuple[Setting, Wire], ...] = tuple((entry, entry.wire) for entry in TABLE.values() if entry.wire)

@@ -108,7 +108,7 @@ def provenance_of(record: Carried, source: str) -> Provenance:
         UsageMistake: the record is damaged.
     """
     config = record.config
-    script = parse_native(config.script, source)
+    script = replace(parse_native(config.script, source), pictures=None)  # which a record has a field for
     fps = Fraction(READERS["fps"](f"{source}: fps", config.fps))
     if len(script.shots) != len(record.shots) or not 0 < config.frames <= LONGEST_SECONDS * FASTEST_FPS:
         raise UsageMistake(f"{source}: its shots or its length are damaged. Give another copy of it.")

@@ -34,14 +34,8 @@ def begun_with(request: RenderRequest, opener: StreamOpener) -> StreamOpener:
     if beginning is None:
         return opener
     if request.video is not None:
-        raise UsageMistake("A film of a video begins with that video. Leave out --image and --extend.")
-    if file_hash(Path(beginning.input)) != beginning.sha256:
-        shown = printable(shorten_path(Path(beginning.input)))
-        raise UsageMistake(f"{shown} is not what the film was begun with. Put that back, or start over.")
-    if beginning.kind == "image":
-        _image(Path(beginning.input), 8, 8)  # refused before a model is loaded
-    else:
-        survey(Path(beginning.input))
+        raise UsageMistake(f"{beginning.named}A film of a video begins with that video. Leave out image and extend.")
+    check_beginning(beginning)
 
     def open_stream(request: EngineRequest, seed: int) -> Opened:
         opened = opener(request, seed)
@@ -80,24 +74,50 @@ class BegunFilm:
         self._ready.clear()
 
     def _first(self, controls: Controls) -> list[Chunk]:
-        opened, path = self._opened, Path(self._beginning.input)
+        opened = self._opened
         assert opened.begin_with is not None  # every stream of a model with pictures has it
-        height, width = opened.size
-        if self._beginning.kind == "image":
-            parts = [opened.rhythm.first]
-            count = opened.rhythm.start_frame(1)
-            return opened.begin_with(_image(path, height, width)[None].repeat(count, axis=0), controls, parts)
-        parts = chunks_within(opened.rhythm, opened.remembers)
-        frames = last_pictures(path, opened.rhythm.start_frame(len(parts)), height, width, opened.fps)
+        frames, parts = first_pictures(self._beginning, opened.rhythm, opened.remembers, opened.size, opened.fps)
         return opened.begin_with(frames, controls, parts)
 
 
-def chunks_within(rhythm: Rhythm, most: int) -> list[int]:
-    """Latent frames of the first chunks, as many as a memory of `most` frames holds; one at least."""
-    parts = [rhythm.first]
-    while sum(parts) + rhythm.chunk <= most:
-        parts.append(rhythm.chunk)
-    return parts
+def check_beginning(beginning: BeginningRequest) -> None:
+    """Refuse what cannot be read, before a model is loaded.
+
+    Raises:
+        UsageMistake: it is another file than it has to be, or no picture or video; with its place in a script.
+    """
+    path = Path(beginning.input)
+    try:
+        if file_hash(path) != beginning.sha256:
+            raise UsageMistake(
+                f"{printable(shorten_path(path))} is not what the film was begun with. Put that back, or start over."
+            )
+        if beginning.kind == "image":
+            image_pixels(path, 8, 8)
+        else:
+            survey(path)
+    except UsageMistake as mistake:
+        raise UsageMistake(f"{beginning.named}{mistake}") from mistake
+
+
+def first_pictures(
+    beginning: BeginningRequest, rhythm: Rhythm, remembers: int, size: tuple[int, int], fps: float
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """The pictures that a film begins with, uint8 RGB [T, H, W, 3], and the latent frames of the chunks they are.
+
+    Args:
+        beginning: what it begins with.
+        rhythm: of its chunks.
+        remembers: latent frames that its memory holds.
+        size: height and width, in pixels.
+        fps: of the film.
+    """
+    path = Path(beginning.input)
+    if beginning.kind == "image":
+        count = rhythm.start_frame(1)
+        return image_pixels(path, *size)[None].repeat(count, axis=0), [rhythm.first]
+    parts = rhythm.within(remembers)
+    return last_pictures(path, rhythm.start_frame(len(parts)), *size, fps), parts
 
 
 def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -> NDArray[np.uint8]:
@@ -116,7 +136,7 @@ def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -
     return np.concatenate([frames[:1].repeat(count - len(frames), axis=0), frames])
 
 
-def _image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+def image_pixels(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     """A picture file as uint8 RGB [height, width, 3], upright, cropped in its middle.
 
     Raises:

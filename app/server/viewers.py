@@ -32,7 +32,7 @@ SEND_SECONDS = 20.0
 """After this long a stuck socket is closed."""
 WHOLE_SECONDS = 0.1
 """Between two messages that tell the whole of something, as a queue of a hundred prompts: nobody reads them faster."""
-_WHOLE = (Track, QueueState, PictureTaken, SourceFigures)
+_WHOLE = (Track, QueueState, SourceFigures)
 
 
 class Outlet(Protocol):
@@ -131,6 +131,7 @@ class SocketViewer:
         self._lock = threading.Lock()
         self._unacked: deque[int] = deque()
         self._told: deque[BaseModel] = deque()
+        self._taken: dict[int, PictureTaken] = {}
         self._whole: dict[type[BaseModel], BaseModel] = {}
         self._whole_at = float("-inf")
         self._metrics: Metrics | None = None
@@ -153,10 +154,13 @@ class SocketViewer:
 
     def tell(self, event: BaseModel) -> None:
         """Take a message; never blocks. What tells the whole of something takes the place of an older one that still
-        waits, for WHOLE_SECONDS at most; everything else arrives in order."""
+        waits, for WHOLE_SECONDS at most; a receipt of a source's picture that of its older one; everything else
+        arrives in order."""
         with self._lock:
             if isinstance(event, _WHOLE):
                 self._whole[type(event)] = event
+            elif isinstance(event, PictureTaken):
+                self._taken[event.source] = event
             elif isinstance(event, Metrics):
                 self._metrics = event
             elif len(self._told) < BACKLOG:
@@ -204,8 +208,9 @@ class SocketViewer:
         with self._lock:
             if self._gone:
                 raise Gone
-            told, metrics = list(self._told), self._metrics
+            told, metrics = [*self._taken.values(), *self._told], self._metrics
             self._told.clear()
+            self._taken.clear()
             self._metrics = None
             ended = any(isinstance(event, Done) for event in told)
             whole = self._take_whole(at_once=ended)

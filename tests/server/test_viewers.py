@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from app.live.frame_header import unpack_frame
 from app.live.messages import Accepted, Done, Metrics, QueueItem, QueueState
 from app.live.player import LiveFrame
+from app.live.source_messages import PictureTaken
 from app.server import viewers
 from app.server.viewers import Gone, PictureViewer, SocketViewer
 from tests.live_doubles import live_frame
@@ -102,6 +103,19 @@ def test_what_tells_the_whole_is_said_once_a_while_and_made_into_text_once_for_e
             assert [message["type"] for message in link.sent[-2:]] == ["session.queue", "session.done"]
             assert not link.sent[-2]["items"], "the last is told before the end"
         assert len({id(event) for event in made}) == len(made), "a message was made into text twice"
+
+    run(work())
+
+
+def test_of_each_source_the_newest_receipt_of_a_picture_is_told() -> None:
+    async def work() -> None:
+        viewer, link = SocketViewer(), Link()
+        for seq in range(1, 4):
+            viewer.tell(PictureTaken(source=7, seq=seq))  # a beginning, beside a camera
+            viewer.tell(PictureTaken(source=9, seq=10 * seq))
+        viewer.tell(Done(reason="over"))
+        await viewer.send_to(link)
+        assert [(message["source"], message["seq"]) for message in link.sent[:-1]] == [(7, 3), (9, 30)]
 
     run(work())
 
