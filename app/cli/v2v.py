@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import ModelName, Threads
+from app.cli.options import ModelName, Threads, option
 from app.cli.render import script_among, split_words
-from app.config.table import READERS
+from app.config.table import READERS, TABLE
 from app.errors import UsageMistake, printable, shorten
 from app.media.inputs import is_live
 from pipelines.file_names import names_a_file
@@ -123,6 +123,8 @@ def v2v_command(
     crf: Annotated[int | None, typer.Option("--crf", min=0, max=51, help="H.264 quality.", show_default="18")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")] = None,
     threads: Threads = None,
+    parallel: Annotated[str | None, option(TABLE["parallel"])] = None,
+    gpus: Annotated[int | None, option(TABLE["gpus"])] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Download nothing.")] = None,
     accept_licence: Annotated[
         list[str] | None,
