@@ -241,17 +241,36 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         Returns:
             The flow, [B, C, F, H, W]; of no frame where `layers` asks for none.
         """
-        batch, _, frames, height, width = hidden_states.shape
-        rows, columns = self.grid(height, width)
-        patch_t, patch_h, patch_w = self.config["patch_size"]
+        hidden_BSE = self.embed(hidden_states)
+        temb_BFE, temb_BF6E = self.embed_time(timestep, hidden_BSE)
+        hidden_BSE = self.through(hidden_BSE, temb_BF6E, text_kv, rotary, memory, spans, layers, buffers)
+        if not layers.flow:
+            return hidden_states[:, :, :0]
+        return self.unpatched(self.head(hidden_BSE, temb_BFE), hidden_states.shape)
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, F, H, W] as the residual stream that enters the first layer, [B, S, E]."""
+        return self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+
+    def embed_time(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Timesteps [B, F], 0..1000, as the head takes them, [B, F, E], and the layers, [B, F, 6, E]."""
         embedder = self.condition_embedder
+        sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(embedder.time_embedder.linear_1.weight.dtype)
+        temb_BFE = embedder.time_embedder(sinusoid).type_as(like)
+        return temb_BFE, embedder.time_proj(embedder.act_fn(temb_BFE)).unflatten(2, (6, -1))
 
-        hidden_BSE = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
-        time_dtype = embedder.time_embedder.linear_1.weight.dtype
-        sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(time_dtype)
-        temb_BFE = embedder.time_embedder(sinusoid).type_as(hidden_BSE)
-        temb_BF6E = embedder.time_proj(embedder.act_fn(temb_BFE)).unflatten(2, (6, -1))
-
+    def through(
+        self,
+        hidden_BSE: Tensor,
+        temb_BF6E: Tensor,
+        text_kv: TextKV,
+        rotary: tuple[Tensor, Tensor],
+        memory: Sequence[LayerMemory] | None = None,
+        spans: tuple[Span, ...] | None = None,
+        layers: LayerPlan = EVERY,
+        buffers: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """The residual stream [B, S, E] behind the layers that are here; arguments as of `forward`."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
             if layers.taps:
@@ -266,14 +285,20 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
                 )
             else:
                 hidden_BSE = block(hidden_BSE, text_kv[layer], temb_BF6E, context)
+        return tapped(layers, len(self.blocks), hidden_BSE, buffers)
 
-        hidden_BSE = tapped(layers, len(self.blocks), hidden_BSE, buffers)
-        if not layers.flow:
-            return hidden_states[:, :, :0]
+    def head(self, hidden_BSE: Tensor, temb_BFE: Tensor) -> Tensor:
+        """What the last layer leaves [B, S, E] as the flow of every token, [B, S, patch numbers]."""
         dtype = torch.promote_types(hidden_BSE.dtype, torch.float32)
         shift, scale = (self.scale_shift_table[:, None] + temb_BFE[:, :, None]).chunk(2, dim=2)
-        normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (frames, -1))
-        out = self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(hidden_BSE))
+        normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (temb_BFE.shape[1], -1))
+        return self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(hidden_BSE))
+
+    def unpatched(self, out: Tensor, shape: Sequence[int]) -> Tensor:
+        """The flow of every token as that of latents of a shape [B, C, F, H, W]."""
+        batch, _, frames, height, width = shape
+        rows, columns = self.grid(height, width)
+        patch_t, patch_h, patch_w = self.config["patch_size"]
         out = out.reshape(batch, frames // patch_t, rows, columns, patch_t, patch_h, patch_w, -1)
         return out.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 

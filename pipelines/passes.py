@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from cache.layer_plan import EVERY, Done, LayerPlan
 from cache.residuals import Residuals, Taken, leave, taken
 from cache.types import Pass, Row, Slot
 from models.transformer import Batch, Runner
+from parallel.share import Share
 from pipelines.derived import RotaryTables, TextKeys
 from pipelines.engine import Engine
 from pipelines.state import StreamState
@@ -34,6 +35,18 @@ Observer = Callable[[Pass, Row, Tensor, Tensor, Tensor | None, KVStore], None]
 
 A pass that only writes the memory computes its flow for an observer alone.
 """
+
+
+class Handover(Protocol):
+    """Where the rows of a pass lie on several ranks: which are ours, and how latents get to where they go on."""
+
+    def ours(self, row: Row) -> bool:
+        """Whether this process runs a row."""
+        ...
+
+    def run(self, work: Pass, run: Callable[[Row], None], state: StreamState) -> None:
+        """Run our rows of a pass by `run`, in whatever order; `state.flight` and `state.latents` then hold ours."""
+        ...
 
 
 class _Ready(NamedTuple):
@@ -56,6 +69,10 @@ class Passes:
         noise: where noise comes from.
         observer: sees every row.
         runner: takes rows through the layers.
+        share: what of the stream's memory is here.
+
+    Attributes:
+        handover: where rows lie on several ranks.
     """
 
     def __init__(
@@ -66,7 +83,10 @@ class Passes:
         noise: NoiseSource,
         observer: Observer | None,
         runner: Runner,
+        share: Share,
     ) -> None:
+        self.handover: Handover | None = None
+        self._share, self._layers = share, engine.transformer.config["num_layers"]
         self.engine, self.state, self.noise, self.observer, self.runner = engine, state, noise, observer, runner
         self.model_seconds, self.guidance_scale = 0.0, engine.policies.guidance_scale
         self._buffers = buffers
@@ -74,7 +94,7 @@ class Passes:
         batch, _, *frame = state.latents.ring.shape
         self._frame = (batch, *frame)
         self.texts = TextKeys(engine, batch)
-        shape = state.kv[0].shape
+        shape = state.kv[share.lanes.start].shape
         self._tables = RotaryTables((shape.rows, shape.columns), shape.head_dim, self._device, self._dtype)
         self.begin_chunk(None)
 
@@ -91,16 +111,26 @@ class Passes:
         """All rows of a planned pass; frames in flight go on to their next level, and finished ones may leave."""
         self._entered = range(0)
         rows = [(row, self.gather(row, start)) for row in work.rows]
-        if rows:
+        if self.handover is not None:
+            self._hand_over(self.handover, work, rows)
+        elif rows:
             self.run_rows(work, rows)
         self.state.latents.put(work.leave, self.state.flight.get(work.leave))
+
+    def _hand_over(self, handover: Handover, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
+        """Our rows of a pass, one by one; of all others only where their frames stand then."""
+        latents = {id(row): each for row, each in rows}
+        handover.run(work, lambda row: self.run_rows(work, [(row, latents[id(row)])]), self.state)
+        if work.kind == "denoise":
+            for row in work.rows:
+                self._reach(row)
 
     def run_rows(self, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
         """Rows with their latents through the model, in one forward if their memories lie side by side."""
         denoise = work.kind == "denoise"  # memory belongs to the prompt
         ready = [self._prepare(work, row, latents) for row, latents in rows]
-        alike = len(ready) > 1 and len({each.layers for each in ready}) == 1
-        lanes = [each.row.lane for each in ready]
+        alike = not self._share.apart and len(ready) > 1 and len({each.layers for each in ready}) == 1
+        lanes = [each.row.lane - self._share.lanes.start for each in ready]
         joint = self._buffers.joint([each.memory for each in ready], lanes) if alike else None
         groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
         given = [self._taken(members, 0) for members, _ in groups]
@@ -185,9 +215,11 @@ class Passes:
         queries, keys = policies.position.place(row, ranges, slots)
         layers = policies.layers.plan(work, row, slots, state.residuals[row.lane].left)
         if work.kind != "denoise" and self.observer is None:
-            layers = layers.without_flow(store.shape.layers)
+            layers = layers.without_flow(self._layers)
         if layers != EVERY:
-            layers.check(store.shape.layers, policies.layers.buffers(store.shape.layers))
+            layers.check(self._layers, policies.layers.buffers(self._layers))
+        if len(self._share.layers) < self._layers:
+            layers = layers.part(self._share.layers)
         ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
         return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
 
@@ -263,13 +295,17 @@ class Passes:
             noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
         after = get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise, self._past)
         done = max(0, state.cur - row.frames.start)  # finished frames are shown, not changed
-        flying, first = range(row.frames.start + done, row.frames.stop), row.frames.start + done - state.cur
-        state.flight.put(flying, after[:, done:])
-        reached = tuple(level or 0.0 for level in row.to[done:])
-        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
+        state.flight.put(range(row.frames.start + done, row.frames.stop), after[:, done:])
+        self._reach(row)
         state.latents.put(row.emit, after[:, row.emit.start - row.frames.start :])
         self._clean = row.frames, x0
         return x0
+
+    def _reach(self, row: Row) -> None:
+        """Its frames stand at their next levels."""
+        state, done = self.state, max(0, self.state.cur - row.frames.start)
+        first, reached = row.frames.start + done - state.cur, tuple(level or 0.0 for level in row.to[done:])
+        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
 
     def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
         """Addressed noise [B, F, C, H, W] for the frames at their levels; anchored, every chunk has the first one's."""

@@ -14,6 +14,7 @@ from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
 from app.config.video_settings import Video
 from cache import FEATURE_CACHES
+from parallel import MOST_RANKS
 from pipelines.presets import PRESETS
 from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
@@ -118,6 +119,17 @@ class Film:
     )
     threads: int | None = _here(
         None, "CPU threads.", Whole(1, MOST_THREADS), usual="all cores", parser_bounds=True, replay="machine"
+    )
+    parallel: str | None = _here(
+        None,
+        "Spread the film over ranks: levels=2, layers=2, ulysses=2, auto=2 or single.",
+        read.plan_of_ranks,
+        written="PLAN=N",
+        usual="one process",
+        replay="machine",
+    )
+    gpus: int | None = _here(
+        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="machine"
     )
     models_dir: str | None = _here(
         None,

@@ -259,6 +259,8 @@ def _engine(resolved: Resolved, flags: RunFlags) -> EngineRequest:
         vae=settings.vae,
         ema=settings.use_ema,
         vram=settings.vram,
+        parallel=settings.parallel or "",
+        gpus=settings.gpus,
     )
 
 
