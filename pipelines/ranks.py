@@ -7,7 +7,7 @@ from. Tensors meet where the plan says (parallel/). Rank 0 alone has text encode
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class LeadStream(Stream):
         if holder is not None:
             for index, level in enumerate(state.levels):
                 at = (state.cur + index) % ring.shape[1]
-                there: Tensor = rings[holder(level)]
+                there = cast(Tensor, rings[holder(level)])
                 ring[:, at].copy_(there[:, at])
         return ring
 

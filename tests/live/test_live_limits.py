@@ -107,7 +107,10 @@ def test_a_save_rests_as_long_as_it_has_worked_and_not_after_the_end() -> None:
     saves.stopped = Event()
     saves.rest(0.004)
     saves.rest(30.0)
-    assert waited[0] == 0.004 and waited[1] is not None and waited[1] < 0.1
+    first, second = waited
+    assert first == 0.004
+    assert second is not None
+    assert second < 0.1
     assert saves.close(1.0)
     with pytest.raises(Stopped):
         saves.rest(0.001)
