@@ -26,7 +26,7 @@ from pipelines.presets import Preset
 from pipelines.ranks import FollowStream, LeadStream, ToldText
 from pipelines.streaming import Stream
 
-__all__ = ["Crew", "Part", "follow", "open_store"]
+__all__ = ["Crew", "Part", "follow", "measured", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)

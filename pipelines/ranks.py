@@ -122,8 +122,8 @@ class LeadStream(Stream):
         if holder is not None:
             for index, level in enumerate(state.levels):
                 at = (state.cur + index) % ring.shape[1]
-                there: Tensor = rings[holder(level)]
-                ring[:, at].copy_(there[:, at])
+                rank: int = holder(level)
+                ring[:, at].copy_(rings[rank][:, at])
         return ring
 
     def _words(self, controls: Controls) -> Mapping[Prompt, Tensor]:

@@ -54,12 +54,17 @@ class Ranks:
         self._device, self._facts = request.device, facts_of(request)
         self.plan: ParallelPlan = choose_plan(asked.name, asked.ranks, self._facts)
         name = next(name for name, kind in PARALLEL_PLANS.items() if isinstance(self.plan, kind))
-        self.written = f"{name}={asked.ranks}"
+        self._written = f"{name}={asked.ranks}"
         self._children: list[subprocess.Popen[bytes]] = []
         self._crew: Crew | None = None
         if asked.ranks > 1:
             _check_devices(request.device, asked.ranks)
             self._start(request)
+
+    @property
+    def written(self) -> str:
+        """The plan, as people write it."""
+        return self._written
 
     def _start(self, request: EngineRequest) -> None:
         import torch
