@@ -171,6 +171,7 @@ class FollowStream(Stream):
             case ("video", opened):
                 (self.open_video if opened else self.close_video)()
             case ("part",):
+                self._passes.settle()
                 kv = tuple(copied(store) for store in self.state.kv)
                 return {"kv": moved(kv, "cpu"), "flight": self.state.flight.ring.cpu()}
             case ("restore", tree):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,8 @@ def release() -> None:
     """Let the others of a launch end, where rank 0 ends without a film that they could have helped with."""
     started = launched()
     if started is not None and started.rank == 0 and not _MET:
-        store_of(started).set(MEET, OVER)
+        with suppress(UsageMistake, RuntimeError):  # then nobody waits
+            store_of(started).set(MEET, OVER)
 
 
 def _child(rank: int, size: int, port: int) -> subprocess.Popen[bytes]:
