@@ -112,6 +112,16 @@ class Ranks:
         (share,) = self.plan.shares(self._facts, Costs(), None)
         return Stream(engine, share=share, **settings)
 
+    @property
+    def link(self) -> Any:
+        """To the tensors of the others, which counts them; None in one process."""
+        return None if self._crew is None else self._crew.link
+
+    @property
+    def costs(self) -> Costs:
+        """What was measured before the first film was spread."""
+        return Costs() if self._crew is None else self._crew.costs
+
     def close(self) -> None:
         """Let all ranks end, and wait for those that are ours."""
         if self._crew is not None:
