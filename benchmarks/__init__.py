@@ -20,12 +20,14 @@ from benchmarks.robust.resume import Resume
 from benchmarks.speed.cost import Cost
 from benchmarks.speed.long_film import LongFilm
 from benchmarks.speed.memory import Memory
+from benchmarks.speed.parallel import Spread
 from benchmarks.speed.random_weights import RandomWeights
 from benchmarks.speed.startup import Startup
 from benchmarks.speed.stream import StreamSpeed
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "stream": StreamSpeed,
+    "parallel": Spread,
     "memory": Memory,
     "startup": Startup,
     "film": LongFilm,

@@ -43,6 +43,12 @@ def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
+def _alone(rows: Tensor) -> Sequence[Tensor]:
+    """Rows one by one on a processor, where a convolution or a small product rounds by how many there are; the layers
+    do not, so that a film has the same bits however many of its rows go through them together."""
+    return rows.split(1) if rows.device.type == "cpu" else (rows,)
+
+
 class PreciseLayerNorm(nn.LayerNorm):
     """LayerNorm in the precision of its input, where the stock FP32LayerNorm takes float64 down to float32.
 
@@ -250,14 +256,16 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
 
     def embed(self, latents: Tensor) -> Tensor:
         """Latents [B, C, F, H, W] as the residual stream that enters the first layer, [B, S, E]."""
-        return self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        parts = [self.patch_embedding(part) for part in _alone(latents)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(2).transpose(1, 2).contiguous()
 
     def embed_time(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps [B, F], 0..1000, as the head takes them, [B, F, E], and the layers, [B, F, 6, E]."""
         embedder = self.condition_embedder
         sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(embedder.time_embedder.linear_1.weight.dtype)
-        temb_BFE = embedder.time_embedder(sinusoid).type_as(like)
-        return temb_BFE, embedder.time_proj(embedder.act_fn(temb_BFE)).unflatten(2, (6, -1))
+        parts = [embedder.time_embedder(part).type_as(like) for part in _alone(sinusoid)]
+        layers = [embedder.time_proj(embedder.act_fn(part)) for part in parts]
+        return torch.cat(parts), torch.cat(layers).unflatten(2, (6, -1))
 
     def through(
         self,

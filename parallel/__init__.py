@@ -13,12 +13,12 @@ from difflib import get_close_matches
 
 from parallel.layers import Layers
 from parallel.levels import Levels
-from parallel.lost import LinkLost
-from parallel.plan import Costs, Facts, ParallelPlan
+from parallel.lost import LinkLost as LinkLost
+from parallel.plan import Costs as Costs
+from parallel.plan import Facts as Facts
+from parallel.plan import ParallelPlan as ParallelPlan
 from parallel.single import Single
 from parallel.ulysses import Ulysses
-
-__all__ = ["MOST_RANKS", "PARALLEL_PLANS", "Costs", "Facts", "LinkLost", "ParallelPlan", "choose_plan", "read_plan"]
 
 PARALLEL_PLANS: dict[str, type[ParallelPlan]] = {
     "single": Single,

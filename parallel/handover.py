@@ -40,21 +40,20 @@ class LevelHandover:
         """The rank that has the frames which stand at a level; finished ones are where pictures are made."""
         return 0 if not level else self._owner(self._lane_of(level))
 
-    def run(self, work: Pass, run: Callable[[Row], None], state: Any) -> None:
+    def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: Any) -> None:
         link = self._link
         rows = sorted(work.rows, key=lambda row: row.lane, reverse=True)  # the oldest chunk first
-        rest: list[tuple[Row, int, int]] = []
-        for row in rows:
+        denoise = work.kind == "denoise"
+        ending = [row for row in rows if denoise and not row.to[-1]]
+        others = [row for row in rows if row not in ending]
+        for row in ending:  # its picture waits for it
             if self.ours(row):
-                run(row)
-            if work.kind == "denoise":
-                to = row.to[-1] or 0.0
-                move = (row, self._owner(row.lane), self.holder(to))
-                if to:
-                    rest.append(move)
-                else:
-                    self._move([move], state)  # at once: its picture waits for it
-        self._move(rest, state)
+                run([row])
+            self._move([(row, self._owner(row.lane), 0)], state)
+        if ours := [row for row in others if self.ours(row)]:
+            run(ours[::-1])
+        if denoise:
+            self._move([(row, self._owner(row.lane), self.holder(row.to[-1] or 0.0)) for row in others], state)
         link.finish()
 
     def _move(self, moves: Sequence[tuple[Row, int, int]], state: Any) -> None:

@@ -118,10 +118,19 @@ class Link:
     def receive(self, like: Tensor, source: int) -> Tensor:
         """Wait for a tensor of the shape and kind of `like`."""
         room = torch.empty_like(like, memory_format=torch.contiguous_format)
-        with self._told():
-            for work in dist.batch_isend_irecv([dist.P2POp(dist.irecv, room, source)]):
-                work.wait()
+        self.wait(self.expect(room, source))
         return room
+
+    def expect(self, room: Tensor, source: int) -> list[Any]:
+        """Begin to receive into a tensor; `wait` waits for it."""
+        with self._told():
+            return dist.batch_isend_irecv([dist.P2POp(dist.irecv, room, source)])
+
+    def wait(self, works: Sequence[Any]) -> None:
+        """Wait for what `expect` began."""
+        with self._told():
+            for work in works:
+                work.wait()
 
     def gathered(self, kind: str, part: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         """All ranks' parts side by side along `dim`, where they have these sizes."""

@@ -25,7 +25,8 @@ class Share:
         lanes: memories, one a noise level where there is more than one.
         layers: of the model.
         heads: of its self-attention.
-        apart: rows of a pass go through the model one by one, so that bits do not depend on how many share a process.
+        apart: rows of a pass go through the model one by one: so bits do not depend on how many share a process, and
+            ranks have something to do at the same time.
         scorer: makes the cache policy's scorer one that sees what lies on other ranks too.
     """
 

@@ -6,7 +6,9 @@ Ranks agree on the integers of every pass, so a message is nothing but the resid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from models.transformer import Batch
@@ -20,6 +22,39 @@ def keep_layers(model: CausalWanTransformer3DModel, layers: range) -> None:
         model.blocks = nn.ModuleList([model.blocks[layer] for layer in layers])
 
 
+class Coming(Sequence[Tensor]):
+    """Flows that the last rank sends in order, each waited for when it is taken.
+
+    Args:
+        link: to the other ranks.
+        like: tensors of their shapes; an empty one stands for a flow that nobody asked for, and none comes.
+    """
+
+    def __init__(self, link: Link, like: Sequence[Tensor]) -> None:
+        self._flows: list[tuple[Tensor, list[Any]]] = []
+        for each in like:
+            room = torch.empty_like(each, memory_format=torch.contiguous_format)
+            self._flows.append((room, link.expect(room, link.size - 1) if room.numel() else []))
+        self._link = link
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        flow, works = self._flows[index]
+        self._link.wait(works)
+        works.clear()
+        return flow
+
+
 class StageRunner:
     """One rank's layers.
 
@@ -31,8 +66,8 @@ class StageRunner:
     def __init__(self, model: CausalWanTransformer3DModel, link: Link) -> None:
         self._model, self._link = model, link
 
-    def run(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The flow of each batch, on every rank."""
+    def run(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
+        """The flow of each batch, on every rank; those of the last rank are waited for one by one."""
         link, last = self._link, self._link.size - 1
         flows: list[Tensor] = []
         for batch in batches:
@@ -48,10 +83,10 @@ class StageRunner:
                 for rank in range(last):
                     link.send("flows", flow, rank)
                 flows.append(flow)
-        if link.rank < last:
-            flows = [link.receive(batch.latents, last) for batch in batches if batch.layers.flow]
-        coming = iter(flows)
-        return [next(coming) if batch.layers.flow else batch.latents[:, :, :0] for batch in batches]
+        if link.rank == last:
+            coming = iter(flows)
+            return [next(coming) if batch.layers.flow else batch.latents[:, :, :0] for batch in batches]
+        return Coming(link, [batch.latents if batch.layers.flow else batch.latents[:, :, :0] for batch in batches])
 
     def _enter(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What enters our first layer, or room of that size, and the embedded timesteps."""

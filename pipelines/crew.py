@@ -26,7 +26,7 @@ from pipelines.presets import Preset
 from pipelines.ranks import FollowStream, LeadStream, ToldText
 from pipelines.streaming import Stream
 
-__all__ = ["Crew", "Part", "follow", "open_store"]
+__all__ = ["Crew", "Part", "follow", "measured", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Crew:
 
     Attributes:
         where: what another rank has to know to come.
+        costs: what was measured before the first film.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Crew:
         self.where = f"{host} {self._calls.port} {token}"
         self._link: Link | None = None
         self._shares: Sequence[Share] = ()
-        self._costs = Costs()
+        self.costs = Costs()
         self._error: BaseException | None = None
         self._meeting = threading.Thread(target=self._meet, daemon=True, name="meeting of ranks")
 
@@ -107,9 +108,9 @@ class Crew:
         assert self._link is not None  # it was connected
         if not self._shares:  # once: weights that were let go do not come back
             chunk = engine.policies.plan.chunk
-            self._costs = measured(engine, components, settings["height"], settings["width"], chunk)
-            self._shares = self._plan.shares(self._facts, self._costs, self._link)
-        self._calls.tell(("open", self._costs, settings))
+            self.costs = measured(engine, components, settings["height"], settings["width"], chunk)
+            self._shares = self._plan.shares(self._facts, self.costs, self._link)
+        self._calls.tell(("open", self.costs, settings))
         return LeadStream(engine, self._plan, self._shares, self._link, self._calls, **settings)
 
     @property

@@ -7,7 +7,7 @@ from. Tensors meet where the plan says (parallel/). Rank 0 alone has text encode
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -122,8 +122,8 @@ class LeadStream(Stream):
         if holder is not None:
             for index, level in enumerate(state.levels):
                 at = (state.cur + index) % ring.shape[1]
-                there = cast(Tensor, rings[holder(level)])
-                ring[:, at].copy_(there[:, at])
+                rank: int = holder(level)
+                ring[:, at].copy_(rings[rank][:, at])
         return ring
 
     def _words(self, controls: Controls) -> Mapping[Prompt, Tensor]:
@@ -171,6 +171,7 @@ class FollowStream(Stream):
             case ("video", opened):
                 (self.open_video if opened else self.close_video)()
             case ("part",):
+                self._passes.settle()
                 kv = tuple(copied(store) for store in self.state.kv)
                 return {"kv": moved(kv, "cpu"), "flight": self.state.flight.ring.cpu()}
             case ("restore", tree):

@@ -269,12 +269,15 @@ class Stream:
 
     def snapshot(self) -> Snapshot:
         """A copy of all state, to go back to."""
+        with torch.inference_mode():
+            self._passes.settle()
         return self.state.snapshot()
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the next chunk is the one that followed the snapshot, bit for bit."""
         self.state.restore(snapshot)
+        self._passes.drop()
         self._passes.texts.reset()
 
     def fork(self) -> Stream:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.config.lengths import Rhythm
 from app.config.readers import lora_parts
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from app.loading.ranks import Ranks
     from pipelines.components import Components
+    from pipelines.engine import Engine
+    from pipelines.streaming import Stream
     from pipelines.video import VideoInput
 
 
@@ -104,6 +105,19 @@ def rhythm_of(preset: Preset) -> Rhythm:
     return Rhythm(preset.first_chunk or preset.chunk, preset.chunk)
 
 
+class Spread(Protocol):
+    """The ranks that help with a model's films; app.loading.ranks.Ranks is such."""
+
+    @property
+    def written(self) -> str:
+        """The plan, as people write it."""
+        ...
+
+    def stream(self, components: "Components", engine: "Engine", **settings: Any) -> "Stream":
+        """A stream on all of them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there.
@@ -116,7 +130,7 @@ class Loaded:
     device: str
     threads: int
     memory: Callable[[], int]
-    ranks: "Ranks | None" = None
+    ranks: "Spread | None" = None
 
 
 def load_model(request: EngineRequest) -> Loaded:

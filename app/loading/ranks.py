@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,17 @@ class Ranks:
         self._device, self._facts = request.device, facts_of(request)
         self.plan: ParallelPlan = choose_plan(asked.name, asked.ranks, self._facts)
         name = next(name for name, kind in PARALLEL_PLANS.items() if isinstance(self.plan, kind))
-        self.written = f"{name}={asked.ranks}"
+        self._written = f"{name}={asked.ranks}"
         self._children: list[subprocess.Popen[bytes]] = []
         self._crew: Crew | None = None
         if asked.ranks > 1:
             _check_devices(request.device, asked.ranks)
             self._start(request)
+
+    @property
+    def written(self) -> str:
+        """The plan, as people write it."""
+        return self._written
 
     def _start(self, request: EngineRequest) -> None:
         import torch
@@ -106,6 +112,16 @@ class Ranks:
         (share,) = self.plan.shares(self._facts, Costs(), None)
         return Stream(engine, share=share, **settings)
 
+    @property
+    def link(self) -> Any:
+        """To the tensors of the others, which counts them; None in one process."""
+        return None if self._crew is None else self._crew.link
+
+    @property
+    def costs(self) -> Costs:
+        """What was measured before the first film was spread."""
+        return Costs() if self._crew is None else self._crew.costs
+
     def close(self) -> None:
         """Let all ranks end, and wait for those that are ours."""
         if self._crew is not None:
@@ -139,7 +155,8 @@ def release() -> None:
     """Let the others of a launch end, where rank 0 ends without a film that they could have helped with."""
     started = launched()
     if started is not None and started.rank == 0 and not _MET:
-        store_of(started).set(MEET, OVER)
+        with suppress(UsageMistake, RuntimeError):  # then nobody waits
+            store_of(started).set(MEET, OVER)
 
 
 def _child(rank: int, size: int, port: int) -> subprocess.Popen[bytes]:
