@@ -72,6 +72,14 @@ class Film:
         written="FILE",
         replay="film",
     )
+    reference: str | None = setting(
+        None,
+        "A picture that the film does not show and takes its things from.",
+        read.text("the name of a picture"),
+        group="What to show",
+        written="FILE",
+        replay="film",
+    )
     switch_frame_indices: tuple[int, ...] | None = _shown(
         None, "Latent frames at which the prompts change.", read.places, written="40,80", unit=LATENT
     )
