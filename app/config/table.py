@@ -9,6 +9,7 @@ from functools import partial
 
 from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
+from app.config.live_settings import Live
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
@@ -69,6 +70,14 @@ class Film:
         None,
         "A clip whose last pictures the film begins with and goes on from.",
         read.text("the name of a video file"),
+        group="What to show",
+        written="FILE",
+        replay="film",
+    )
+    reference: str | None = setting(
+        None,
+        "A picture that the film does not show and takes its things from.",
+        read.text("the name of a picture"),
         group="What to show",
         written="FILE",
         replay="film",
@@ -359,27 +368,6 @@ class Spellings:
         first=True,
         control=Control("Size", "Width x height, for example 96x96; the model's own where it is empty", ("render",)),
         job="size",
-    )
-
-
-class Live:
-    """What only films that play have."""
-
-    jpeg_quality: int = setting(
-        90,
-        "JPEG quality of what is sent to be watched; recordings do not change.",
-        group="Live",
-        wire=Wire("jpeg_quality", 20, 100),
-        control=Control(
-            "Picture", "JPEG quality of what is sent here; recordings do not change", ("live",), slider=(30, 95, 5)
-        ),
-    )
-    refresh_on_drift: float | None = setting(
-        None,
-        "The drift, in standard deviations, at which the memory is made anew; 0 is never.",
-        group="Live",
-        wire=Wire("refresh_on_drift", 0, 10),
-        replay="script",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,7 +22,8 @@ class BeginningRequest:
     """What a film is to begin with.
 
     Attributes:
-        kind: `image`, a picture that it goes on from; or `extend`, a clip whose last pictures it goes on from.
+        kind: `image`, a picture that it goes on from; `extend`, a clip whose last pictures it goes on from; or
+            `reference`, a picture that it does not show.
         input: the file.
         sha256: it has to have.
         place: where a script names it, for errors; "" where the command line does.
@@ -58,18 +60,18 @@ class BeginningRecord(BaseModel):
 
 
 def read_beginning(
-    image: str | None, extend: str | None, pictures: ScriptPictures | None = None
+    named: Mapping[BeginningKind, str | None], pictures: ScriptPictures | None = None
 ) -> BeginningRequest | None:
-    """What the settings ask for, or else the script; None: the film begins with words alone.
+    """What the settings of these names ask for, or else the script; None: the film begins with words alone.
 
     Raises:
-        UsageMistake: there is no such file, or both are asked for.
+        UsageMistake: there is no such file, or several are asked for.
     """
-    if image is not None and extend is not None:
-        raise UsageMistake("A film begins with a picture or with a clip. Give --image or --extend.")
-    given = image if image is not None else extend
-    kind: BeginningKind = "extend" if image is None else "image"
-    place = ""
+    asked: list[tuple[BeginningKind, str]] = [(kind, file) for kind, file in named.items() if file is not None]
+    if len(asked) > 1:
+        raise UsageMistake("A film begins with one picture or clip. Give --image, --extend or --reference.")
+    kind: BeginningKind = asked[0][0] if asked else "image"
+    given, place = asked[0][1] if asked else None, ""
     if given is None and pictures is not None:
         given, kind, place = pictures.file, pictures.kind, pictures.place
     if given is None:

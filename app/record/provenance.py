@@ -145,6 +145,9 @@ def provenance_of_log(log: SessionLog, source: str) -> Provenance:
         UsageMistake: the log is damaged.
     """
     provenance = provenance_of(record_of_log(log, source), source)
+    if made := next((chunk.source for chunk in log.chunks if chunk.source), None):
+        note = f"It was made of a {made}, too; it is filmed from its words alone."
+        provenance = replace(provenance, notes=(*provenance.notes, note))
     if len({chunk.controls.knobs for chunk in log.chunks}) == 1:
         return provenance
     note = "Settings changed while it played; it is filmed under those of its end from the beginning."

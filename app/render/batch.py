@@ -130,7 +130,9 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             json_progress=flags.json_progress,
             left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
             video=None if settings.input is None else video_request(settings, fps),
-            beginning=read_beginning(settings.image, settings.extend, script.pictures),
+            beginning=read_beginning(
+                {"image": settings.image, "extend": settings.extend, "reference": settings.reference}, script.pictures
+            ),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.atomic import file_hash
 from app.config.lengths import Rhythm
 from app.errors import UsageMistake, printable, shorten_path
-from app.loading.model import EngineRequest, Opened, StreamOpener
+from app.loading.model import Beginnings, EngineRequest, FilmStream, Opened, StreamOpener
 from app.media.files import LARGEST_SIDE, FileSource, survey
 from app.media.fit import Fit
 from app.media.reader import QUEUED, FileFeed, Reader
@@ -34,27 +35,50 @@ def begun_with(request: RenderRequest, opener: StreamOpener) -> StreamOpener:
     if beginning is None:
         return opener
     if request.video is not None:
-        raise UsageMistake(f"{beginning.named}A film of a video begins with that video. Leave out image and extend.")
+        raise UsageMistake(f"{beginning.named}A film of a video begins with that video. Leave out {beginning.kind}.")
     check_beginning(beginning)
 
     def open_stream(request: EngineRequest, seed: int) -> Opened:
         opened = opener(request, seed)
-        film = BegunFilm(opened, beginning)
-        return replace(opened, stream=film, restore=film.restore)
+        assert opened.begins is not None  # every stream of a model with pictures has it
+        film = begun_film(beginning, opened.stream, opened.rhythm, opened.begins)
+
+        def restore(path: Path, sha256: str) -> None:
+            opened.restore(path, sha256)
+            film.go_on()
+
+        return replace(opened, stream=film, restore=restore)
 
     return open_stream
 
 
+def begun_film(beginning: BeginningRequest, stream: FilmStream, rhythm: Rhythm, begins: Beginnings) -> BegunFilm:
+    """A film of a stream that has not begun, with its beginning.
+
+    Raises:
+        UsageMistake: the stream cannot begin so.
+    """
+    if beginning.kind != "reference":
+        return BegunFilm(beginning, stream, rhythm, begins)
+    if begins.no_reference:
+        raise UsageMistake(f"{beginning.named}{begins.no_reference}")
+    if rhythm.start_frame(1) > rhythm.start_frame(2) - rhythm.start_frame(1):
+        raise UsageMistake(f"{beginning.named}This preset's first chunk is the longest. Choose another preset.")
+    return ReferringFilm(beginning, stream, rhythm, begins)
+
+
 class BegunFilm:
-    """A stream whose first chunks are given pictures.
+    """A film whose first chunks are given pictures.
 
     Args:
-        opened: a stream that has not begun.
         beginning: what it begins with.
+        stream: that has not begun.
+        rhythm: of its chunks.
+        begins: how the stream takes pictures.
     """
 
-    def __init__(self, opened: Opened, beginning: BeginningRequest) -> None:
-        self._opened, self._beginning = opened, beginning
+    def __init__(self, beginning: BeginningRequest, stream: FilmStream, rhythm: Rhythm, begins: Beginnings) -> None:
+        self._beginning, self._stream, self._rhythm, self._begins = beginning, stream, rhythm, begins
         self._begun = False
         self._ready: deque[Chunk] = deque()
 
@@ -62,22 +86,41 @@ class BegunFilm:
         """Make the next chunk."""
         if not self._begun:
             self._begun = True
-            self._ready += self._first(controls)
+            self._begin(controls)
         if self._ready:
             return self._ready.popleft()
-        return self._opened.stream.next_chunk(controls, decode=decode)
+        return self._stream.next_chunk(controls, decode=decode)
 
-    def restore(self, path: Path, sha256: str) -> None:
-        """Go back to a state, which lies behind the beginning."""
-        self._opened.restore(path, sha256)
+    def go_on(self) -> None:
+        """The stream went back to a state, which lies behind the beginning."""
         self._begun = True
         self._ready.clear()
 
-    def _first(self, controls: Controls) -> list[Chunk]:
-        opened = self._opened
-        assert opened.begin_with is not None  # every stream of a model with pictures has it
-        frames, parts = first_pictures(self._beginning, opened.rhythm, opened.remembers, opened.size, opened.fps)
-        return opened.begin_with(frames, controls, parts)
+    def _begin(self, controls: Controls) -> None:
+        begins = self._begins
+        frames, parts = first_pictures(self._beginning, self._rhythm, begins.remembers, begins.size, begins.fps)
+        self._ready += begins.begin_with(frames, controls, parts)
+
+
+class ReferringFilm(BegunFilm):
+    """A film that refers to a picture which it does not show: what lies before its first chunk is not counted.
+
+    In the stream every chunk of it has four pictures a latent frame, but a film's first latent frame shows one: of the
+    first chunk the pictures before that are left out.
+    """
+
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
+        """Make the next chunk."""
+        chunk, rhythm = super().next_chunk(controls, decode=decode), self._rhythm
+        shown = range(rhythm.start_frame(chunk.index), rhythm.start_frame(chunk.index + 1))
+        counted = replace(chunk, latent=range(rhythm.start(chunk.index), rhythm.start(chunk.index + 1)), pixel=shown)
+        if chunk.pixels is None or len(chunk.pixels) == len(shown):
+            return counted
+        pixels = chunk.pixels[-len(shown) :]
+        return replace(counted, pixels=pixels, sha256=hashlib.sha256(pixels.tobytes()).hexdigest())
+
+    def _begin(self, controls: Controls) -> None:
+        self._begins.refer_to(image_pixels(Path(self._beginning.input), *self._begins.size), controls)
 
 
 def check_beginning(beginning: BeginningRequest) -> None:
@@ -92,10 +135,10 @@ def check_beginning(beginning: BeginningRequest) -> None:
             raise UsageMistake(
                 f"{printable(shorten_path(path))} is not what the film was begun with. Put that back, or start over."
             )
-        if beginning.kind == "image":
-            image_pixels(path, 8, 8)
-        else:
+        if beginning.kind == "extend":
             survey(path)
+        else:
+            image_pixels(path, 8, 8)
     except UsageMistake as mistake:
         raise UsageMistake(f"{beginning.named}{mistake}") from mistake
 

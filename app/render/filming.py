@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from app.config.lengths import Length
 from app.errors import UsageMistake
-from app.loading.model import rhythm_of
+from app.loading.model import FilmStream, beginnings_of, rhythm_of
 from app.record.beginning import read_beginning
-from app.render.beginning import check_beginning, first_pictures
+from app.render.beginning import begun_film, check_beginning
 from app.render.judging import read_prompts
 from app.script.importers import load_script
 from app.script.timeline import resolve
@@ -60,26 +60,15 @@ def film_script(
     read_prompts(scripts[0], stream.engine.conditioner.embed)
     frames: list[NDArray[np.uint8]] = []
     chunk = 0
-    beginning = read_beginning(None, None, scripts[0].pictures)
+    beginning = read_beginning({}, scripts[0].pictures)
+    film: FilmStream = stream
     if beginning is not None:
-        from pipelines.beginning import begin_with
-
         check_beginning(beginning)
-        policies, ring = stream.engine.policies, stream.state.latents.ring
-        assert stream.engine.autoencoder is not None  # it is asked to decode below
-        scale = stream.engine.autoencoder.spatial_scale
-        size = (ring.shape[-2] * scale, ring.shape[-1] * scale)
-        given, parts = first_pictures(beginning, timeline.rhythm, policies.cache.capacity, size, stream.fps)
-        first = timeline.shots[0]
-        controls = Controls(first.prompt, first.transition, dict(first.parameters).get("guidance_scale"))
-        for made in begin_with(stream, given, controls, parts):
-            assert made.pixels is not None
-            frames.extend(made.pixels)
-            chunk += 1
+        film = begun_film(beginning, stream, timeline.rhythm, beginnings_of(stream))
     while len(frames) < timeline.frames:
         shot = timeline.shots[timeline.shot_at(chunk)]
         guidance = dict(shot.parameters).get("guidance_scale")
-        pixels = stream.next_chunk(Controls(shot.prompt, shot.transition, guidance)).pixels
+        pixels = film.next_chunk(Controls(shot.prompt, shot.transition, guidance)).pixels
         assert pixels is not None  # it was asked to decode
         frames.extend(pixels)
         chunk += 1

@@ -22,7 +22,7 @@ PARAMETERS = ("guidance_scale",)
 RANGES = {"guidance_scale": (0.0, 100.0)}
 """The least and the largest value of each."""
 
-PictureKind = Literal["image", "extend"]
+PictureKind = Literal["image", "extend", "reference"]
 
 MAX_SHOTS = 10_000
 MAX_TEXTS = 16

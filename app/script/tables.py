@@ -28,9 +28,10 @@ _NAMES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("durationframes", "framecount", "numframes"), ("duration", "f")),
     **dict.fromkeys(("image", "imagepath"), ("image", "")),
     "extend": ("extend", ""),
+    "reference": ("reference", ""),
 }
 _IGNORED = ("", "#", "no", "nr", "id", "index", "shot", "scene", "number", "notes", "note", "comment", "name", "title")
-_KNOWN = "Use prompt, and start, frame, end, duration, image or extend."
+_KNOWN = "Use prompt, and start, frame, end, duration, image, extend or reference."
 _WORDS = ("prompt", *KINDS)
 """Columns whose cells are no times."""
 _UNITS = ("s", "sec", "secs", "seconds", "f", "frame", "frames")

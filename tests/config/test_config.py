@@ -83,6 +83,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "audio": ("song.wav", "song.wav"),
     "image": ("cat.png", "cat.png"),
     "extend": ("clip.mp4", "clip.mp4"),
+    "reference": ("cat.png", "cat.png"),
     "input": ("webcam:0", "webcam:0"),
     "strength": ("0.5", 0.5),
     "latency": ("400ms", "400ms"),

@@ -30,6 +30,7 @@ from app.render.render import render
 from app.render.replay import replay
 from app.script.script import Script
 from pipelines.build import Components
+from pipelines.presets import PRESETS
 from tests.media.clips import number_of, numbered, write_clip
 from tests.media.test_video import decode
 from tests.tiny import FakeText, tiny_autoencoder, tiny_transformer
@@ -72,9 +73,15 @@ class Tiny:
 
 
 def film_request(
-    output: Path, *, image: Path | None = None, extend: Path | None = None, **more: object
+    output: Path,
+    *,
+    image: Path | None = None,
+    extend: Path | None = None,
+    reference: Path | None = None,
+    **more: object,
 ) -> RenderRequest:
-    given = {name: str(path) for name, path in (("image", image), ("extend", extend)) if path is not None}
+    named = {"image": image, "extend": extend, "reference": reference}
+    given = {name: str(path) for name, path in named.items() if path is not None}
     flags = {"prompt": ["a red ball"], "output": str(output), "duration": "45f", "scale": 1, "crf": 6, "seed": 7}
     (request,) = film_requests(resolve([given_by_flags({**flags, **given})]), RunFlags())
     return replace(request, segment_chunks=2, **more)  # type: ignore[arg-type]
@@ -114,6 +121,34 @@ def test_a_film_begins_with_a_picture_is_replayed_and_needs_the_same_one(picture
     assert replay(tmp_path / "out.mp4", None, video=str(moved), **again) == 0  # type: ignore[arg-type]
     made = sidecar.read(tmp_path / "out-again.json")
     assert made.film.sha256 == record.film.sha256
+
+
+def test_a_film_refers_to_a_picture_that_it_does_not_show(picture: Path, tmp_path: Path) -> None:
+    opener = Tiny()
+    assert run(film_request(tmp_path / "out.mp4", reference=picture), opener)[0] == 0
+    assert run(film_request(tmp_path / "plain.mp4"))[0] == 0
+    out, plain = sidecar.read(tmp_path / "out.json"), sidecar.read(tmp_path / "plain.json")
+    assert [chunk.frames for chunk in out.chunks] == [chunk.frames for chunk in plain.chunks], "it counts as any film"
+    assert out.film.frames == 45
+    assert opener.made == 4, "what leads in is made beside the film"
+    assert out.chunks[0].sha256 != plain.chunks[0].sha256
+    assert out.config.beginning is not None
+    assert (out.config.beginning.kind, out.config.beginning.input) == ("reference", "cat.png")
+    shown = decode(tmp_path / "out.mp4")[0].astype(int)
+    held = np.asarray(Image.open(picture).resize((48, 32)), dtype=int)
+    assert np.abs(shown - np.asarray(Image.fromarray(held.astype(np.uint8)).resize(shown.shape[1::-1]))).mean() > 10
+    again = {"check": True, "overwrite": False, "console": Console(file=io.StringIO()), "opener": Tiny()}
+    assert replay(tmp_path / "out.mp4", None, **again) == 0  # type: ignore[arg-type]
+    with suppress(RenderFailure, KeyboardInterrupt):
+        run(film_request(tmp_path / "cut.mp4", reference=picture), Tiny(kill=2))
+    begun = film_request(tmp_path / "cut.mp4", reference=picture, resume=True)
+    assert run(replace(begun, script=Script(()), beginning=None))[0] == 0
+    assert sidecar.read(tmp_path / "cut.json").film.sha256 == out.film.sha256
+    rolling = film_request(tmp_path / "b.mp4", reference=picture)
+    rolling = replace(rolling, engine=replace(rolling.engine, preset=PRESETS["rolling-forcing"]))
+    with pytest.raises(UsageMistake, match="A reference lies clean in the memory of one chunk after the other"):
+        run(rolling)
+    assert not list(tmp_path.glob("b.*"))
 
 
 def test_a_film_of_a_picture_that_was_killed_goes_on_to_be_the_same(picture: Path, tmp_path: Path) -> None:
@@ -207,7 +242,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_pa
     output = tmp_path / "out.mp4"
     for given, tells in (
         ({"image": tmp_path / "gone.png"}, "There is no file .*gone.png"),
-        ({"image": picture, "extend": picture}, "Give --image or --extend"),
+        ({"image": picture, "extend": picture}, "Give --image, --extend or --reference"),
     ):
         with pytest.raises(UsageMistake, match=tells):
             film_request(output, **given)
@@ -222,5 +257,5 @@ def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_pa
     with pytest.raises(UsageMistake, match="is not what the film was begun with"):
         begun_with(request, Tiny())
     assert not list(tmp_path.glob("out*"))
-    assert read_beginning(None, None) is None
+    assert read_beginning({}) is None
     assert Fit(32, 48).scaled(90, 90) == (48, 48)
