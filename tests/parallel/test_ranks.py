@@ -182,7 +182,7 @@ def _turned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The flows of rows come back in the wrong order."""
     run = StageRunner.run
 
-    def turned(self: StageRunner, batches: Sequence[Batch]) -> list[torch.Tensor]:
+    def turned(self: StageRunner, batches: Sequence[Batch]) -> Sequence[torch.Tensor]:
         return run(self, batches)[::-1]
 
     monkeypatch.setattr(StageRunner, "run", turned)
