@@ -43,10 +43,10 @@ def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def _alone(rows: Tensor) -> Sequence[Tensor]:
-    """Rows one by one on a processor, where a convolution or a small product rounds by how many there are; the layers
-    do not, so that a film has the same bits however many of its rows go through them together."""
-    return rows.split(1) if rows.device.type == "cpu" else (rows,)
+def _rows(rows: Tensor, apart: bool) -> Sequence[Tensor]:
+    """Rows one by one where that is asked for and matters: on a processor a convolution or a small product rounds by
+    how many there are. The layers do not, so a film has the same bits however many of its rows go together."""
+    return rows.split(1) if apart and rows.device.type == "cpu" else (rows,)
 
 
 class PreciseLayerNorm(nn.LayerNorm):
@@ -247,23 +247,29 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         Returns:
             The flow, [B, C, F, H, W]; of no frame where `layers` asks for none.
         """
-        hidden_BSE = self.embed(hidden_states)
-        temb_BFE, temb_BF6E = self.embed_time(timestep, hidden_BSE)
+        by_row = memory is not None
+        hidden_BSE = self.embed(hidden_states, by_row)
+        temb_BFE, temb_BF6E = self.embed_time(timestep, hidden_BSE, by_row)
         hidden_BSE = self.through(hidden_BSE, temb_BF6E, text_kv, rotary, memory, spans, layers, buffers)
         if not layers.flow:
             return hidden_states[:, :, :0]
         return self.unpatched(self.head(hidden_BSE, temb_BFE), hidden_states.shape)
 
-    def embed(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, F, H, W] as the residual stream that enters the first layer, [B, S, E]."""
-        parts = [self.patch_embedding(part) for part in _alone(latents)]
+    def embed(self, latents: Tensor, by_row: bool = True) -> Tensor:
+        """Latents [B, C, F, H, W] as the residual stream that enters the first layer, [B, S, E].
+
+        Args:
+            latents: of the frames.
+            by_row: the same bits for a row however many there are, where a processor would round by that.
+        """
+        parts = [self.patch_embedding(part) for part in _rows(latents, by_row)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(2).transpose(1, 2).contiguous()
 
-    def embed_time(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Timesteps [B, F], 0..1000, as the head takes them, [B, F, E], and the layers, [B, F, 6, E]."""
+    def embed_time(self, timestep: Tensor, like: Tensor, by_row: bool = True) -> tuple[Tensor, Tensor]:
+        """Timesteps [B, F], 0..1000, as the head takes them, [B, F, E], and the layers, [B, F, 6, E]; as `embed`."""
         embedder = self.condition_embedder
         sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(embedder.time_embedder.linear_1.weight.dtype)
-        parts = [embedder.time_embedder(part).type_as(like) for part in _alone(sinusoid)]
+        parts = [embedder.time_embedder(part).type_as(like) for part in _rows(sinusoid, by_row)]
         layers = [embedder.time_proj(embedder.act_fn(part)) for part in parts]
         return torch.cat(parts), torch.cat(layers).unflatten(2, (6, -1))
 

@@ -213,6 +213,11 @@ class Leader:
             return "The link to another rank was lost."
         return self._why
 
+    @property
+    def lost(self) -> bool:
+        """Whether a rank is gone."""
+        return self._known.is_set()
+
     def close(self) -> None:
         """Let all others end."""
         for peer in self._peers.values():

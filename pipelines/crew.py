@@ -71,6 +71,7 @@ class Crew:
         self._calls = Leader("127.0.0.1" if near else "", plan.ranks, token, died, force)
         self.where = f"{host} {self._calls.port} {token}"
         self._link: Link | None = None
+        self._backend = ""
         self._shares: Sequence[Share] = ()
         self.costs = Costs()
         self._error: BaseException | None = None
@@ -100,6 +101,7 @@ class Crew:
 
     def connect(self, backend: str) -> None:
         """Connect all ranks' tensors, over nccl or gloo."""
+        self._backend = backend
         self._calls.tell(("link", backend))
         self._link = Link(0, self._plan.ranks, backend, self._store, self._calls.why)
 
@@ -122,6 +124,9 @@ class Crew:
     def close(self) -> None:
         """Let all others end."""
         self._calls.close()
+        if self._link is not None and (self._backend == "gloo" or not self._calls.lost):  # NCCL waits for who is gone
+            with suppress(RuntimeError):
+                self._link.close()
 
 
 def follow(

@@ -26,7 +26,7 @@ from app.config.aliases import primary
 from app.config.readers import choose
 from app.config.table import TABLE
 from app.errors import EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
-from app.loading.launch import Launched, launched, spreads
+from app.loading.launch import CLOSING, Launched, launched, spreads
 
 app = typer.Typer(
     name="rivulet",
@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rivulet: {printable(message)}", file=sys.stderr)
         return code
     finally:
+        while CLOSING:
+            CLOSING.pop()()
         if started is not None and spreads(arguments):
             from app.loading.ranks import release
 

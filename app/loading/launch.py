@@ -4,7 +4,7 @@ Torch-free, because every command looks here first.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ OURS = "RIVULET_RANKS"
 """Set for ranks that a rank 0 of ours started."""
 MEET, OVER = "rivulet/leader", "over"
 """Where ranks read how to reach rank 0, and what stands there if it needs none of them."""
+CLOSING: list[Callable[[], None]] = []
+"""What ends the ranks that were started, when a command ends."""
 _SPREADS = ("render", "replay", "v2v", "bench")
 """Commands that can be spread over ranks."""
 

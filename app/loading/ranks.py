@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import EXIT_FAILURE, UsageMistake, printable
 from app.loading.fitting import config_of
-from app.loading.launch import MEET, OURS, OVER, Asked, launched, store_of
+from app.loading.launch import CLOSING, MEET, OURS, OVER, Asked, launched, store_of
 from app.loading.same_model import compare, fingerprint
 from parallel import PARALLEL_PLANS, Costs, Facts, ParallelPlan, choose_plan
 from weights.catalog import get_model
@@ -78,6 +78,7 @@ class Ranks:
             self._children = [_child(rank, self.plan.ranks, store.port) for rank in range(1, self.plan.ranks)]
         else:
             store, host = store_of(started), started.host
+        CLOSING.append(self.close)
         atexit.register(self.close)
         self._crew = Crew(self.plan, self._facts, store, host=host, order=request, died=self._died, force=_force)
         _MET.append(self.plan.ranks)

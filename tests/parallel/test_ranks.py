@@ -74,6 +74,11 @@ def test_levels_and_layers_are_one_process_bit_for_bit(
     assert len(set(once)) == len(once)
 
 
+def test_rows_that_go_through_the_model_together_have_the_bits_of_rows_apart() -> None:
+    make = films.stream_batch_latents
+    assert hashes(alone(make, seed=3), [FOX] * 10) == hashes(alone(make, "levels", seed=3), [FOX] * 10)
+
+
 def latents(stream: Stream, script: Sequence[Controls]) -> list[torch.Tensor]:
     return [stream.state.latents.get(stream.next_chunk(each, decode=False).latent) for each in script]
 
