@@ -138,7 +138,7 @@ class Film:
         replay="machine",
     )
     gpus: int | None = _here(
-        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="machine"
+        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="place"
     )
     models_dir: str | None = _here(
         None,

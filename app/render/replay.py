@@ -31,7 +31,7 @@ from app.render.film_record import Known, find_record
 from app.render.render import render
 from weights.catalog import MODELS
 
-_LOCATIONS = (*(name for name, entry in TABLE.items() if entry.replay == "place"), "parallel", "gpus")
+_LOCATIONS = (*(name for name, entry in TABLE.items() if entry.replay == "place"), "parallel")
 """Settings that say where weights are, or where work is done, and change no frame."""
 
 
