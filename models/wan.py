@@ -46,7 +46,7 @@ def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
 def _rows(rows: Tensor, apart: bool) -> Sequence[Tensor]:
     """Rows one by one where that is asked for and matters: on a processor a convolution or a small product rounds by
     how many there are. The layers do not, so a film has the same bits however many of its rows go together."""
-    return rows.split(1) if apart and rows.device.type == "cpu" else (rows,)
+    return rows.split(1) if apart and rows.device.type != "cuda" else (rows,)
 
 
 class PreciseLayerNorm(nn.LayerNorm):

@@ -119,6 +119,11 @@ class Ranks:
         return None if self._crew is None else self._crew.link
 
     @property
+    def processes(self) -> list[int]:
+        """Numbers of the processes that were started for others."""
+        return [child.pid for child in self._children]
+
+    @property
     def costs(self) -> Costs:
         """What was measured before the first film was spread."""
         return Costs() if self._crew is None else self._crew.costs

@@ -6,7 +6,9 @@ be divided by each other.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +39,10 @@ class Spread(EngineBenchmark):
     plan: Annotated[
         str, typer.Option("--plan", metavar="PLAN=N", help="As --parallel of render: levels=2, layers=2, ulysses=2.")
     ] = "levels=2"
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", min=1, max=24, help="Latent frames of a chunk, in a window of four chunks."),
+    ] = None
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="Turns of each film.")] = 8
     chunks: Annotated[int, typer.Option("--chunks", min=1, max=1000, help="Chunks of a turn.")] = 6
 
@@ -44,10 +50,14 @@ class Spread(EngineBenchmark):
         """Let the films take turns; one thread a rank unless --threads says otherwise."""
         from app.loading.model import load_model
         from pipelines.build import build_stream
+        from pipelines.presets.knobs import apply_knobs
         from pipelines.types import Controls
 
         name, count = read_plan(self.plan)
         request = replace(self.engine, threads=self.threads or 1)
+        if self.frames is not None:
+            knobs = {"num_frame_per_block": self.frames, "local_attn_size": 4 * self.frames}
+            request = replace(request, preset=apply_knobs(request.preset, knobs))
         run.report(f"loading: one process, and {self.plan}")
         spread = load_model(replace(request, parallel=self.plan))
         one = load_model(request)
@@ -67,15 +77,16 @@ class Spread(EngineBenchmark):
                 stream.next_chunk(controls)
         link = ranks.link
         sent = (dict(link.messages), dict(link.bytes)) if link is not None else ({}, {})
+        busy = {film: [0.0] * (1 + len(ranks.processes)) for film in films}
         for number in range(self.rounds):
             for film, stream in films.items():
-                begun = time.perf_counter()
+                begun, before = time.perf_counter(), _processor_seconds(ranks.processes)
                 for _ in range(self.chunks):
                     stream.next_chunk(controls)
                 spent[film].append((time.perf_counter() - begun) / self.chunks)
-            run.report(
-                f"turn {number + 1} of {self.rounds}: {spent['one'][-1]:.3f} s, {spent[self.plan][-1]:.3f} s a chunk"
-            )
+                for rank, seconds in enumerate(_processor_seconds(ranks.processes)):
+                    busy[film][rank] += (seconds - before[rank]) / (self.chunks * self.rounds)
+            run.report(f"turn {number + 1} of {self.rounds}: {spent['one'][-1]:.3f} s, {spent[self.plan][-1]:.3f} s")
         chunks = self.rounds * self.chunks
         counted = (
             {
@@ -99,6 +110,9 @@ class Spread(EngineBenchmark):
             "threads": spread.threads,
             "seconds": {film: {"best": min(each), "median": median(each)} for film, each in spent.items()},
             "ratio": {"of_best": min(spent["one"]) / min(spent[self.plan]), "median_of_turns": median(ratios)},
+            "processor_seconds": busy,
+            "ratio_of_processor_seconds": busy["one"][0] / max(busy[self.plan]),
+            "idle_share": 1 - sum(busy[self.plan]) / len(busy[self.plan]) / median(spent[self.plan]),
             "sent_by_rank_0_a_chunk": counted,
             "row_seconds": costs.row,
             "decode_seconds": costs.beside,
@@ -117,9 +131,10 @@ class Spread(EngineBenchmark):
         """Lay the numbers out for a person."""
         from rich.table import Table
 
-        rows = Table("", "measured", *(f"H200 x {count}" for count in RANKS[1:]), title=_title(result))
+        rows = Table("", "measured (by processor time)", *(f"x{count}" for count in RANKS[1:]), title=_title(result))
         for plan, sizes in result["predicted_h200"].items():
-            measured = f"{result['ratio']['median_of_turns']:.2f} x" if plan == result["name"] else ""
+            ratios = result["ratio"]["median_of_turns"], result["ratio_of_processor_seconds"]
+            measured = "{:.2f} ({:.2f})".format(*ratios) if plan == result["name"] else ""
             for model, curve in sizes.items():
                 rows.add_row(
                     f"{plan}, {model}", measured, *("-" if each is None else f"{each:.1f}" for each in curve[1:])
@@ -134,8 +149,16 @@ def _title(result: dict[str, Any]) -> str:
     )
     return (
         f"{result['preset']}, {result['plan']}, {result['threads']} thread a rank; rank 0 sends a chunk: {sent}. "
-        "H200: predicted, not measured"
+        "x2 to x8: predicted for as many H200, not measured"
     )
+
+
+def _processor_seconds(others: Sequence[int]) -> list[float]:
+    """Of this process and of others on this machine, so far."""
+    import psutil
+
+    times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *others)]
+    return [each.user + each.system for each in times]
 
 
 def work_of(stream: Any) -> Work:

@@ -33,9 +33,9 @@ SCRIPT = [FOX] * 18 + [WOLF] * 20 + [BIRD] * 12
 """Fifty chunks: the memory is full before the switch, and fills again behind the cut."""
 
 
-@pytest.fixture(scope="module")
-def crew() -> Generator[Crew]:
-    with crew_of(2) as crew:
+@pytest.fixture(scope="module", params=["gloo", pytest.param("nccl", marks=pytest.mark.multigpu)])
+def crew(request: pytest.FixtureRequest) -> Generator[Crew]:
+    with crew_of(2, request.param) as crew:
         yield crew
 
 
@@ -68,7 +68,7 @@ def hashes(stream: Stream, script: Sequence[Controls], *, undo_at: int = -1, res
 def test_levels_and_layers_are_one_process_bit_for_bit(
     crew: Crew, tmp_path: Path, plan: str, make: Make, costs: Costs
 ) -> None:
-    once = hashes(alone(make, plan, seed=3), SCRIPT)
+    once = hashes(crew.alone(make, plan, seed=3), SCRIPT)
     lead = crew.stream(make, plan, costs, seed=3)
     assert hashes(lead, SCRIPT, undo_at=22, resume=tmp_path / "film.safetensors") == once
     assert len(set(once)) == len(once)
@@ -90,19 +90,19 @@ def latents(stream: Stream, script: Sequence[Controls]) -> list[torch.Tensor]:
 def test_ulysses_is_one_process_but_for_rounding(crew: Crew, make: Make, most: float) -> None:
     script = [FOX] * 8 + [WOLF] * 6
     lead = crew.stream(make, "ulysses", seed=5)
-    here, there = lead.state.kv[0].tensors()["keys"], alone(make, seed=5).state.kv[0].tensors()["keys"]
+    here, there = lead.state.kv[0].tensors()["keys"], crew.alone(make, seed=5).state.kv[0].tensors()["keys"]
     assert here.nelement() * 2 == there.nelement()  # each rank remembers its heads
-    theirs = latents(alone(make, seed=5), script)
+    theirs = latents(crew.alone(make, seed=5), script)
     for one, other in zip(latents(lead, script), theirs, strict=True):
         assert gap(one, other) < most
-    assert gap(theirs[-1], latents(alone(make, seed=6), script)[-1]) > 1e-2
+    assert gap(theirs[-1], latents(crew.alone(make, seed=6), script)[-1]) > 1e-2
 
 
 def test_seven_heads_and_an_odd_number_of_tokens_are_shared_unevenly(crew: Crew) -> None:
     script = [FOX] * 5
     lead = crew.stream(films.uneven, "ulysses")
     assert [len(lead.share.heads), lead.state.kv[0].shape.heads] == [1, 1]
-    for one, other in zip(latents(lead, script), latents(alone(films.uneven), script), strict=True):
+    for one, other in zip(latents(lead, script), latents(crew.alone(films.uneven), script), strict=True):
         assert gap(one, other) < 1e-12
 
 
@@ -140,7 +140,7 @@ def test_a_snapshot_is_read_back_under_another_plan_and_by_one_process(crew: Cre
     hashes(lead, [FOX] * 9)
     snapshot = lead.snapshot()
     on = hashes(lead, [FOX] * 3 + [WOLF] * 5)
-    by_layers, single = crew.stream(make, "layers", seed=1), alone(make, "levels", seed=2)
+    by_layers, single = crew.stream(make, "layers", seed=1), crew.alone(make, "levels", seed=2)
     for other in (by_layers, single):
         other.restore(snapshot)
         assert hashes(other, [FOX] * 3 + [WOLF] * 5) == on
@@ -148,7 +148,7 @@ def test_a_snapshot_is_read_back_under_another_plan_and_by_one_process(crew: Cre
 
 def test_a_rank_that_sleeps_changes_time_and_no_picture(crew: Crew) -> None:
     make = films.stream_batch
-    once, lead = hashes(alone(make, "levels"), [FOX] * 8), crew.stream(make, "levels")
+    once, lead = hashes(crew.alone(make, "levels"), [FOX] * 8), crew.stream(make, "levels")
     begun, out = time.monotonic(), list[str]()
     for index in range(8):
         if index in (2, 6):
@@ -161,7 +161,7 @@ def test_a_rank_that_sleeps_changes_time_and_no_picture(crew: Crew) -> None:
 def test_a_film_begins_with_pictures_and_is_guided_under_every_plan(crew: Crew) -> None:
     guided = [Controls(FOX.prompt, guidance_scale=2.0)] * 3
     for plan, make in (("levels", films.stream_batch), ("layers", films.clean), ("ulysses", films.clean)):
-        lead, one = crew.stream(make, plan, seed=2), alone(make, plan, seed=2)
+        lead, one = crew.stream(make, plan, seed=2), crew.alone(make, plan, seed=2)
         for stream in (lead, one):
             stream.prefill(torch.ones(1, 3, 4, HEIGHT, WIDTH), FOX)
         assert gap(latents(lead, guided)[-1], latents(one, guided)[-1]) < 1e-5, plan
@@ -217,7 +217,7 @@ def test_a_plan_with_a_mistake_in_it_makes_another_film(
     lead = crew.stream(make, plan)
     spoil(monkeypatch)
     spoilt = latents(lead, script)
-    right = latents(alone(make, plan), script)
+    right = latents(crew.alone(make, plan), script)
     assert max(gap(one, other) for one, other in zip(spoilt, right, strict=True)) > 1e-3
 
 
