@@ -209,6 +209,20 @@ def test_a_rewind_to_the_first_chunk_begins_with_the_picture_again(
     assert {chunk.source for chunk in log.chunks} == {None}, "a reset begins with words"
 
 
+def test_the_way_back_to_a_film_of_a_picture_knows_the_picture(page: Page) -> None:  # noqa: F811
+    begin(page, [200], kind="image")
+    page.stage.play(0.3)
+    left = page.film.film.branch
+    page.film.submit(Do(action="reset", seed=3), page.watcher)
+    page.stage.play(2)
+    assert page.film.film.video.beginning is None
+    page.film.submit(Do(action="return", branch=left), page.watcher)
+    page.stage.play(2)
+    begun = page.film.film.video.beginning
+    assert begun is not None
+    assert begun.asked.kind == "image"
+
+
 def test_a_beginning_that_cannot_be_leaves_the_film_as_it_was(page: Page) -> None:  # noqa: F811
     with pytest.raises(ValueError, match="begins with 1 pictures at most"):
         begin(page, [1, 2], kind="image")
