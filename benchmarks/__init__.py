@@ -18,6 +18,7 @@ from benchmarks.robust.flood import Flood
 from benchmarks.robust.fuzz import Fuzz
 from benchmarks.robust.resume import Resume
 from benchmarks.speed.cost import Cost
+from benchmarks.speed.graphics_card import GraphicsCard
 from benchmarks.speed.long_film import LongFilm
 from benchmarks.speed.memory import Memory
 from benchmarks.speed.parallel import Spread
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "film": LongFilm,
     "cost": Cost,
     "random_weights": RandomWeights,
+    "gpu": GraphicsCard,
     "quality": Quality,
     "ablation": Ablation,
     "presets": Presets,

@@ -19,9 +19,10 @@ from parallel.link import Link
 from parallel.parts import joined, part_of
 from parallel.plan import ParallelPlan
 from parallel.share import Share
+from pipelines.clock import Clock
 from pipelines.engine import Engine
 from pipelines.state import Latents, Snapshot
-from pipelines.streaming import Clock, Stream
+from pipelines.streaming import Stream
 from pipelines.tree import copied, moved
 from pipelines.types import Controls, Prompt, Start
 from pipelines.video_state import VideoState
@@ -85,6 +86,9 @@ class LeadStream(Stream):
         if not self.state.cur:
             self._tell("prefill", latents.cpu(), controls, self._words(controls))
         return super().prefill(latents, controls)
+
+    def lead_in(self, latents: Tensor) -> int:
+        raise ValueError("a film that refers to a picture is made by one process: give --parallel single")
 
     def open_video(self) -> None:
         super().open_video()

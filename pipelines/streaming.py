@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -19,8 +18,10 @@ from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_ro
 from models.transformer import LocalRunner, Runner
 from parallel.share import Share
 from pipelines.allocate import allocated
+from pipelines.clock import Clock
 from pipelines.drift import measure
 from pipelines.engine import Engine
+from pipelines.lead_in import lead_in
 from pipelines.passes import Handover, Observer, Passes
 from pipelines.state import Latents, Snapshot
 from pipelines.types import Chunk, Controls, Prompt, Start, pixel_range, prompt_text
@@ -251,6 +252,22 @@ class Stream:
             state.cur = frames.stop
         return np.concatenate(shown) if shown else None
 
+    @torch.inference_mode()
+    def lead_in(self, latents: Tensor) -> int:
+        """Make the chunk between a reference that was prefilled and the film, from its latents; nobody sees it.
+
+        Returns:
+            How many latent frames lie before the film's first one now.
+
+        Raises:
+            ValueError: this plan takes no reference.
+        """
+        made = lead_in(self.engine, self.state, self._passes, latents)
+        if self.engine.autoencoder is not None:
+            self._decode(made)
+        self.state.cur += made.shape[1]
+        return self.state.cur
+
     # ------------------------------------------------------------------ state
 
     def open_video(self) -> None:
@@ -364,16 +381,3 @@ class Stream:
         pixels, self.state.decoder = self.engine.autoencoder.decode_stream(latents, self.state.decoder)
         moved = pixels[0].permute(0, 2, 3, 1).contiguous()  # before they are bytes: single bytes move slowly
         return moved.mul_(255).round_().to(torch.uint8).cpu().numpy()
-
-
-class Clock:
-    """Wall time between laps, summed by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now

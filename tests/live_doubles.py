@@ -32,7 +32,7 @@ from app.live.messages import (
 )
 from app.live.picture_header import Upload
 from app.live.player import LiveFrame, Viewer
-from app.live.source_messages import SourceSet
+from app.live.source_messages import BeginningSet, SourceSet
 from app.server.doors import Doors
 from app.server.main import find_place, server_config
 
@@ -58,6 +58,9 @@ class PaintedVideo:
         self._submitted = submitted
 
     def choose(self, asked: SourceSet, viewer: Viewer) -> None:
+        self._submitted.append(asked)
+
+    def gather(self, asked: BeginningSet, viewer: Viewer) -> None:
         self._submitted.append(asked)
 
     def offer(self, upload: Upload, viewer: Viewer) -> None:

@@ -117,6 +117,7 @@ class TinyModel:
             read_prompt=self._read,
             text=TinyText(),
             memory=lambda: 2**20,
+            remembers=12,
         )
 
 

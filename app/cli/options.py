@@ -1,7 +1,7 @@
 """Flags of the command line, made from the table of settings (app/config/table.py)."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
@@ -12,7 +12,7 @@ from app.config.table import TABLE
 Command = TypeVar("Command", bound=Callable[..., int])
 
 
-def option(entry: Setting, default: Any = ..., *, usual: str | None = None) -> Any:
+def option(entry: Setting, default: Any = ..., *, usual: str | None = None, hidden: bool = False) -> Any:
     """What the parser has to know of a flag; `usual` tells what holds without it, where that is not the table's."""
     name = f"--{entry.name}/--no_{entry.name}" if entry.denied else f"--{entry.name}"
     says = entry.says if usual is None else usual
@@ -26,27 +26,33 @@ def option(entry: Setting, default: Any = ..., *, usual: str | None = None) -> A
         min=least,
         max=most,
         show_default=False,
+        hidden=hidden,
     )
 
 
-def flags_of_table(command: Command) -> Command:
-    """Give a command that takes **given a flag for every entry of the table that is one.
+def flags_of(entries: Iterable[Setting], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command that takes **given a flag for each of these; help does not list the `hidden` ones.
 
     Every setting is None until it is given, or it could not be told from its default.
     """
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     flags = [
         inspect.Parameter(
             entry.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=option(entry, default=False if entry.kind == "run" and entry.one is bool else None),
+            default=option(
+                entry, False if entry.kind == "run" and entry.one is bool else None, hidden=entry.name in hidden
+            ),
             annotation=entry.flag_type if entry.kind == "run" and entry.one is bool else entry.flag_type | None,
         )
-        for entry in TABLE.values()
-        if "command line" in entry.places
+        for entry in entries
     ]
-    cast("Any", command).__signature__ = inspect.Signature([*own, *flags], return_annotation=int)
-    return command
+
+    def with_flags(command: Command) -> Command:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        cast("Any", command).__signature__ = inspect.Signature([*own, *flags], return_annotation=int)
+        return command
+
+    return with_flags
 
 
 ModelName = Annotated[str | None, option(TABLE["model"])]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.help import HelpAll
-from app.cli.options import flags_of_table
+from app.cli.options import flags_of
 from app.config.aliases import ALIASES, GROUPS, primary
 from app.config.nodes import one_line
 from app.config.table import READERS, TABLE
@@ -32,7 +32,7 @@ EPILOG = (
 _SETTING = re.compile(r"([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)=", re.ASCII)
 
 
-@flags_of_table
+@flags_of(entry for entry in TABLE.values() if "command line" in entry.places)
 def render_command(
     context: typer.Context,
     words: Annotated[

@@ -1,24 +1,53 @@
 """The flags of `rivulet v2v`: a film made of a video, under the prompts and settings of `rivulet render`."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import ModelName, Threads, option
+from app.cli.options import flags_of
 from app.cli.render import script_among, split_words
-from app.config.table import READERS, TABLE
+from app.config.setting import Setting
+from app.config.settings import Layer
+from app.config.table import TABLE
 from app.errors import UsageMistake, printable, shorten
 from app.media.inputs import is_live
-from pipelines.file_names import names_a_file
+from pipelines.file_names import is_script_name, names_a_file
 
 EPILOG = (
     'Example: rivulet v2v in.mp4 "a red ball bounces over the sea" -o out.mp4 --strength 0.6. '
-    "Every other setting of render may follow as name=value (sink_size=3) or stand in a --config file. "
+    "Every other flag of render may follow, or stand as name=value (sink_size=3) or in a --config file. "
     "docs/video-to-video.md says what strength to take, and what becomes of rates, sizes and sound."
 )
+_SHOWN = (
+    *("prompt", "script", "output", "fps", "audio", "config", "duration", "seed", "preset", "model", "untrained"),
+    *("transition", "transition_chunks", "size", "scale", "crf", "device", "threads"),
+    *("parallel", "gpus", "offline", "accept_licence"),
+    *("report", "metadata", "resume", "overwrite", "json_progress"),
+)
+"""Flags of render that help lists here, beside those of a video."""
+_NOT_HERE = ("export", "dry_run", "json")
+"""Flags of render for scripts alone."""
+_OTHERWISE: dict[str, dict[str, str]] = {
+    "output": {"help": "The film, or a camera for others.", "written": "FILE|virtualcam"},
+    "duration": {"usual": "the video's"},
+    "fps": {
+        "help": "Take so many pictures a second; the model's own rate follows a faster video more closely.",
+        "usual": "each one of a file, at its own time",
+    },
+}
+"""What some of them mean of a video."""
 
 
+def _flags() -> Iterator[Setting]:
+    for name, entry in sorted(TABLE.items(), key=lambda item: item[1].kind != "video"):
+        if {"v2v", "command line"} & {*entry.places} and name not in _NOT_HERE:
+            yield replace(entry, **_OTHERWISE.get(name, {}))
+
+
+@flags_of(_flags(), hidden=[name for name, entry in TABLE.items() if entry.kind != "video" and name not in _SHOWN])
 def v2v_command(
     context: typer.Context,
     words: Annotated[
@@ -29,171 +58,51 @@ def v2v_command(
             show_default=False,
         ),
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="VIDEO",
-            help="What the film is made of, where it does not come first: a file, webcam:0, webcam:NAME, rtsp://..., "
-            "https://..., screen, screen:2.",
-            show_default=False,
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="A prompt, as it stands; may be repeated.", show_default=False)
-    ] = None,
-    script: Annotated[
-        str | None, typer.Option("--script", metavar="FILE", help="Shot list, prompts a line, table, subtitles, ...")
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE|virtualcam",
-            help="The film, or a camera for others.",
-            show_default="out.mp4",
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            "--strength",
-            help="How much of the video is given up to the prompt, above 0 and at most 1.",
-            show_default="0.7",
-        ),
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(
-            "--latency",
-            metavar="TIME",
-            help="Of a live source: how old a picture may be when it is made over, such as 400ms; steps are given up.",
-            show_default="as old as it gets",
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option("--fit", help="Pictures of another shape: crop, pad or stretch.", show_default="crop"),
-    ] = None,
-    rotate: Annotated[
-        int,
-        typer.Option("--rotate", help="Turn the video clockwise by 90, 180 or 270, beside its own rotation."),
-    ] = 0,
-    fps: Annotated[
-        str | None,
-        typer.Option(
-            "--fps",
-            help="Take so many pictures a second; the model's own rate follows a faster video more closely.",
-            show_default="each one of a file, at its own time",
-        ),
-    ] = None,
-    sound: Annotated[bool, typer.Option("--sound/--no_sound", help="Keep the sound of the video.")] = True,
-    audio: Annotated[str | None, typer.Option("--audio", metavar="FILE", help="Other sound for the film.")] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="Settings as .yaml, .json or .toml.")
-    ] = None,
-    duration: Annotated[
-        str | None, typer.Option("--duration", help="20s, 0:20, 320f (frames) ...", show_default="the video's")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="-1 draws one, prints it and saves it.", show_default="42")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="Streaming system; `rivulet presets`.", show_default="embedded")
-    ] = None,
-    model: ModelName = None,
-    untrained: Annotated[
-        bool | None, typer.Option("--untrained", help="Allow a preset or size the model was not trained for.")
-    ] = None,
-    transition: Annotated[
-        str | None,
-        typer.Option("--transition", help="How a prompt takes over: recache, soft, cut, keep.", show_default="recache"),
-    ] = None,
-    transition_chunks: Annotated[
-        int | None, typer.Option("--transition_chunks", help="Length of a soft transition.", show_default="4")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Picture size.", show_default="the model's")
-    ] = None,
-    scale: Annotated[
-        int | None,
-        typer.Option("--scale", min=0, max=16, help="Enlarge the film; 0 brings small ones near 384 pixels."),
-    ] = None,
-    crf: Annotated[int | None, typer.Option("--crf", min=0, max=51, help="H.264 quality.", show_default="18")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")] = None,
-    threads: Threads = None,
-    parallel: Annotated[str | None, option(TABLE["parallel"])] = None,
-    gpus: Annotated[int | None, option(TABLE["gpus"])] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Download nothing.")] = None,
-    accept_licence: Annotated[
-        list[str] | None,
-        typer.Option("--accept_licence", metavar="MODEL", help="You accept the licence of these weights."),
-    ] = None,
-    side_by_side: Annotated[
-        str | None,
-        typer.Option(
-            "--side_by_side", metavar="FILE", help="Write a second film too: video and film beside each other."
-        ),
-    ] = None,
-    report: Annotated[
-        str | None, typer.Option("--report", metavar="FILE", help="Write an .html page about the render.")
-    ] = None,
-    metadata: Annotated[
-        bool | None, typer.Option("--metadata/--no_metadata", help="Without: the .mp4 tells no prompt or setting.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a film that did not finish.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
-    json_progress: Annotated[
-        bool, typer.Option("--json_progress", help="Progress as a line of JSON a chunk, for programs.")
-    ] = False,
+    **given: Any,
 ) -> int:
     """Make a film of a video: it keeps what moves where, and shows what the prompts say."""
     from app.config.settings import given_by_file, given_by_flags, given_by_overrides, resolve
 
     texts, overrides = split_words(words or [])
-    begun = resume and source is None and not texts  # its journal knows
-    if source is None and texts:
+    layers = [given_by_overrides(overrides)]
+    if given["config"] is not None:
+        layers.append(given_by_file(Path(given["config"])))
+    source: str | None = given["input"]
+    if source is None and texts and _begins_with_video(texts, layers):
         source, *texts = texts
-    if source is None and not begun:
+    if source is None:
+        source = next((str(layer["input"].value) for layer in layers if "input" in layer), None)
+    if source is None and not (given["resume"] and not texts):  # whose journal knows
         raise UsageMistake(
             'There is no video. Say what to make the film of: rivulet v2v in.mp4 "a red ball" -o out.mp4'
         )
     if source is not None and not is_live(source) and not names_a_file(source):
         shown = printable(shorten(source, 40))
         raise UsageMistake(f'"{shown}" is no video. It comes first: rivulet v2v in.mp4 "a red ball" -o out.mp4')
-    settings = {*READERS, "size"} - {"prompt"}
-    flags: dict[str, object] = {name: value for name, value in context.params.items() if name in settings}
-    file = script_among(texts, others=[*(prompt or []), *(f for f in (script,) if f)])
+    flags = {name: value for name, value in given.items() if TABLE[name].kind != "run" and name != "prompt"}
+    prompt: list[str] = given["prompt"] or []
+    file = script_among(texts, others=[*prompt, *(f for f in (given["script"], given["prompts"]) if f)])
     if file is not None:
         flags["script"] = file
     else:
-        flags["prompt"] = [*texts, *(prompt or [])]
-    layers = [given_by_flags(flags), given_by_overrides(overrides)]
-    if config is not None:
-        layers.append(given_by_file(Path(config)))
-    resolved = resolve(layers)
+        flags["prompt"] = [*texts, *prompt]
+    resolved = resolve([given_by_flags(flags | {"input": source}), *layers])
     from app.render.batch import RunFlags, film
-    from app.render.from_video import read_request
 
-    video = None
-    if source is not None:
-        video = read_request(
-            source,
-            strength=strength,
-            fit=fit,
-            turn=rotate,
-            sound=sound,
-            side_by_side=side_by_side,
-            latency=latency,
-        )
     return film(
         resolved,
         RunFlags(
-            resume=resume,
-            overwrite=overwrite,
-            json_progress=json_progress,
-            accept_licence=tuple(accept_licence or ()),
-            video=video,
+            resume=given["resume"],
+            overwrite=given["overwrite"],
+            json_progress=given["json_progress"],
+            accept_licence=tuple(given["accept_licence"] or ()),
+            video=True,
         ),
     )
+
+
+def _begins_with_video(texts: list[str], layers: list[Layer]) -> bool:
+    """Whether the first word is the video: always, unless a file or a setting says one and the word is no other."""
+    if not any("input" in layer for layer in layers):
+        return True
+    return is_live(texts[0]) or (names_a_file(texts[0]) and not is_script_name(texts[0]))

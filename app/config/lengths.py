@@ -43,6 +43,13 @@ class Rhythm:
         """Return the chunk that a latent frame belongs to."""
         return 0 if latent < self.first else 1 + (latent - self.first) // self.chunk
 
+    def within(self, most: int) -> list[int]:
+        """Latent frames of each of the first chunks, as many as a memory of `most` frames holds; one at least."""
+        parts = [self.first]
+        while sum(parts) + self.chunk <= most:
+            parts.append(self.chunk)
+        return parts
+
 
 @dataclass(frozen=True, slots=True)
 class Length:

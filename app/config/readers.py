@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from app.config.lengths import FASTEST_FPS, parse_length
 from app.errors import UsageMistake, printable, shorten
@@ -31,10 +31,18 @@ MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """torch starts every thread that it is given, and the system ends a process that starts too many."""
 DEVICES = ("auto", "cpu", "cuda")
 SEED_MODES = ("fixed", "increment", "random")
+FitKind = Literal["crop", "pad", "stretch"]
+"""How a video's picture becomes one of the film's shape."""
+FITS: tuple[FitKind, ...] = ("crop", "pad", "stretch")
+TURNS = (0, 90, 180, 270)
+"""Degrees, clockwise."""
+LEAST_LATENCY, MOST_LATENCY = 0.05, 30.0
+"""Seconds that may be asked for."""
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _WHOLE = re.compile(r"[-+]?\d{1,25}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?", re.ASCII)
+_TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(ms|s)?", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,5}(?:\.\d{1,3})?) ?([mg](?:i?b)?)", re.ASCII)
 _NTSC = (24, 30, 48, 60, 120)
 _LONGEST_TEXT = 4096
@@ -91,6 +99,37 @@ def number(label: str, value: object) -> float:
     if _NUMBER.fullmatch(_text(value)) is None or not abs(float(_text(value))) < 1e100:
         _wrong(label, value, "is not a number", "digits, for example 2.5")
     return float(_text(value))
+
+
+def strength(label: str, value: object) -> float:
+    """Read a share above 0, and at most 1."""
+    found = number(label, value)
+    if not 0 < found <= 1:
+        _wrong(label, value, "is out of range", "more than 0, and at most 1")
+    return found
+
+
+def quarter_turn(label: str, value: object) -> int:
+    """Read 0, 90, 180 or 270 degrees."""
+    written = _text(value).strip()
+    if written not in map(str, TURNS):
+        _wrong(label, value, "is no quarter turn", "90, 180 or 270")
+    return int(written)
+
+
+def latency(label: str, value: object) -> str:
+    """Read `400ms`, `0.4s` or `0.4`; kept as written."""
+    written = _text(value).strip()
+    if not LEAST_LATENCY <= latency_seconds(written) <= MOST_LATENCY:
+        range_ = f"{1000 * LEAST_LATENCY:g}ms to {MOST_LATENCY:g}s"
+        _wrong(label, value, f"is no time from {range_}", "one like 400ms")
+    return written
+
+
+def latency_seconds(written: str) -> float:
+    """Seconds of what `latency` read; 0 of anything else."""
+    found = _TIME.fullmatch(written)
+    return 0.0 if found is None else float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
 def truth(label: str, value: object) -> bool:

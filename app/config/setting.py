@@ -13,13 +13,24 @@ from typing import Any, Literal, ParamSpec, Union, get_args, get_origin
 from app.config.readers import Reader, Whole
 
 Group = Literal[
-    "What to show", "The film", "Picture", "Model", "Denoising", "Memory", "Files", "This machine", "This run", "Live"
+    "What to show",
+    "Video",
+    "The film",
+    "Picture",
+    "Model",
+    "Denoising",
+    "Memory",
+    "Files",
+    "This machine",
+    "This run",
+    "Live",
 ]
 """What a setting is for, in the order of help and docs."""
-Place = Literal["command line", "file", "job", "wire", "page"]
+Place = Literal["command line", "v2v", "file", "job", "wire", "page"]
+"""The command line is that of `rivulet render`; `v2v` has what is of a video, too."""
 Tab = Literal["live", "render", "compare"]
 Replay = Literal["film", "script", "file", "machine", "place", "run"]
-Kind = Literal["film", "spelling", "run", "live"]
+Kind = Literal["film", "video", "spelling", "run", "live"]
 
 Arguments = ParamSpec("Arguments")
 
@@ -87,8 +98,8 @@ class Setting:
         wire: how a live film takes it while it plays.
         control: how the page shows it.
         name, type: of its field.
-        kind: what the class of the field holds: settings of a film, other spellings of some, flags of one run, or
-            settings of live films alone.
+        kind: what the class of the field holds: settings of a film, those of a film that is made of a video, other
+            spellings of some, flags of one run, or settings of live films alone.
     """
 
     default: Any
@@ -117,8 +128,10 @@ class Setting:
     @property
     def places(self) -> tuple[Place, ...]:
         """Where it can be set."""
-        places: list[Place] = [] if self.kind == "live" else ["command line"]
-        if self.kind in ("film", "spelling"):
+        places: list[Place] = []
+        if self.kind != "live":
+            places.append("v2v" if self.kind == "video" else "command line")
+        if self.kind in ("film", "video", "spelling"):
             places.append("file")
         if self.job:
             places.append("job")

@@ -21,6 +21,7 @@ from app.config.nodes import Node, read_text
 from app.config.readers import size
 from app.config.table import FLAGS_ONLY, READERS, Film
 from app.config.toml_tree import parse_toml
+from app.config.video_settings import Video
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
@@ -43,7 +44,7 @@ _FOLLOWS = {
 }
 
 
-class Settings(BaseModel, Film):
+class Settings(BaseModel, Video, Film):
     """Every setting that holds, by the names of the flags; values are checked by their readers on the way in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -54,7 +54,7 @@ def _row(entry: Setting) -> str:
 
 def _places(entry: Setting) -> list[str]:
     """Where it can be set, with the names it has there."""
-    places = ["flag"] if "command line" in entry.places else []
+    places = ["flag"] if "command line" in entry.places else ["flag of v2v"] if "v2v" in entry.places else []
     if "file" in entry.places:
         heading, _, own = entry.section.partition(".")
         places.append(f"file `{heading}.{own or entry.name}`" if heading else "file")

@@ -9,9 +9,11 @@ from functools import partial
 
 from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
+from app.config.live_settings import Live
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
+from app.config.video_settings import Video
 from cache import FEATURE_CACHES
 from parallel import MOST_RANKS
 from pipelines.presets import PRESETS
@@ -72,6 +74,14 @@ class Film:
         written="FILE",
         replay="film",
     )
+    reference: str | None = setting(
+        None,
+        "A picture that the film does not show and takes its things from.",
+        read.text("the name of a picture"),
+        group="What to show",
+        written="FILE",
+        replay="film",
+    )
     switch_frame_indices: tuple[int, ...] | None = _shown(
         None, "Latent frames at which the prompts change.", read.places, written="40,80", unit=LATENT
     )
@@ -128,7 +138,7 @@ class Film:
         replay="machine",
     )
     gpus: int | None = _here(
-        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="machine"
+        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="place"
     )
     models_dir: str | None = _here(
         None,
@@ -361,38 +371,20 @@ class Spellings:
     )
 
 
-class Live:
-    """What only films that play have."""
-
-    jpeg_quality: int = setting(
-        90,
-        "JPEG quality of what is sent to be watched; recordings do not change.",
-        group="Live",
-        wire=Wire("jpeg_quality", 20, 100),
-        control=Control(
-            "Picture", "JPEG quality of what is sent here; recordings do not change", ("live",), slider=(30, 95, 5)
-        ),
-    )
-    refresh_on_drift: float | None = setting(
-        None,
-        "The drift, in standard deviations, at which the memory is made anew; 0 is never.",
-        group="Live",
-        wire=Wire("refresh_on_drift", 0, 10),
-        replay="script",
-    )
-
-
 TABLE: Mapping[str, Setting] = {
     **entries_of(Film, "film"),
+    **entries_of(Video, "video"),
     **entries_of(Spellings, "spelling"),
     **entries_of(Run, "run"),
     **entries_of(Live, "live"),
 }
 """Every entry by its name."""
 READERS: Mapping[str, Reader] = {
-    entry.name: entry.reader for entry in TABLE.values() if entry.kind == "film" and entry.reader is not None
+    entry.name: entry.reader for entry in TABLE.values() if entry.kind in ("film", "video") and entry.reader is not None
 }
 """The reader of every setting; `size` is read too, as height and width."""
+OF_VIDEO = frozenset(entry.name for entry in TABLE.values() if entry.kind == "video")
+"""Settings that only a film made of a video has."""
 FLAGS_ONLY = tuple(entry.name for entry in TABLE.values() if entry.kind == "run")
 """Flags that are no settings."""
 WIRED: tuple[tuple[Setting, Wire], ...] = tuple((entry, entry.wire) for entry in TABLE.values() if entry.wire)

@@ -28,6 +28,8 @@ from app.script.timeline import Timeline
 from app.script.timeline import resolve as place_shots
 from pipelines.types import TRANSITIONS, Transition
 
+BEGINNING = "beginning"
+"""The file, in a job's folder, that its film begins with."""
 FILM = "--output=film.mp4"
 """By which a render in a job's folder is known, too."""
 Status = Literal["queued", "in_progress", "paused", "completed", "failed", "cancelled"]
@@ -58,6 +60,11 @@ class VideoRequest(BaseModel):
     model: str | None = Field(None, max_length=200, description="A model of the catalogue; the preset's own.")
     transition: str | None = Field(None, max_length=20, description="How a prompt takes over.")
     transition_chunks: int | None = Field(None, description="Length of a soft transition.")
+    beginning: str | None = Field(
+        None,
+        pattern="^(image|extend)-[0-9a-f]{64}$",
+        description="What the film begins with: the `id` that POST /v1/beginnings answered with.",
+    )
     name: str | None = Field(None, max_length=200, description="For lists; the first prompt where it is left out.")
     settings: dict[str, Setting] = Field(
         default_factory=dict, max_length=len(SETTINGS), description=f"Further flags: {', '.join(SETTINGS)}."
@@ -194,6 +201,8 @@ def script_file(request: VideoRequest) -> tuple[str, str]:
 def render_words(request: VideoRequest) -> list[str]:
     """The arguments of `rivulet` that render a request in its folder; no word of them is a person's own text."""
     words = ["render", f"--script={script_file(request)[0]}", FILM, "--offline"]
+    if request.beginning is not None:
+        words.append(f"--{request.beginning.partition('-')[0]}={BEGINNING}")
     flags = {name: value for name, value in _flags(request).items() if name != "prompt"}
     for name, given in given_by_flags(flags).items():
         value = given.value  # as app/config/readers.py read it: a number, a word or a list of numbers
@@ -239,6 +248,11 @@ def _script(request: VideoRequest, resolved: Resolved) -> Script:
     scripts = parse_script(text, name)
     if len(scripts) != 1:
         raise UsageMistake(f"This script holds {len(scripts)} films. Make a job of each.")
+    if (pictures := scripts[0].pictures) is not None:
+        raise UsageMistake(
+            f"{pictures.place}: a job opens no file of this machine. Take {pictures.kind} out, or render it with "
+            "rivulet render."
+        )
     if "transition" not in resolved.given:
         return scripts[0]
     kind, chunks = resolved.settings.transition, resolved.settings.transition_chunks

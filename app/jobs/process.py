@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import psutil
 
 from app.atomic import file_hash, write_text
 from app.errors import UsageMistake, printable, shorten
-from app.jobs.job import FILM, Job, VideoRequest, script_file
+from app.jobs.job import BEGINNING, FILM, Job, VideoRequest, script_file
 from app.record import sidecar
 
 RENDERER = (sys.executable, "-P", "-W", "ignore", "-m", "app")  # -P: a job's folder is no place to import from
@@ -77,8 +78,10 @@ def _age(process: psutil.Process) -> float:
     return -process.create_time()
 
 
-def dry_run(request: VideoRequest, command: Sequence[str], left: Event) -> str:
+def dry_run(request: VideoRequest, command: Sequence[str], left: Event, begins: Path | None = None) -> str:
     """What the dry run of a render's command says: the JSON of app.render.dry_run.dry_run_data.
+
+    `begins` is the file that the film begins with.
 
     Raises:
         UsageMistake: what it refuses, or it takes longer than CHECK_SECONDS, or `left` was set, which ends it.
@@ -86,6 +89,8 @@ def dry_run(request: VideoRequest, command: Sequence[str], left: Event) -> str:
     with tempfile.TemporaryDirectory() as name:
         file, text = script_file(request)
         write_text(Path(name) / file, text)
+        if begins is not None:
+            shutil.copyfile(begins, Path(name) / BEGINNING)
         with (Path(name) / "said").open("w+b") as out, (Path(name) / "log.txt").open("w+b") as log:
             process = subprocess.Popen(
                 [*command, "--dry_run", "--json"],

@@ -20,9 +20,10 @@ from filelock import FileLock, Timeout
 from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten
 from app.jobs.disk import no_room, size_of
-from app.jobs.job import Job, Status, VideoRequest, load, new_job, new_name, render_words, script_file
+from app.jobs.job import BEGINNING, Job, Status, VideoRequest, load, new_job, new_name, render_words, script_file
 from app.jobs.preview import newest_frame
 from app.jobs.process import RENDERER, begin, dry_run, ended, is_whole, outcome, progress, renders_in, tell
+from app.jobs.uploads import Uploads
 from weights.catalog import MODELS
 
 GRACE = 15.0
@@ -89,6 +90,7 @@ class Jobs:
         self._running: tuple[str, psutil.Process] | None = None
         self._left: dict[str, psutil.Process] = {}
         self._thread: threading.Thread | None = None
+        self.uploads = Uploads(self.folder / "beginnings")
         self._jobs = {job.id: job for job in map(load, _folders(self.folder)) if job is not None}
 
     def start(self) -> None:
@@ -121,16 +123,18 @@ class Jobs:
         """Put a job that was judged at the end of the queue.
 
         Raises:
-            JobsFull: there are too many jobs, or they take too much of the disk.
+            JobsFull: there are too many jobs, or they take too much of the disk; UsageMistake: see Uploads.of.
         """
         with self._changed:
             if len(self._jobs) >= self._max_jobs:
                 raise JobsFull(f"There are {len(self._jobs)} render jobs already. Delete some of them.")
             if no_room := self._no_room():
                 raise JobsFull(f"{no_room} Delete some jobs.")
-            job.rank = self._last_rank() + 1
+            job.rank, begins = self._last_rank() + 1, self.uploads.of(job.request)
             folder = self.folder / job.id
             folder.mkdir()
+            if begins is not None:
+                shutil.copyfile(begins, folder / BEGINNING)
             name, text = script_file(job.request)
             write_text(folder / name, text)
             self._jobs[job.id] = job
@@ -150,7 +154,8 @@ class Jobs:
         if not self._checking.acquire(timeout=HANDOVER):
             raise JobsFull("Another check is under way. Try again in a few seconds.")
         try:
-            return dry_run(request, [*self._renderer, *render_words(request), *self._words], left or threading.Event())
+            command = [*self._renderer, *render_words(request), *self._words]
+            return dry_run(request, command, left or threading.Event(), self.uploads.of(request))
         finally:
             self._checking.release()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.live.beginning import Beginning
 from app.live.messages import Branch
 from app.loading.live import Copy
 from app.record.session_log import ChunkControls
@@ -28,6 +29,7 @@ class LeftBranch:
         chunk: the chunk that showed it, with which the film goes on.
         begin: the chunk of the state in `copy`, at most `chunk`.
         past: what was in force, from which chunk on.
+        beginning: the pictures that its film began with, if it did.
     """
 
     number: int
@@ -36,6 +38,7 @@ class LeftBranch:
     begin: int
     copy: Copy
     past: tuple[tuple[int, ChunkControls], ...]
+    beginning: Beginning | None = None
 
 
 class Branches:

@@ -6,11 +6,13 @@ makes pointless is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 
+from app.live.beginning import Beginning
 from app.live.messages import Do, SessionStart, Stop
 
-Command = Do | SessionStart | Stop
+Command = Do | SessionStart | Stop | Beginning
 _POINTLESS: dict[str, tuple[str, ...]] = {
     "reset": ("reset", "rewind", "return", "stop"),
     "rewind": ("rewind", "return"),
@@ -21,9 +23,14 @@ _POINTLESS: dict[str, tuple[str, ...]] = {
 
 
 class Commands:
-    """Of one session."""
+    """Of one session.
 
-    def __init__(self) -> None:
+    Args:
+        asked: called after every one, on the thread that asks.
+    """
+
+    def __init__(self, asked: Callable[[], object] = lambda: None) -> None:
+        self._asked = asked
         self._lock = Lock()
         self._waiting: list[Command] = []
 
@@ -36,7 +43,7 @@ class Commands:
     def ask(self, command: Command) -> None:
         """One more, in the place of those that it makes pointless; on any thread."""
         with self._lock:
-            if isinstance(command, Stop | SessionStart):
+            if isinstance(command, Stop | SessionStart | Beginning):
                 kept: list[Command] = []
             else:
                 gone = _POINTLESS[command.action]
@@ -46,6 +53,7 @@ class Commands:
                 if command.action == "reset" and command.seed is None and seeds:
                     command = command.model_copy(update={"seed": seeds[-1]})
             self._waiting = [*kept, command]
+        self._asked()
 
     def take(self) -> list[Command]:
         """All that wait, in order; none does any more."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
+from app.live.beginning import Beginning
 from app.live.branches import Branches, LeftBranch
 from app.live.checkpoint import Checkpoint
 from app.live.pictures import PictureMark
@@ -24,8 +25,9 @@ from app.live.spelling import Spelling
 from app.live.video import FilmVideo
 from app.live.worker import Worker
 from app.loading.live import Copy, LiveModel
+from app.record.kept_input import KEPT, InputWriter
 from app.record.log_writer import LogWriter
-from app.record.session_log import ChunkControls, Recorded
+from app.record.session_log import ChunkControls, Entered, Recorded
 from pipelines.types import Chunk, Prompt, Transition
 
 HISTORY_SECONDS = 60.0
@@ -145,6 +147,7 @@ class LiveFilm:
         session_log: its log.
         schedule: what it is to show.
         tell: tells all who watch.
+        ask: has the engine begin it anew with pictures; on any thread.
 
     Attributes:
         video: what it is made of beside words.
@@ -160,9 +163,12 @@ class LiveFilm:
         session_log: LogWriter,
         schedule: PromptSchedule,
         tell: Callable[[BaseModel], object] = lambda event: None,
+        ask: Callable[[Beginning], object] = lambda beginning: None,
     ) -> None:
         model = self.model = studio.model
-        self.video = FilmVideo(model, studio.clock, tell)
+        folder, quota = session_log.folder, studio.quota
+        kept = InputWriter(folder / KEPT, studio.disk.give, lambda size: quota.room(folder.name, size))
+        self.video = FilmVideo(model, studio.clock, tell, ask, kept)
         self._read = schedule.controls.prompt
         self._pictured = set[int]()  # chunks that were made of pictures, in any branch
         self.schedule, self._session_log, self._clock = schedule, session_log, studio.clock
@@ -201,10 +207,14 @@ class LiveFilm:
         if controls != self._logged:
             self._session_log.controls(controls, self.branch, self.chunk)
             self._logged = controls
-        self._session_log.chunk(chunk, self.branch, seconds, source=self.video.kind if marks else None)
+        source = shown.source if shown else None
+        for entry in self.video.log.entries:
+            self._session_log.entered(Entered(branch=self.branch, chunk=self.chunk, **entry.as_data()))
+        kept = source is not None and not self.video.log.unkept
+        self._session_log.chunk(chunk, self.branch, seconds, source=source, kept=kept)
         for kind, data in self.video.told():
             self._session_log.decided(self.branch, self.chunk, kind, data)
-        if marks:
+        if source is not None:
             self._pictured.add(self.chunk)
         self.chunk, self.made = self.chunk + 1, self.made + 1
         return MadeChunk(chunk, plan, switched, begun, seconds, marks)
@@ -245,10 +255,10 @@ class LiveFilm:
         for chunk, frames in shown.items():
             self._session_log.shown(self.branch, chunk, frames)
 
-    def begin(self, seed: int | None, prompt: Prompt | None, left: int) -> None:
+    def begin(self, seed: int | None, prompt: Prompt | None, left: int, beginning: Beginning | None = None) -> None:
         """A new film; seed -1 draws one, and None keeps what is in force, of the prompt too.
 
-        Of the one before, frame `left` was on screen.
+        Of the one before, frame `left` was on screen. The new one begins with pictures, if they are given.
         """
         self.leave(left)
         before = self.schedule.controls
@@ -258,6 +268,7 @@ class LiveFilm:
         self._stream.begin(seed, controls.knobs)
         self.schedule.begin(controls)
         self._history.forget()
+        self.video.beginning = beginning
         self._branch_off(0, self.branch)
 
     def rewind(self, frame: int, left: int) -> bool:
@@ -287,7 +298,8 @@ class LiveFilm:
         if mark is None or not mark.chunk <= target <= mark.chunk + MOST_AGAIN or frame < 0:
             return
         past = tuple(entry for entry in self.schedule.past if entry[0] <= target)
-        self.branches.add(LeftBranch(self.branch, frame, target, mark.chunk, mark.copy, past))
+        begins = self.video.beginning
+        self.branches.add(LeftBranch(self.branch, frame, target, mark.chunk, mark.copy, past, begins))
 
     def go_to(self, branch: int | None, frame: int) -> bool:
         """On from where that branch was left; the one that shows `frame` is left. False: there is none such."""
@@ -299,6 +311,7 @@ class LiveFilm:
         self.schedule.go_to(found.past, chunk)
         self._go_back(Mark(found.begin, found.copy), chunk)
         self._history.forget()  # of another branch
+        self.video.beginning = found.beginning
         self._branch_off(chunk, found.number)
         return True
 
@@ -330,6 +343,7 @@ class LiveFilm:
         What came after it, on a server that was killed, was another branch.
         """
         self._stream.go_back(copy)
+        self.video.forget()
         self.chunk, self.branch = checkpoint.chunk, checkpoint.branch
         self._logged = self.schedule.at(self.chunk - 1) if self.chunk else None
         if checkpoint.running:

@@ -7,15 +7,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from app.errors import printable
 from app.live.messages import MAX_MESSAGE, QUEUE_LIMIT, ClientMessage, WireError
-from app.live.source_messages import SourceSet
+from app.live.source_messages import BeginningSet, SourceSet
 
 _MOST_PARTS = 2 * QUEUE_LIMIT
-_CLIENT: TypeAdapter[ClientMessage | SourceSet] = TypeAdapter(
-    Annotated[ClientMessage | SourceSet, Field(discriminator="type")]
+_CLIENT: TypeAdapter[ClientMessage | SourceSet | BeginningSet] = TypeAdapter(
+    Annotated[ClientMessage | SourceSet | BeginningSet, Field(discriminator="type")]
 )
 
 
-def read_message(text: str | bytes) -> ClientMessage | SourceSet:
+def read_message(text: str | bytes) -> ClientMessage | SourceSet | BeginningSet:
     """Read a client's message.
 
     Raises:

@@ -205,6 +205,7 @@ class Hello(FromServer):
 
     `view_token` opens the session for watching only: /live.mjpg, /frame.jpg and further sockets. `knows` is what a
     small model knows: its shapes, colours, scenes and all `words`; {} for a model that reads any text.
+    `beginning_frames` is how many pictures of a clip a film can begin with.
     """
 
     type: Literal["hello"] = "hello"
@@ -221,6 +222,7 @@ class Hello(FromServer):
     preset: str
     model: str
     chunk_frames: int
+    beginning_frames: int = 1
     paused: bool
     queue: list[QueueItem] = []
     settings: Settings | None = None

@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from app.errors import printable
 from app.live.picture_header import FORMATS, Upload
 from app.live.worker import Worker
+from app.media.compressed import BadPicture as BadPicture
+from app.media.compressed import decoded_picture
 from app.media.fit import Fit
 from app.media.flatten import flattened
+from app.record.kept_input import KeptPicture
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LARGEST = 2048
-"""Pixels a side of a picture that is decoded: a picture of 200 KB may claim to have 65535."""
 BAD_IN_A_ROW = 30
 """Pictures in a row that cannot be read until their source is given up."""
 
@@ -39,15 +38,12 @@ class PictureMark:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A decoded picture, uint8 RGB [H, W, 3], and when it arrived here."""
+    """A decoded picture, uint8 RGB [H, W, 3], when it arrived here, and as it came."""
 
     arrived: float
     mark: PictureMark
     pixels: NDArray[np.uint8]
-
-
-class BadPicture(ValueError):
-    """A picture that is not shown; the text says why, in a sentence."""
+    came: KeptPicture
 
 
 class Pictures:
@@ -134,9 +130,9 @@ class Pictures:
             waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
-        arrived, upload = waiting
+        (arrived, upload), hold = waiting, self.hold
         try:
-            pixels = flattened(decoded(upload, self._fit), self.hold)
+            pixels = flattened(decoded(upload, self._fit), hold)
         except BadPicture as error:
             self._bad += 1
             if not self._told or self._bad == BAD_IN_A_ROW:
@@ -147,35 +143,12 @@ class Pictures:
             with self._lock:
                 if self._closed:
                     return
-                self._kept.append(Kept(arrived, PictureMark(upload.seq, upload.captured), pixels))
+                came = KeptPicture(upload.codec, self._fit.how, hold, upload.payload)
+                self._kept.append(Kept(arrived, PictureMark(upload.seq, upload.captured), pixels, came))
                 self._newest = arrived
         self._taken(upload.seq)
 
 
 def decoded(upload: Upload, fit: Fit) -> NDArray[np.uint8]:
-    """A picture as uint8 RGB [H, W, 3] of the size of `fit`.
-
-    Raises:
-        BadPicture: it is damaged, of another format than it says, or too large.
-    """
-    import numpy as np
-    from PIL import Image
-
-    name = FORMATS[upload.codec]
-    try:
-        with Image.open(BytesIO(upload.payload), formats=(name,)) as picture:
-            width, height = picture.size
-            if max(width, height) > LARGEST:
-                raise BadPicture(f"A picture of {width}x{height} is too large; {LARGEST} pixels a side are the most.")
-            tall, wide = fit.scaled(height, width)
-            if max(tall, wide) > 2 * LARGEST:
-                raise BadPicture(f"A picture of {width}x{height} is too long and narrow for the film.")
-            picture.draft("RGB", (wide, tall))  # a JPEG that is much larger is decoded smaller
-            whole = picture.convert("RGB")
-    except BadPicture:
-        raise
-    except Exception as error:  # Pillow raises what its decoders raise: of many kinds, for any damaged byte
-        raise BadPicture(f"A picture is no {name} that can be read ({printable(type(error).__name__)}).") from error
-    if whole.size != (wide, tall):
-        whole = whole.resize((wide, tall), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return fit.place(np.array(whole))  # a copy that can be written to
+    """A picture as uint8 RGB [H, W, 3] of the size of `fit`; BadPicture if it cannot be shown."""
+    return decoded_picture(upload.payload, FORMATS[upload.codec], fit)

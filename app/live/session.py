@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app.live import status
 from app.live.audience import Audience
+from app.live.beginning import Beginning
 from app.live.checkpoint import Autosave, Checkpoint, mark_checkpoint
 from app.live.commands import Command, Commands
 from app.live.film import LiveFilm, Refused, Studio
@@ -85,7 +86,6 @@ class Session:
         self.id, self.studio, self.folder = session_id, studio, folder
         self.fps, self.width, self.height = model.fps, model.width, model.height
         self.state: State = "playing"
-        self.over = False
         recorder = Recorder(
             folder, model.fps, lambda event: self.audience.tell(event), studio.saves, studio.quota, self._recorded
         )
@@ -93,21 +93,19 @@ class Session:
         self.player = Player(model.fps, recorder, clock, seq=0 if checkpoint is None else checkpoint[0].seq_from)
         self.audience = Audience(self.player, clock, () if checkpoint is None else checkpoint[0].missed)
         self.schedule = PromptSchedule(controls, model.fps, model.rhythm)
-        self.film = LiveFilm(studio, session_log, self.schedule, lambda event: self.audience.tell(event))
+        self._commands = Commands(studio.wake)
+        self.film = LiveFilm(studio, session_log, self.schedule, self.audience.tell, self._commands.ask)
         self.pace = Pace(model.chunk_frames / model.fps)
         self.previews = Previews(self.schedule, self.film, self.pace, recorder, self.audience.tell)
         room = partial(studio.quota.room, session_id, copy=True)
         self._autosave = Autosave(folder, clock, studio.disk, room, session_log, self._saving)
         session_log.gap = lambda why: self.audience.tell(status.gap(why))
-        self._commands = Commands()
         self._owed: tuple[Receipt, ...] = ()  # of a prompt that is in force and was not seen yet
-        self.epoch = 0
+        self.epoch, self.over = 0, False
         self._new_picture = False  # the next chunk takes the screen at once
         self._arriving = False  # after a rewind, until its first chunk is made
         self.debt = Debt(clock())
-        self._rested = True
-        self._report_at = 0.0
-        self._jumped_at = float("-inf")
+        self._rested, self._report_at, self._jumped_at = True, 0.0, float("-inf")
         if checkpoint is not None:
             self._take_up(*checkpoint)
 
@@ -165,9 +163,7 @@ class Session:
         if now < self._report_at:
             return self._report_at
         self._report_at = now + _REPORT_SECONDS
-        metrics = status.metrics(self, now)
-        for viewer in self.player.viewers:
-            viewer.tell(metrics.model_copy(update={"dropped": getattr(viewer, "dropped", 0)}))
+        self.audience.tell(status.metrics(self, now))
         return self._report_at
 
     # ------------------------------------------------------------------ the engine thread
@@ -216,7 +212,8 @@ class Session:
             _log.exception("a film has failed", extra={"session": self.id, "chunk": self.film.chunk})
             self.audience.tell(status.failed(error))
             self.end("error")
-        self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch)
+        switching = self.pace.switching if self.film.made != made else 0.0
+        self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch, switching=switching)
         return self.film.made - made
 
     def limit_memory(self, history: int, recent: int) -> None:
@@ -351,6 +348,8 @@ class Session:
         frame, gone = self.player.frame, None
         if isinstance(command, SessionStart):
             self.film.begin(command.seed, command.of_engine(), frame)
+        elif isinstance(command, Beginning):
+            self.film.begin(None, None, frame, command)
         elif command.action == "reset":
             self.film.begin(command.seed, None, frame)
         elif command.action == "return":

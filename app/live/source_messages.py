@@ -12,6 +12,7 @@ from app.live.messages import FromClient, FromServer
 Shows = Literal["camera", "screen", "file"]
 SourceKind = Literal["none"] | Shows
 FitChoice = Literal["crop", "pad", "stretch"]
+BeginningKind = Literal["image", "clip"]
 
 
 class SourceSet(FromClient):
@@ -19,7 +20,8 @@ class SourceSet(FromClient):
 
     `number` is of the source: another one begins another, whose pictures bear it; the same one changes what is said
     here. `strength` is how much of the pictures is given up to the words, `hold` how much of their detail enters,
-    `latency` the seconds that a picture may be old when it is made over (None: the steps stay as they are).
+    `latency` the seconds that a picture may be old when it is made over (None: the steps stay as they are). `record`
+    keeps what enters beside the film's log, so that the film can be made again.
     """
 
     type: Literal["session.source"] = "session.source"
@@ -29,6 +31,32 @@ class SourceSet(FromClient):
     hold: Annotated[float, Field(ge=0, le=1)] = 1.0
     latency: Annotated[float, Field(ge=0.05, le=10)] | None = None
     fit: FitChoice = "crop"
+    record: bool = False
+
+
+class BeginningSet(FromClient):
+    """The film begins anew, with the `count` pictures that come next under this `number`, in order.
+
+    An `image` is one picture, which is held for the first chunk; a `clip` are its last ones, at the film's rate.
+    They are kept beside the film's log.
+    """
+
+    type: Literal["session.beginning"] = "session.beginning"
+    kind: BeginningKind
+    number: Annotated[int, Field(ge=0, le=2**32 - 1)]
+    count: Annotated[int, Field(ge=1, le=4096)] = 1
+    name: Annotated[str, Field(max_length=200)] = ""
+    fit: FitChoice = "crop"
+
+
+class BeginningState(FromServer):
+    """What became of it: it `begun`, or it did not, and `message` says why."""
+
+    type: Literal["session.beginning"] = "session.beginning"
+    number: int
+    name: str = ""
+    begun: bool
+    message: str = ""
 
 
 class SourceState(FromServer):
@@ -40,6 +68,7 @@ class SourceState(FromServer):
     strength: float = 0.7
     hold: float = 1.0
     latency: float | None = None
+    record: bool = False
     message: str = ""
 
 

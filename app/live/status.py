@@ -81,6 +81,7 @@ def hello(session: Session, viewer: Viewer) -> Hello:
         preset=model.preset,
         model=model.name,
         chunk_frames=model.chunk_frames,
+        beginning_frames=model.clip_frames,
         paused=session.state == "paused",
         queue=list(session.schedule.queue),
         settings=_settings_of(session),

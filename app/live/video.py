@@ -7,25 +7,35 @@ its words.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from app.live.beginning import Beginning, Gathering
+from app.live.input_log import InputLog
 from app.live.messages import Problem
 from app.live.picture_header import Upload
-from app.live.pictures import BadPicture, PictureMark, Pictures
-from app.live.source_messages import PictureTaken, Shows, SourceFigures, SourceSet, SourceState
+from app.live.pictures import BadPicture, Kept, PictureMark, Pictures
+from app.live.source_messages import (
+    BeginningSet,
+    BeginningState,
+    PictureTaken,
+    Shows,
+    SourceFigures,
+    SourceSet,
+    SourceState,
+)
 from app.media.fit import Fit
 from app.media.source import OPEN_SECONDS
+from app.record.feeding import chunk_of
+from app.record.kept_input import InputWriter
+from app.record.session_log import MadeOf
 from pipelines.deadline import Choice, DeadlineController, ladder
-from pipelines.types import Chunk, Controls, prompt_text
+from pipelines.types import Chunk, Controls
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from app.live.player import Viewer
@@ -40,10 +50,14 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class VideoChunk:
-    """A chunk of the film, and the pictures that its frames were made of, in order; none where it came from words."""
+    """A chunk of the film, the pictures that its frames were made of, in order, and what those were of.
+
+    There are none where it came from words, and no marks of what a film begins with.
+    """
 
     chunk: Chunk
-    marks: tuple[PictureMark, ...]
+    marks: tuple[PictureMark, ...] = ()
+    source: MadeOf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +74,25 @@ class FilmVideo:
         model: what makes it.
         clock: seconds that only go forward.
         tell: tells all who watch.
+        ask: has the film begin anew with pictures that have come; on any thread.
+        kept: keeps what enters, where that is asked for.
 
     Attributes:
-        kind: of the source that the newest pictures came from.
+        log: what entered the newest chunk beside words.
+        beginning: the pictures that the film begins with, where those are not words alone; of the engine thread.
     """
 
-    def __init__(self, model: LiveModel, clock: Callable[[], float], tell: Callable[[BaseModel], object]) -> None:
-        self._model, self._clock, self._tell = model, clock, tell
+    def __init__(
+        self,
+        model: LiveModel,
+        clock: Callable[[], float],
+        tell: Callable[[BaseModel], object],
+        ask: Callable[[Beginning], object],
+        kept: InputWriter,
+    ) -> None:
+        self._model, self._clock, self._tell, self._ask, self._kept = model, clock, tell, ask, kept
+        self.log = InputLog(kept)
+        kept.trouble = self._unrecorded
         self._lock = Lock()
         self._source: _Source | None = None
         self._ready: deque[VideoChunk] = deque()
@@ -76,7 +102,9 @@ class FilmVideo:
         self._choice: Choice | None = None
         self._decisions: list[Decision] = []
         self._said = ""
-        self.kind: Shows | None = None
+        self._kind: Shows | None = None
+        self._gathering: tuple[Viewer, Gathering] | None = None
+        self.beginning: Beginning | None = None
 
     # ------------------------------------------------------------------ any thread
 
@@ -93,6 +121,8 @@ class FilmVideo:
             raise ValueError(self._model.no_video)
         with self._lock:
             before = self._source
+            if asked.record and not (before is not None and before.asked.record):
+                self._kept.again()
             about = None if before is None else (before.viewer, before.asked.number, before.asked.fit)
             if before is not None and about == (viewer, asked.number, asked.fit):
                 source = replace(before, asked=asked)
@@ -107,9 +137,45 @@ class FilmVideo:
     def offer(self, upload: Upload, viewer: Viewer) -> None:
         """A picture, if it is of the source in force; never blocks."""
         with self._lock:
-            source = self._source
-        if source is not None and source.viewer is viewer and source.asked.number == upload.source:
+            source, gathering = self._source, self._gathering
+        if gathering is not None and gathering[0] is viewer and gathering[1].asked.number == upload.source:
+            gathering[1].offer(upload)
+        elif source is not None and source.viewer is viewer and source.asked.number == upload.source:
             source.pictures.offer(upload)
+
+    def gather(self, asked: BeginningSet, viewer: Viewer) -> None:
+        """The film begins anew with the pictures that come next; what another beginning has sent so far is dropped.
+
+        Raises:
+            ValueError: this model or preset takes no pictures, or not so many.
+        """
+        if self._model.no_video:
+            raise ValueError(self._model.no_video)
+
+        def done(made: Beginning | BadPicture) -> None:
+            self._gathered(gathering, made)
+
+        def taken(seq: int) -> None:
+            viewer.tell(PictureTaken(source=asked.number, seq=seq))
+
+        gathering = Gathering(self._model, asked, self._clock, taken, done)
+        with self._lock:
+            before, self._gathering = self._gathering, (viewer, gathering)
+        if before is not None:
+            before[1].close()
+
+    def _gathered(self, gathering: Gathering, made: Beginning | BadPicture) -> None:
+        """All pictures of a beginning have come, or it cannot be."""
+        with self._lock:
+            mine = self._gathering is not None and self._gathering[1] is gathering
+            viewer = self._gathering[0] if self._gathering is not None and mine else None
+            self._gathering = None if mine else self._gathering
+        if viewer is None:
+            return
+        if isinstance(made, Beginning):
+            self._ask(made)
+            return
+        viewer.tell(_not_begun(gathering.asked, f"{made} The film goes on as it was."))
 
     def end(self, why: str) -> None:
         """The film is made of words again; `why`, where nobody asked for it."""
@@ -123,6 +189,10 @@ class FilmVideo:
         """Somebody does not watch any more, and shows nothing any more."""
         with self._lock:
             shows = self._source is not None and self._source.viewer is viewer
+            gathering = self._gathering if self._gathering is not None and self._gathering[0] is viewer else None
+            self._gathering = None if gathering is not None else self._gathering
+        if gathering is not None:
+            gathering[1].close()
         if shows:
             self.end("Whoever showed it has gone.")
 
@@ -140,7 +210,17 @@ class FilmVideo:
             strength=asked.strength,
             hold=asked.hold,
             latency=asked.latency,
+            record=asked.record,
         )
+
+    def _unrecorded(self, why: str) -> None:
+        """Nothing is kept any more; on any thread."""
+        with self._lock:
+            source = self._source
+            if source is not None:
+                self._source = replace(source, asked=source.asked.model_copy(update={"record": False}))
+        self._tell(Problem(message=why, action="Make room, and tick it again.", code="recording"))
+        self._tell(self.state)
 
     def _pictures(self, asked: SourceSet, viewer: Viewer) -> Pictures:
         def refused(error: BadPicture, last: bool) -> None:
@@ -162,24 +242,28 @@ class FilmVideo:
     # ------------------------------------------------------------------ the engine thread
 
     def make(self, stream: LiveStream, controls: Controls) -> VideoChunk | None:
-        """Make the next chunk of the film of what the source shows now; None: it has to be made of words.
+        """Make the next chunk of the film of what it begins with or the source shows now; None: of words.
 
         When a source ends, what is still on its way to the screen comes first.
         """
         self._decisions = []
+        self.log.begin_chunk()
+        if self.beginning is not None and not stream.begun:
+            self._begin(stream, controls, self.beginning)
         source = self._source_now()
         newest = None if source is None else source.pictures.newest
         if source is None or newest is None:
             return self._from_words(stream, controls)
-        if stream.wants is None:
-            self._ready += [VideoChunk(chunk, ()) for chunk in stream.open_video(newest.pixels, controls)]
         asked = source.asked
+        if stream.wants is None:
+            self.log.note("open", [newest.came], record=asked.record)
+            self._ready += [VideoChunk(chunk) for chunk in stream.open_video(newest.pixels, controls)]
         while not self._ready:
             assert stream.wants is not None  # it is open
             kept = source.pictures.take(stream.wants, 1 / self._model.fps, self._clock())
             if not kept:  # closed meanwhile
                 return self._from_words(stream, controls)
-            self._enter(stream, [each.pixels for each in kept], [each.mark for each in kept], controls, asked)
+            self._enter(stream, kept, controls, asked)
         self._told(source)
         return self._ready.popleft()
 
@@ -203,51 +287,49 @@ class FilmVideo:
         """The film goes on from another moment: what was on its way is of the one that is left."""
         self._ready.clear()
         self._marks.clear()
+        self.log.forget()
 
-    def _enter(
-        self,
-        stream: LiveStream,
-        frames: list[NDArray[np.uint8]],
-        marks: list[PictureMark],
-        controls: Controls,
-        asked: SourceSet,
-    ) -> None:
+    def _begin(self, stream: LiveStream, controls: Controls, beginning: Beginning) -> None:
+        self.log.note("begin", beginning.pictures, record=True, parts=tuple(beginning.parts))
+        made = stream.begin_with(beginning.frames, controls, beginning.parts)
+        self._ready += [VideoChunk(chunk, source=beginning.source) for chunk in made]
+        self._tell(BeginningState(number=beginning.asked.number, name=beginning.asked.name, begun=True))
+
+    def _enter(self, stream: LiveStream, kept: Sequence[Kept], controls: Controls, asked: SourceSet) -> None:
         import numpy as np
 
-        self._marks += marks
+        self._marks += [each.mark for each in kept]
         steps = self._steps(asked, stream.levels)
-        shown = stream.enter(np.stack(frames), replace(controls, strength=asked.strength), steps)
-        self.kind = None if asked.kind == "none" else asked.kind
+        self.log.note(
+            "pictures", [each.came for each in kept], record=asked.record, strength=asked.strength, steps=steps
+        )
+        shown = stream.enter(
+            np.stack([each.pixels for each in kept]), replace(controls, strength=asked.strength), steps
+        )
+        self._kind = None if asked.kind == "none" else asked.kind
         self._decisions = stream.decisions
         self._skips.append(any(decision.kind == "skip" for decision in self._decisions))
         self._ready += [self._piece(piece, controls) for piece in shown]
 
     def _piece(self, piece: Shown, controls: Controls) -> VideoChunk:
         marks = tuple(self._marks.popleft() for _ in range(min(len(piece.pixels), len(self._marks))))
-        chunk = piece.chunk
-        if chunk is None:  # the last picture stands for what shows nothing new
-            chunk = Chunk(
-                index=0,
-                epoch=0,
-                latent=range(0),
-                pixel=piece.frames,
-                prompt=prompt_text(controls.prompt),
-                pixels=piece.pixels,
-                sha256=hashlib.sha256(piece.pixels.tobytes()).hexdigest(),
-            )
-        return VideoChunk(replace(chunk, pixels=piece.pixels), marks)
+        return VideoChunk(chunk_of(piece, controls), marks, self._kind if marks else None)
 
     def _from_words(self, stream: LiveStream, controls: Controls) -> VideoChunk | None:
         self._controller = self._choice = None
         if stream.wants is not None:
+            self.log.note("leave")
             self._ready += [self._piece(piece, controls) for piece in stream.leave_video(controls)]
             self._marks.clear()
         return self._ready.popleft() if self._ready else None
 
     def _source_now(self) -> _Source | None:
-        """The source in force, unless whoever shows it may do so no more, or shows nothing."""
+        """The source in force, unless whoever shows it may do so no more, or shows nothing; a beginning likewise."""
         with self._lock:
-            source = self._source
+            source, gathering = self._source, self._gathering
+        if gathering is not None and gathering[1].silent(self._clock()) > OPEN_SECONDS:
+            gathering[1].close()
+            self._gathered(gathering[1], BadPicture(f"No picture has come for {OPEN_SECONDS:g} s."))
         if source is not None and not source.viewer.driver:
             self.end("Somebody else has the controls now.")
             return None
@@ -286,3 +368,7 @@ class FilmVideo:
                 reached=None if choice is None else choice.reached,
             )
         )
+
+
+def _not_begun(asked: BeginningSet, why: str) -> BeginningState:
+    return BeginningState(number=asked.number, name=asked.name, begun=False, message=why)

@@ -64,6 +64,15 @@ class LiveStream(Protocol):
         """What was decided about the pictures that came last."""
         ...
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has made anything."""
+        ...
+
+    def begin_with(self, frames: NDArray[np.uint8], controls: Controls, parts: Sequence[int]) -> list[Chunk]:
+        """Make the first chunks, of `parts` latent frames, of given pictures (pipelines/beginning.py)."""
+        ...
+
     def open_video(self, picture: NDArray[np.uint8], controls: Controls) -> list[Chunk]:
         """Let a video in, which shows this now; returns what was still on its way."""
         ...
@@ -119,7 +128,8 @@ class LiveModel:
     `read_prompt` raises ValueError if the model cannot read a prompt, `check_knobs` for settings that cannot be.
     `text` tells what the model knows and what it makes of a text, on any thread.
     `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out. `lanes` is how many
-    chunks are on their way at once; `no_video` says why it takes no pictures.
+    chunks are on their way at once; `no_video` says why it takes no pictures; `remembers` is how many latent frames its
+    memory holds.
     """
 
     name: str
@@ -141,11 +151,17 @@ class LiveModel:
     memory: Callable[[], int]
     lanes: int = 1
     no_video: str = ""
+    remembers: int = 0
 
     @property
     def chunk_frames(self) -> int:
         """Pixel frames of every chunk but the first."""
         return self.rhythm.start_frame(2) - self.rhythm.start_frame(1)
+
+    @property
+    def clip_frames(self) -> int:
+        """Pixel frames of a clip that a film can begin with: all that its memory holds."""
+        return self.rhythm.start_frame(len(self.rhythm.within(self.remembers)))
 
 
 class LiveOpener(Protocol):
@@ -216,6 +232,7 @@ def open_live(request: EngineRequest) -> LiveModel:
         memory=loaded.memory,
         lanes=first.engine.policies.plan.lanes,
         no_video=_no_video(first),
+        remembers=first.engine.policies.cache.capacity,
     )
 
 
@@ -274,6 +291,15 @@ class EngineStream:
     @property
     def decisions(self) -> list[Decision]:
         return [] if self._video is None else self._video.decisions
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._stream.state.cur or self._stream.state.levels)
+
+    def begin_with(self, frames: NDArray[np.uint8], controls: Controls, parts: Sequence[int]) -> list[Chunk]:
+        from pipelines.beginning import begin_with
+
+        return begin_with(self._stream, frames, controls, parts)
 
     def open_video(self, picture: NDArray[np.uint8], controls: Controls) -> list[Chunk]:
         from pipelines.video import open_for_video

@@ -65,6 +65,45 @@ class FilmStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Beginnings:
+    """How a stream begins with pictures (pipelines/beginning.py).
+
+    `size` is their height and width in pixels, `fps` their rate, `remembers` how many latent frames its memory holds.
+    `begin_with` makes the first chunks of given pictures; `refer_to` lets the film refer to one that it does not show,
+    and `no_reference` says why it cannot.
+    """
+
+    size: tuple[int, int]
+    fps: float
+    remembers: int
+    begin_with: "Callable[[NDArray[np.uint8], Controls, Sequence[int]], list[Chunk]]"
+    refer_to: "Callable[[NDArray[np.uint8], Controls], int]"
+    no_reference: str = ""
+
+
+def beginnings_of(stream: "Stream") -> Beginnings:
+    """How this stream, which has not begun and has an autoencoder, begins with pictures."""
+    from pipelines.beginning import begin_with, refer_to
+    from pipelines.lead_in import check_leads_in
+
+    assert stream.engine.autoencoder is not None
+    (height, width), scale = stream.state.latents.ring.shape[-2:], stream.engine.autoencoder.spatial_scale
+    why = ""
+    try:
+        check_leads_in(stream.engine)
+    except ValueError as error:
+        why = f"{str(error)[0].upper()}{str(error)[1:]}."
+    return Beginnings(
+        size=(height * scale, width * scale),
+        fps=stream.fps,
+        remembers=stream.engine.policies.cache.capacity,
+        begin_with=lambda frames, controls, parts: begin_with(stream, frames, controls, parts),
+        refer_to=lambda picture, controls: refer_to(stream, picture, controls),
+        no_reference=why,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A stream with what the edge wants to know about it.
 
@@ -72,8 +111,7 @@ class Opened:
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
     computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
     ValueError if the file is not what it was. `video_input` is the way of a video into a stream that is open for one.
-    `size` is height and width in pixels, `remembers` how many latent frames its memory holds, and `begin_with` makes
-    its first chunks of given pictures (pipelines/beginning.py). `parallel` is the plan it is spread by, "" for none.
+    `begins` is how it begins with pictures, `parallel` the plan it is spread by, "" for none.
     """
 
     stream: FilmStream
@@ -88,9 +126,7 @@ class Opened:
     save: Callable[[Path], str]
     restore: Callable[[Path, str], None]
     video_input: Callable[[], "VideoInput"] | None = None
-    size: tuple[int, int] = (0, 0)
-    remembers: int = 0
-    begin_with: "Callable[[NDArray[np.uint8], Controls, Sequence[int]], list[Chunk]] | None" = None
+    begins: "Beginnings | None" = None
     parallel: str = ""
 
 
@@ -218,13 +254,6 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
 
         return VideoInput(stream)
 
-    def begin(frames: "NDArray[np.uint8]", controls: Controls, parts: Sequence[int]) -> list[Chunk]:
-        from pipelines.beginning import begin_with
-
-        return begin_with(stream, frames, controls, parts)
-
-    (height, width), scale = stream.state.latents.ring.shape[-2:], components.autoencoder.spatial_scale
-
     def read_prompt(prompt: str) -> Mapping[str, tuple[str, ...]]:
         stream.engine.conditioner.embed(prompt)
         return components.text_encoder.unknown_words(prompt)
@@ -242,9 +271,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         save=lambda path: save_snapshot(stream.snapshot(), path),
         restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
         video_input=video_input if request.video else None,
-        size=(height * scale, width * scale),
-        remembers=stream.engine.policies.cache.capacity,
-        begin_with=begin,
+        begins=beginnings_of(stream),
         parallel="" if loaded.ranks is None else loaded.ranks.written,
     )
 

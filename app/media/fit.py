@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from app.config.readers import FitKind
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-FitKind = Literal["crop", "pad", "stretch"]
-FITS: tuple[FitKind, ...] = ("crop", "pad", "stretch")
-TURNS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
 from app.atomic import file_hash
 from app.errors import UsageMistake, printable, shorten, shorten_path
 from app.record import fields as recorded
+from app.script.script import PictureKind, ScriptPictures
 
-BeginningKind = Literal["image", "extend"]
+BeginningKind = PictureKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +22,22 @@ class BeginningRequest:
     """What a film is to begin with.
 
     Attributes:
-        kind: `image`, a picture that it goes on from; or `extend`, a clip whose last pictures it goes on from.
+        kind: `image`, a picture that it goes on from; `extend`, a clip whose last pictures it goes on from; or
+            `reference`, a picture that it does not show.
         input: the file.
         sha256: it has to have.
+        place: where a script names it, for errors; "" where the command line does.
     """
 
     kind: BeginningKind
     input: str
     sha256: str
+    place: str = ""
+
+    @property
+    def named(self) -> str:
+        """The beginning of what is said of it: its place and a colon."""
+        return f"{self.place}: " if self.place else ""
 
 
 class BeginningRecord(BaseModel):
@@ -49,23 +59,34 @@ class BeginningRecord(BaseModel):
         return BeginningRequest(self.kind, Path(self.input).name, self.sha256)
 
 
-def read_beginning(image: str | None, extend: str | None) -> BeginningRequest | None:
-    """What the settings ask for; None: the film begins with words alone.
+def read_beginning(
+    named: Mapping[BeginningKind, str | None], pictures: ScriptPictures | None = None
+) -> BeginningRequest | None:
+    """What the settings of these names ask for, or else the script; None: the film begins with words alone.
 
     Raises:
-        UsageMistake: there is no such file, or both are asked for.
+        UsageMistake: there is no such file, or several are asked for.
     """
-    if image is not None and extend is not None:
-        raise UsageMistake("A film begins with a picture or with a clip. Give --image or --extend.")
-    given = image if image is not None else extend
+    asked: list[tuple[BeginningKind, str]] = [(kind, file) for kind, file in named.items() if file is not None]
+    if len(asked) > 1:
+        raise UsageMistake("A film begins with one picture or clip. Give --image, --extend or --reference.")
+    kind: BeginningKind = asked[0][0] if asked else "image"
+    given, place = asked[0][1] if asked else None, ""
+    if given is None and pictures is not None:
+        given, kind, place = pictures.file, pictures.kind, pictures.place
     if given is None:
         return None
-    sha256 = file_hash(Path(given))
-    kind: BeginningKind = "extend" if image is None else "image"
+    try:
+        sha256 = file_hash(Path(given))
+    except (OSError, ValueError):  # a name that no file can have
+        sha256 = ""
     if not sha256:
         shown = printable(shorten_path(Path(given)))
-        raise UsageMistake(f"There is no file {shown} to begin with. Give --{kind} the name of one.")
-    return BeginningRequest(kind, given, sha256)
+        where = f"{place}: there" if place else "There"
+        raise UsageMistake(
+            f"{where} is no file {shown} to begin with. Give {'' if place else '--'}{kind} the name of one."
+        )
+    return BeginningRequest(kind, given, sha256, place)
 
 
 def find_beginning(beginning: BeginningRequest, film: Path, given: str | None) -> BeginningRequest:

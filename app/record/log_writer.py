@@ -12,10 +12,21 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Literal
 
 from app.loading.live import LiveModel
-from app.record.session_log import Branched, ChunkControls, Decided, Line, Made, Recorded, Shown, Steered, header_of
+from app.record.session_log import (
+    Branched,
+    ChunkControls,
+    Decided,
+    Entered,
+    Line,
+    Made,
+    MadeOf,
+    Recorded,
+    Shown,
+    Steered,
+    header_of,
+)
 from pipelines.types import Chunk
 
 HELD, LARGEST = 4 * 2**20, 64 * 2**20
@@ -63,6 +74,11 @@ class LogWriter:
         if not self._size:
             self._write(header_of(model), 0)
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._path.parent
+
     def branch(self, branch: int, parent: int, chunk: int) -> None:
         """From this chunk on it is another film."""
         if self._left_out is not None and chunk <= self._left_out:
@@ -74,9 +90,9 @@ class LogWriter:
         self._write(Steered.of(controls, branch, chunk), chunk)
 
     def chunk(
-        self, chunk: Chunk, branch: int, seconds: float, *, source: Literal["camera", "screen", "file"] | None = None
+        self, chunk: Chunk, branch: int, seconds: float, *, source: MadeOf | None = None, kept: bool = False
     ) -> None:
-        """A chunk was made in so many seconds, of words or of the pictures of a source."""
+        """A chunk was made in so many seconds, of words or of the pictures of a source, which were `kept` or not."""
         made = Made(
             branch=branch,
             chunk=chunk.index,
@@ -85,8 +101,13 @@ class LogWriter:
             drift=chunk.drift,
             seconds=round(seconds, 4),
             source=source,
+            kept=kept,
         )
         self._write(made, chunk.index)
+
+    def entered(self, entered: Entered) -> None:
+        """Something beside words entered the chunk that is made next."""
+        self._write(entered, entered.chunk)
 
     def decided(self, branch: int, chunk: int, kind: str, data: Mapping[str, float | str | bool]) -> None:
         """A controller decided something about a chunk of a source."""

@@ -108,7 +108,7 @@ def provenance_of(record: Carried, source: str) -> Provenance:
         UsageMistake: the record is damaged.
     """
     config = record.config
-    script = parse_native(config.script, source)
+    script = replace(parse_native(config.script, source), pictures=None)  # which a record has a field for
     fps = Fraction(READERS["fps"](f"{source}: fps", config.fps))
     if len(script.shots) != len(record.shots) or not 0 < config.frames <= LONGEST_SECONDS * FASTEST_FPS:
         raise UsageMistake(f"{source}: its shots or its length are damaged. Give another copy of it.")
@@ -145,6 +145,9 @@ def provenance_of_log(log: SessionLog, source: str) -> Provenance:
         UsageMistake: the log is damaged.
     """
     provenance = provenance_of(record_of_log(log, source), source)
+    if made := next((chunk.source for chunk in log.chunks if chunk.source), None):
+        note = f"It was made of a {made}, too; it is filmed from its words alone."
+        provenance = replace(provenance, notes=(*provenance.notes, note))
     if len({chunk.controls.knobs for chunk in log.chunks}) == 1:
         return provenance
     note = "Settings changed while it played; it is filmed under those of its end from the beginning."

@@ -144,7 +144,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
     preset = preset_of(config.preset, config.knobs, config.system, source)
     check_enlarged(f"{source}: scale", config.height, config.width, config.scale)
     return RenderRequest(
-        script=parse_native(config.script, source),
+        script=replace(parse_native(config.script, source), pictures=None),  # a record opens no file by itself
         output=output,
         engine=EngineRequest(
             preset=preset,

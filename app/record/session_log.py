@@ -19,7 +19,7 @@ from app.errors import UsageMistake, printable, shorten_path
 from app.loading.live import Knobs, LiveModel
 from app.record import fields as recorded
 from app.record.sidecar import ModelRecord, library_versions, machine
-from pipelines.presets.knobs import LARGEST_CHUNK
+from pipelines.presets.knobs import LARGEST_CHUNK, MOST_STEPS
 from pipelines.types import TIME_SCALE, Controls, Prompt, Transition
 
 Format = Literal[1]
@@ -27,6 +27,10 @@ FORMAT: Format = 1
 LOG = "session.jsonl"
 MOST = TIME_SCALE * LARGEST_CHUNK
 """Frames that a chunk may have."""
+MOST_GIVEN = 4096
+"""Pictures that a film may begin with."""
+MadeOf = Literal["camera", "screen", "file", "picture", "clip"]
+InputAction = Literal["begin", "open", "pictures", "leave", "forget"]
 RecordingEnd = Literal["asked", "unwatched", "size", "disk", "slow", "over"]
 """A driver; nobody watched; it grew too long; it could not be written; not fast enough; the film ended or was left."""
 
@@ -119,7 +123,7 @@ class Steered(_Line):
 class Made(_Line):
     """A chunk: `frames` are [first, past the last] of the film, `sha256` as of `pipelines.types.Chunk`.
 
-    `source` is what it was made of beside words: pictures that are not kept.
+    `source` is what it was made of beside words, and `kept` whether the pictures that entered it were recorded.
     """
 
     event: Literal["chunk"] = "chunk"
@@ -129,7 +133,27 @@ class Made(_Line):
     sha256: str
     drift: float | None = None
     seconds: float
-    source: Literal["camera", "screen", "file"] | None = None
+    source: MadeOf | None = None
+    kept: bool = False
+
+
+class Entered(_Line):
+    """What a chunk was made of beside words, in the order in which the stream was handed it.
+
+    `begin` hands pictures to a film that has not begun, as the chunks of `parts` latent frames; `open` lets a source in
+    whose picture of that moment is named; `pictures` are those of a chunk, by their names in the kept input
+    (app/record/kept_input.py), with the `strength` and the `steps` they got; `leave` goes on from words, `forget` drops
+    what was on its way to the screen.
+    """
+
+    event: Literal["input"] = "input"
+    branch: recorded.Count
+    chunk: recorded.Count
+    action: InputAction
+    pictures: Annotated[list[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=MOST_GIVEN)] = []
+    parts: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_CHUNK)]], Field(max_length=MOST_GIVEN)] = []
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
 
 
 class Shown(_Line):
@@ -162,7 +186,7 @@ class Decided(_Line):
     data: dict[str, float | str | bool]
 
 
-Line = Header | Branched | Steered | Made | Shown | Recorded | Decided
+Line = Header | Branched | Steered | Entered | Made | Shown | Recorded | Decided
 Event = TypeVar("Event", Made, Steered)
 _EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
@@ -188,7 +212,8 @@ def header_of(model: LiveModel) -> Header:
 @dataclass(frozen=True, slots=True)
 class LoggedChunk:
     """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
-    `first` is the first, were shown; `source` is what it was made of beside words."""
+    `first` is the first, were shown; `source` is what it was made of beside words, `entered` how, and `kept` whether
+    that was recorded."""
 
     index: int
     controls: ChunkControls
@@ -197,6 +222,8 @@ class LoggedChunk:
     count: int
     shown: int
     source: str | None = None
+    kept: bool = False
+    entered: tuple[Entered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +250,7 @@ def parse_log(data: bytes, source: str) -> SessionLog:
     if not isinstance(header, Header):
         raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
     shown: dict[tuple[int, int], int] = {}
+    entered: dict[tuple[int, int], list[Entered]] = {}
     made: _Chain[Made] | None = None
     steered: _Chain[Steered] | None = None
     now, left = 0, dict[int, tuple[_Chain[Made] | None, _Chain[Steered] | None]]()
@@ -238,7 +266,9 @@ def parse_log(data: bytes, source: str) -> SessionLog:
             steered = _Chain(event, steered)
         elif isinstance(event, Shown):
             shown[event.branch, event.chunk] = event.frames
-    return SessionLog(header, _film(_all(made), deque(_all(steered)), shown, source))
+        elif isinstance(event, Entered):
+            entered.setdefault((event.branch, event.chunk), []).append(event)
+    return SessionLog(header, _film(_all(made), deque(_all(steered)), shown, entered, source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +294,11 @@ def _all(chain: _Chain[Event] | None) -> list[Event]:
 
 
 def _film(
-    made: list[Made], steered: deque[Steered], shown: dict[tuple[int, int], int], source: str
+    made: list[Made],
+    steered: deque[Steered],
+    shown: dict[tuple[int, int], int],
+    entered: dict[tuple[int, int], list[Entered]],
+    source: str,
 ) -> tuple[LoggedChunk, ...]:
     chunks: list[LoggedChunk] = []
     controls: ChunkControls | None = None
@@ -282,7 +316,10 @@ def _film(
             or visible > end - first
         ):
             raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
-        chunks.append(LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source))
+        fed = tuple(entered.get((each.branch, each.chunk), ()))
+        chunks.append(
+            LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source, each.kept, fed)
+        )
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")
     return tuple(chunks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -10,12 +10,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.atomic import file_hash
+from app.config.readers import FitKind
+from app.config.settings import Resolved
+from app.config.table import OF_VIDEO, TABLE
 from app.errors import UsageMistake, printable, shorten, shorten_path
-from app.media.fit import FitKind
 from app.media.inputs import public_name
 from app.record import fields as recorded
 
-STRENGTH = 0.7
+STRENGTH: float = TABLE["strength"].default
 """How much of a video is given up to the prompt, where nobody says it (docs/video-to-video.md)."""
 
 
@@ -76,6 +78,21 @@ class VideoRecord(BaseModel):
         """Ask for the same again, of a file of this name."""
         rate = None if self.rate is None else Fraction(self.rate)
         return VideoRequest(self.input, self.strength, self.fit, self.turn, rate, self.sound, sha256=self.sha256)
+
+
+def changed(video: VideoRequest, resolved: Resolved) -> VideoRequest:
+    """The same with the settings that somebody gave anew, of those that a replay can have otherwise.
+
+    Raises:
+        UsageMistake: another setting of a video was given.
+    """
+    settings, names = resolved.settings, resolved.given & OF_VIDEO
+    said = {"strength": settings.strength, "fit": settings.fit, "rotate": settings.rotate, "sound": settings.sound}
+    if odd := sorted(names - said.keys()):
+        where = "Say --input and the file." if odd[0] == "input" else "Leave it out."
+        raise UsageMistake(f"{odd[0]} ({resolved.origin[odd[0]]}) is no setting of a replay. {where}")
+    fields = {"rotate": "turn"}
+    return replace(video, **{fields.get(name, name): value for name, value in said.items() if name in names})
 
 
 def find_input(video: VideoRequest, film: Path, given: str | None) -> str:

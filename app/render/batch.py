@@ -17,6 +17,7 @@ from rich.console import Console
 
 from app.config.readers import SEED_LIMIT, check_enlarged, choose
 from app.config.settings import Resolved, Settings
+from app.config.table import OF_VIDEO
 from app.errors import (
     EXIT_HANGUP,
     EXIT_INTERRUPTED,
@@ -32,9 +33,9 @@ from app.loading.model import EngineRequest, OneModel, StreamOpener
 from app.media.virtual_camera import NAME
 from app.record.beginning import read_beginning
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest
-from app.record.video import VideoRequest
 from app.render.estimate import dry_run
 from app.render.exporting import export
+from app.render.from_video import video_request
 from app.render.judging import judge
 from app.render.render import check_request, render
 from app.script.importers import load_script, switch_at
@@ -49,7 +50,7 @@ _AS_BEGUN = Script(())
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """What a person decides for this run and no other."""
+    """What a person decides for this run and no other; `video` is whether its films are made of one."""
 
     resume: bool = False
     overwrite: bool = False
@@ -58,7 +59,7 @@ class RunFlags:
     json_progress: bool = False
     accept_licence: tuple[str, ...] = ()
     export: Path | None = None
-    video: VideoRequest | None = None
+    video: bool = False
 
 
 def film(resolved: Resolved, flags: RunFlags) -> int:
@@ -81,7 +82,7 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
                 if origin != "default":
                     console.print(printable(f"{name} = {value}  ({origin})"), soft_wrap=True)
         return max(dry_run(request, console=console, as_json=flags.as_json) for request in requests)
-    if flags.video is not None and resolved.settings.output == NAME:
+    if flags.video and resolved.settings.output == NAME:
         from app.render.on_air import show
 
         return show(requests[0], console=console)
@@ -97,6 +98,10 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
         UsageMistake: a script that cannot be read, or flags that do not go together.
     """
     settings = resolved.settings
+    if not flags.video and (odd := sorted(resolved.given & OF_VIDEO)):
+        raise UsageMistake(
+            f"{odd[0]} ({resolved.origin[odd[0]]}) is for films made of a video. Say rivulet v2v, or leave it out."
+        )
     if scripts is None:
         scripts = [_AS_BEGUN] if flags.resume and _says_nothing(settings) else read_scripts(resolved)
     batch = settings.prompts is not None or len(scripts) > 1
@@ -107,10 +112,9 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
     engine = _engine(resolved, flags)
     check_enlarged("--scale", settings.height, settings.width, settings.scale)
     fps = Fraction(settings.fps) if settings.fps and "fps" in resolved.given else None
-    beginning = read_beginning(settings.image, settings.extend)
     return [
         RenderRequest(
-            script=script,
+            script=replace(script, pictures=None),
             output=output,
             engine=engine,
             length=settings.length,
@@ -125,8 +129,10 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             audio=None if settings.audio is None else Path(settings.audio),
             json_progress=flags.json_progress,
             left_out=tuple(name for name in LEFT_OUT if not getattr(settings, name)),
-            video=None if flags.video is None else replace(flags.video, rate=fps),
-            beginning=beginning,
+            video=None if settings.input is None else video_request(settings, fps),
+            beginning=read_beginning(
+                {"image": settings.image, "extend": settings.extend, "reference": settings.reference}, script.pictures
+            ),
         )
         for script, output, seed in zip(scripts, outputs, seeds, strict=True)
     ]

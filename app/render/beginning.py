@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.atomic import file_hash
 from app.config.lengths import Rhythm
 from app.errors import UsageMistake, printable, shorten_path
-from app.loading.model import EngineRequest, Opened, StreamOpener
+from app.loading.model import Beginnings, EngineRequest, FilmStream, Opened, StreamOpener
 from app.media.files import LARGEST_SIDE, FileSource, survey
 from app.media.fit import Fit
 from app.media.reader import QUEUED, FileFeed, Reader
@@ -34,33 +35,50 @@ def begun_with(request: RenderRequest, opener: StreamOpener) -> StreamOpener:
     if beginning is None:
         return opener
     if request.video is not None:
-        raise UsageMistake("A film of a video begins with that video. Leave out --image and --extend.")
-    if file_hash(Path(beginning.input)) != beginning.sha256:
-        shown = printable(shorten_path(Path(beginning.input)))
-        raise UsageMistake(f"{shown} is not what the film was begun with. Put that back, or start over.")
-    if beginning.kind == "image":
-        _image(Path(beginning.input), 8, 8)  # refused before a model is loaded
-    else:
-        survey(Path(beginning.input))
+        raise UsageMistake(f"{beginning.named}A film of a video begins with that video. Leave out {beginning.kind}.")
+    check_beginning(beginning)
 
     def open_stream(request: EngineRequest, seed: int) -> Opened:
         opened = opener(request, seed)
-        film = BegunFilm(opened, beginning)
-        return replace(opened, stream=film, restore=film.restore)
+        assert opened.begins is not None  # every stream of a model with pictures has it
+        film = begun_film(beginning, opened.stream, opened.rhythm, opened.begins)
+
+        def restore(path: Path, sha256: str) -> None:
+            opened.restore(path, sha256)
+            film.go_on()
+
+        return replace(opened, stream=film, restore=restore)
 
     return open_stream
 
 
+def begun_film(beginning: BeginningRequest, stream: FilmStream, rhythm: Rhythm, begins: Beginnings) -> BegunFilm:
+    """A film of a stream that has not begun, with its beginning.
+
+    Raises:
+        UsageMistake: the stream cannot begin so.
+    """
+    if beginning.kind != "reference":
+        return BegunFilm(beginning, stream, rhythm, begins)
+    if begins.no_reference:
+        raise UsageMistake(f"{beginning.named}{begins.no_reference}")
+    if rhythm.start_frame(1) > rhythm.start_frame(2) - rhythm.start_frame(1):
+        raise UsageMistake(f"{beginning.named}This preset's first chunk is the longest. Choose another preset.")
+    return ReferringFilm(beginning, stream, rhythm, begins)
+
+
 class BegunFilm:
-    """A stream whose first chunks are given pictures.
+    """A film whose first chunks are given pictures.
 
     Args:
-        opened: a stream that has not begun.
         beginning: what it begins with.
+        stream: that has not begun.
+        rhythm: of its chunks.
+        begins: how the stream takes pictures.
     """
 
-    def __init__(self, opened: Opened, beginning: BeginningRequest) -> None:
-        self._opened, self._beginning = opened, beginning
+    def __init__(self, beginning: BeginningRequest, stream: FilmStream, rhythm: Rhythm, begins: Beginnings) -> None:
+        self._beginning, self._stream, self._rhythm, self._begins = beginning, stream, rhythm, begins
         self._begun = False
         self._ready: deque[Chunk] = deque()
 
@@ -68,36 +86,81 @@ class BegunFilm:
         """Make the next chunk."""
         if not self._begun:
             self._begun = True
-            self._ready += self._first(controls)
+            self._begin(controls)
         if self._ready:
             return self._ready.popleft()
-        return self._opened.stream.next_chunk(controls, decode=decode)
+        return self._stream.next_chunk(controls, decode=decode)
 
-    def restore(self, path: Path, sha256: str) -> None:
-        """Go back to a state, which lies behind the beginning."""
-        self._opened.restore(path, sha256)
+    def go_on(self) -> None:
+        """The stream went back to a state, which lies behind the beginning."""
         self._begun = True
         self._ready.clear()
 
-    def _first(self, controls: Controls) -> list[Chunk]:
-        opened, path = self._opened, Path(self._beginning.input)
-        assert opened.begin_with is not None  # every stream of a model with pictures has it
-        height, width = opened.size
-        if self._beginning.kind == "image":
-            parts = [opened.rhythm.first]
-            count = opened.rhythm.start_frame(1)
-            return opened.begin_with(_image(path, height, width)[None].repeat(count, axis=0), controls, parts)
-        parts = chunks_within(opened.rhythm, opened.remembers)
-        frames = last_pictures(path, opened.rhythm.start_frame(len(parts)), height, width, opened.fps)
-        return opened.begin_with(frames, controls, parts)
+    def _begin(self, controls: Controls) -> None:
+        begins = self._begins
+        frames, parts = first_pictures(self._beginning, self._rhythm, begins.remembers, begins.size, begins.fps)
+        self._ready += begins.begin_with(frames, controls, parts)
 
 
-def chunks_within(rhythm: Rhythm, most: int) -> list[int]:
-    """Latent frames of the first chunks, as many as a memory of `most` frames holds; one at least."""
-    parts = [rhythm.first]
-    while sum(parts) + rhythm.chunk <= most:
-        parts.append(rhythm.chunk)
-    return parts
+class ReferringFilm(BegunFilm):
+    """A film that refers to a picture which it does not show: what lies before its first chunk is not counted.
+
+    In the stream every chunk of it has four pictures a latent frame, but a film's first latent frame shows one: of the
+    first chunk the pictures before that are left out.
+    """
+
+    def next_chunk(self, controls: Controls, *, decode: bool = True) -> Chunk:
+        """Make the next chunk."""
+        chunk, rhythm = super().next_chunk(controls, decode=decode), self._rhythm
+        shown = range(rhythm.start_frame(chunk.index), rhythm.start_frame(chunk.index + 1))
+        counted = replace(chunk, latent=range(rhythm.start(chunk.index), rhythm.start(chunk.index + 1)), pixel=shown)
+        if chunk.pixels is None or len(chunk.pixels) == len(shown):
+            return counted
+        pixels = chunk.pixels[-len(shown) :]
+        return replace(counted, pixels=pixels, sha256=hashlib.sha256(pixels.tobytes()).hexdigest())
+
+    def _begin(self, controls: Controls) -> None:
+        self._begins.refer_to(image_pixels(Path(self._beginning.input), *self._begins.size), controls)
+
+
+def check_beginning(beginning: BeginningRequest) -> None:
+    """Refuse what cannot be read, before a model is loaded.
+
+    Raises:
+        UsageMistake: it is another file than it has to be, or no picture or video; with its place in a script.
+    """
+    path = Path(beginning.input)
+    try:
+        if file_hash(path) != beginning.sha256:
+            raise UsageMistake(
+                f"{printable(shorten_path(path))} is not what the film was begun with. Put that back, or start over."
+            )
+        if beginning.kind == "extend":
+            survey(path)
+        else:
+            image_pixels(path, 8, 8)
+    except UsageMistake as mistake:
+        raise UsageMistake(f"{beginning.named}{mistake}") from mistake
+
+
+def first_pictures(
+    beginning: BeginningRequest, rhythm: Rhythm, remembers: int, size: tuple[int, int], fps: float
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """The pictures that a film begins with, uint8 RGB [T, H, W, 3], and the latent frames of the chunks they are.
+
+    Args:
+        beginning: what it begins with.
+        rhythm: of its chunks.
+        remembers: latent frames that its memory holds.
+        size: height and width, in pixels.
+        fps: of the film.
+    """
+    path = Path(beginning.input)
+    if beginning.kind == "image":
+        count = rhythm.start_frame(1)
+        return image_pixels(path, *size)[None].repeat(count, axis=0), [rhythm.first]
+    parts = rhythm.within(remembers)
+    return last_pictures(path, rhythm.start_frame(len(parts)), *size, fps), parts
 
 
 def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -> NDArray[np.uint8]:
@@ -116,7 +179,7 @@ def last_pictures(path: Path, count: int, height: int, width: int, fps: float) -
     return np.concatenate([frames[:1].repeat(count - len(frames), axis=0), frames])
 
 
-def _image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+def image_pixels(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     """A picture file as uint8 RGB [height, width, 3], upright, cropped in its middle.
 
     Raises:

@@ -23,6 +23,7 @@ from app.record.journal import KEPT, Journal
 from app.record.pictures import picture_record
 from app.record.request import RenderRequest, header_of
 from app.record.sidecar import one_line, shot_records, written_bytes
+from app.render.beginning import check_beginning
 from app.render.dry_run import Estimate, dry_run_data, dry_run_lines
 from app.render.judging import judge
 from app.render.output import Film
@@ -75,6 +76,8 @@ def estimate_film(request: RenderRequest) -> tuple[Timeline, Estimate]:
         UsageMistake, ValueError, OSError: what `render` would refuse.
     """
     check_script(request.script)
+    if request.beginning is not None:
+        check_beginning(request.beginning)
     seed = max(request.seed, 0)
     opened = open_stream(request.engine, seed)
     judged = judge(request, opened)

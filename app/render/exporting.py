@@ -14,7 +14,7 @@ from app.atomic import write_text
 from app.errors import UsageMistake
 from app.loading.model import rhythm_of
 from app.record.request import RenderRequest
-from app.script.script import Script, check_script
+from app.script.script import Script, ScriptPictures, check_script
 from app.script.shot_list import export_native
 from app.script.timeline import Timeline, resolve
 from pipelines.types import prompt_text
@@ -44,6 +44,10 @@ def export(requests: Sequence[RenderRequest], path: Path, *, fps: float | None, 
     for request in requests:
         check_script(request.script)
     if ending == ".jsonl":
+        if begun := next((request.beginning for request in requests if request.beginning is not None), None):
+            raise UsageMistake(
+                f"LongLive's format cannot carry a beginning ({begun.kind}). Export the native shot list."
+            )
         films = [_timeline(request, fps) for request in requests]
         lines = [export_longlive(film) for film in films]
         write_text(path, "".join(f"{line}\n" for line in lines))
@@ -77,8 +81,11 @@ def export_longlive(timeline: Timeline) -> str:
 
 
 def _as_asked(request: RenderRequest) -> Script:
-    """The script with the length that the command gave it."""
-    return request.script if request.length is None else replace(request.script, end=request.length)
+    """The script with the length and the beginning that the command gave it."""
+    script, beginning = request.script, request.beginning
+    if beginning is not None:
+        script = replace(script, pictures=ScriptPictures(beginning.kind, str(Path(beginning.input).absolute())))
+    return script if request.length is None else replace(script, end=request.length)
 
 
 def _timeline(request: RenderRequest, fps: float | None) -> Timeline:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from app.config.lengths import Length
 from app.errors import UsageMistake
-from app.loading.model import rhythm_of
+from app.loading.model import FilmStream, beginnings_of, rhythm_of
+from app.record.beginning import read_beginning
+from app.render.beginning import begun_film, check_beginning
 from app.render.judging import read_prompts
 from app.script.importers import load_script
 from app.script.timeline import resolve
@@ -58,10 +60,15 @@ def film_script(
     read_prompts(scripts[0], stream.engine.conditioner.embed)
     frames: list[NDArray[np.uint8]] = []
     chunk = 0
+    beginning = read_beginning({}, scripts[0].pictures)
+    film: FilmStream = stream
+    if beginning is not None:
+        check_beginning(beginning)
+        film = begun_film(beginning, stream, timeline.rhythm, beginnings_of(stream))
     while len(frames) < timeline.frames:
         shot = timeline.shots[timeline.shot_at(chunk)]
         guidance = dict(shot.parameters).get("guidance_scale")
-        pixels = stream.next_chunk(Controls(shot.prompt, shot.transition, guidance)).pixels
+        pixels = film.next_chunk(Controls(shot.prompt, shot.transition, guidance)).pixels
         assert pixels is not None  # it was asked to decode
         frames.extend(pixels)
         chunk += 1

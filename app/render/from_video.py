@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 
 from app.atomic import file_hash
 from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length
-from app.config.readers import choose
+from app.config.readers import FITS, choose, latency_seconds
+from app.config.settings import Settings
 from app.errors import RenderFailure, UsageMistake, printable, shorten_path
 from app.loading.model import EngineRequest, Opened, StreamOpener, rhythm_of
 from app.media.files import FileSource, VideoFile, survey
-from app.media.fit import FITS, TURNS, Fit
+from app.media.fit import Fit
 from app.media.inputs import is_live, live_source
 from app.media.reader import NEWEST, QUEUED, FileFeed, LiveFeed, PictureFeed, Reader
 from app.media.times import Times
 from app.record.request import RenderRequest
-from app.record.video import STRENGTH, VideoRequest
-from app.render.latency import HeldLatency, read_latency
+from app.record.video import VideoRequest
+from app.render.latency import HeldLatency
 from pipelines.types import Chunk, Controls
 
 if TYPE_CHECKING:
@@ -49,35 +50,25 @@ class Sampling:
     times: Times | None
 
 
-def read_request(
-    source: str,
-    *,
-    strength: float | None = None,
-    fit: str | None = None,
-    turn: int = 0,
-    sound: bool = True,
-    side_by_side: str | None = None,
-    latency: str | None = None,
-) -> VideoRequest:
-    """What a command line asks for; None takes the default.
+def video_request(settings: Settings, rate: Fraction | None = None) -> VideoRequest:
+    """What the settings ask for, of their `input`; `rate` pictures a second are taken of it, or every one.
 
     Raises:
-        UsageMistake: a value that cannot be.
+        UsageMistake: there is no input, or a latency for a file.
     """
-    if strength is not None and not 0 < strength <= 1:
-        raise UsageMistake(f"--strength {strength:g} is out of range. Give more than 0, and at most 1.")
-    if turn not in TURNS:
-        raise UsageMistake(f"--rotate {turn} is no quarter turn. Give 90, 180 or 270.")
-    if latency is not None and not is_live(source):
+    if settings.input is None:
+        raise UsageMistake("There is no video. Say what to make the film of, for example input=in.mp4.")
+    if settings.latency is not None and not is_live(settings.input):
         raise UsageMistake("--latency is for cameras, streams and screens: a file waits for its film. Leave it out.")
     return VideoRequest(
-        input=source,
-        strength=STRENGTH if strength is None else strength,
-        fit="crop" if fit is None else choose(fit, FITS, "fit", "--fit"),
-        turn=turn,
-        sound=sound,
-        side_by_side=None if side_by_side is None else Path(side_by_side),
-        latency=None if latency is None else read_latency(latency),
+        input=settings.input,
+        strength=settings.strength,
+        fit=choose(settings.fit, FITS, "fit"),
+        turn=settings.rotate,
+        rate=rate,
+        sound=settings.sound,
+        side_by_side=None if settings.side_by_side is None else Path(settings.side_by_side),
+        latency=None if settings.latency is None else latency_seconds(settings.latency),
     )
 
 

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from app.errors import UsageMistake, printable, shorten
+from app.errors import UsageMistake
 from pipelines.deadline import Choice, DeadlineController, ladder
 from pipelines.types import Chunk
 
 if TYPE_CHECKING:
     from pipelines.video import VideoInput
-
-LEAST, MOST = 0.05, 30.0
-"""Seconds that may be asked for."""
-_WRITTEN = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(ms|s)?", re.ASCII)
-
-
-def read_latency(text: str) -> float:
-    """Read `400ms`, `0.4s` or `0.4` as seconds.
-
-    Raises:
-        UsageMistake: it is no such time, or out of range.
-    """
-    found = _WRITTEN.fullmatch(text.strip())
-    seconds = 0.0 if found is None else float(found[1]) / (1000 if found[2] == "ms" else 1)
-    if not LEAST <= seconds <= MOST:
-        raise UsageMistake(
-            f"--latency {printable(shorten(text, 40))!r} is no time from {1000 * LEAST:g}ms to {MOST:g}s. "
-            "Write it like 400ms."
-        )
-    return seconds
 
 
 class HeldLatency:

@@ -24,14 +24,14 @@ from app.record.beginning import find_beginning
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, parts_of_record, request_of
 from app.record.session_log import read_log
-from app.record.video import find_input
+from app.record.video import changed, find_input
 from app.render.batch import RunFlags, film_requests
 from app.render.checks import Finding, check_again, check_pictures, check_record
 from app.render.film_record import Known, find_record
 from app.render.render import render
 from weights.catalog import MODELS
 
-_LOCATIONS = (*(name for name, entry in TABLE.items() if entry.replay == "place"), "parallel", "gpus")
+_LOCATIONS = (*(name for name, entry in TABLE.items() if entry.replay == "place"), "parallel")
 """Settings that say where weights are, or where work is done, and change no frame."""
 
 
@@ -94,7 +94,8 @@ def replay(
             f"There is no file {printable(shorten_path(path))}. Give a film that rivulet render made, or its .json."
         )
     if path.suffix.lower() == ".jsonl":
-        return _replay_log(path, output, check, overwrite, console, _asked(changes, accept_licence), opener)
+        asked = replace(_asked(changes, accept_licence), video=video)
+        return _replay_log(path, output, check, overwrite, console, asked, opener)
     known = find_record(path)
     record, source = known.record, str(path)
     asked = replace(_same_model(_asked(changes, accept_licence), record.model.name), video=video)
@@ -149,15 +150,16 @@ def _changed(provenance: Provenance, asked: Asked, output: Path, overwrite: bool
     kept = provenance.kept(names)
     parts_of_record(kept.get("lora", ()), kept.get("vae", "auto"), provenance.source, asked.parts)
     resolved = resolve([*asked.changes, provenance.layer(names)])
+    video = None if provenance.video is None else changed(provenance.video, resolved)
     settings = resolved.settings.model_copy(update={"output": str(output), **asked.locations})
     if model is not None and asked.model is None:
         settings = settings.model_copy(update={"offline": True})
     fps = provenance.fps if settings.fps is None else float(Fraction(settings.fps))
     script = provenance.script_for(rhythm_of(resolved.preset), fps)
-    flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted)
+    flags = RunFlags(overwrite=overwrite, accept_licence=asked.accepted, video=video is not None)
     (request,) = film_requests(replace(resolved, settings=settings), flags, [script])
     beginning = request.beginning or provenance.beginning
-    return _with_inputs(replace(request, video=provenance.video, beginning=beginning), Path(provenance.source), asked)
+    return _with_inputs(replace(request, video=video, beginning=beginning), Path(provenance.source), asked)
 
 
 def _with_inputs(request: RenderRequest, film: Path, asked: Asked) -> RenderRequest:
@@ -221,7 +223,9 @@ def _replay_log(
         return _render_changed(provenance_of_log(log, str(path)), asked, output, overwrite, console, opener)
     from app.render.replay_log import replay_log
 
-    return replay_log(path, output, check=check, overwrite=overwrite, console=console, model=asked.model)
+    return replay_log(
+        path, output, check=check, overwrite=overwrite, console=console, model=asked.model, pictures=asked.video
+    )
 
 
 def _keep(path: Path, known: Known, output: Path) -> None:

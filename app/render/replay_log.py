@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten
+from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, shorten_path
 from app.loading.live import LiveModel, LiveOpener, open_live
 from app.loading.model import EngineRequest
 from app.media.join import join
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.subtitles import Chapter, chapters_of
+from app.record.feeding import FedStream
+from app.record.kept_input import KEPT, KeptInput
 from app.record.pictures import picture_record
 from app.record.provenance import tags_of
 from app.record.request import model_of_record, preset_of
@@ -30,6 +32,7 @@ def replay_log(
     overwrite: bool,
     console: Console,
     model: str | None = None,
+    pictures: str | None = None,
     opener: LiveOpener = open_live,
 ) -> int:
     """Make the film of a log again, and return the exit code: 1 if a chunk came out differently.
@@ -41,6 +44,7 @@ def replay_log(
         overwrite: replace `output`.
         console: where to print.
         model: the model that the person named; None loads what the log names, if it is at hand.
+        pictures: where the recorded input of a film of pictures lies; None looks beside the log.
         opener: loads the model.
 
     Raises:
@@ -52,11 +56,7 @@ def replay_log(
         raise UsageMistake(f"{output} exists already. Add --overwrite to replace it, or give another output.")
     log = read_log(path)
     tags_of(log, str(path))  # refuses before the model loads what no script may hold
-    if made := next((chunk for chunk in log.chunks if chunk.source), None):
-        raise UsageMistake(
-            f"{path}: its chunk {made.index} was made of a {made.source}, whose pictures nobody kept, so the film "
-            "cannot be made again bit for bit. Give a setting, such as seed=7, to film its words alone."
-        )
+    kept = _kept_input(log, path, pictures)
     request = _request(log, path, model)
     live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")
@@ -69,14 +69,14 @@ def replay_log(
     )
     different: LoggedChunk | None = None
     try:
-        for wanted, chunk in _chunks(log, live):
+        for wanted, chunk in _chunks(log, live, kept):
             assert chunk.pixels is not None
             film.write(chunk.pixels[: wanted.shown])
             if different is None and chunk.sha256 != wanted.sha256:
                 different = wanted
         film.close()
-        pictures = picture_record(part, [], decode=False)
-        join([part], output, chapters=_chapters(log), metadata=tags_of(log, str(path), pictures))
+        shown = picture_record(part, [], decode=False)
+        join([part], output, chapters=_chapters(log), metadata=tags_of(log, str(path), shown))
     finally:
         film.abandon()
         part.unlink(missing_ok=True)
@@ -124,12 +124,44 @@ def _request(log: SessionLog, path: Path, model: str | None) -> EngineRequest:
     )
 
 
-def _chunks(log: SessionLog, model: LiveModel) -> Iterator[tuple[LoggedChunk, Chunk]]:
+def _kept_input(log: SessionLog, path: Path, given: str | None) -> KeptInput | None:
+    """The pictures that a film was made of, where it was made of some: where the person says, or beside its log.
+
+    Raises:
+        UsageMistake: they were not recorded, are not here, or are not those.
+    """
+    shown = printable(shorten_path(path))
+    if made := next((chunk for chunk in log.chunks if chunk.source and not chunk.kept), None):
+        raise UsageMistake(
+            f"{shown}: its chunk {made.index} was made of a {made.source}, whose pictures nobody kept, so the film "
+            "cannot be made again bit for bit. Give a setting, such as seed=7, to film its words alone."
+        )
+    if not any(_has_pictures(chunk) for chunk in log.chunks):
+        if given is not None:
+            raise UsageMistake(f"{shown} was made of words alone. Leave out --input.")
+        return None
+    file = path.parent / KEPT if given is None else Path(given)
+    if given is None and not file.is_file():
+        raise UsageMistake(f"{shown} was made of pictures that are not here ({KEPT}). Give that file with --input.")
+    kept = KeptInput(file)
+    for chunk in log.chunks:
+        if any(name not in kept for entered in chunk.entered for name in entered.pictures):
+            raise UsageMistake(
+                f"{printable(shorten_path(file))} does not hold the pictures that chunk {chunk.index} of {shown} was "
+                "made of: it is cut, damaged or another film's. Give another copy with --input."
+            )
+    return kept
+
+
+def _has_pictures(chunk: LoggedChunk) -> bool:
+    return any(entered.pictures for entered in chunk.entered)
+
+
+def _chunks(log: SessionLog, model: LiveModel, kept: KeptInput | None) -> Iterator[tuple[LoggedChunk, Chunk]]:
     first = log.chunks[0].controls
-    stream = model.new_stream(first.seed, first.knobs)
+    stream = FedStream(model, model.new_stream(first.seed, first.knobs), kept)
     for wanted in log.chunks:
-        stream.set_knobs(wanted.controls.knobs)
-        yield wanted, stream.next_chunk(wanted.controls.for_stream)
+        yield wanted, stream.make(wanted)
 
 
 def _chapters(log: SessionLog) -> tuple[Chapter, ...]:

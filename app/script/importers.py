@@ -23,6 +23,7 @@ from app.script.cues import cues_script, looks_like_cues
 from app.script.deforum import deforum_script, holds_prompt_map
 from app.script.foreign_words import NEGATIVE_NOTE, refuse_foreign_words, without_negative
 from app.script.framepack import looks_timed, parse_framepack
+from app.script.pictures import beside_script
 from app.script.plain_text import Line, lines_of, paragraphs
 from app.script.scope import scope_script
 from app.script.script import MAX_SHOTS, Script, ScriptShot, check_script
@@ -60,13 +61,17 @@ def load_script(
     """
     text, file = read_text(path), one_line(str(path))
     shown = file if len(file) <= 80 else f"…{file[-79:]}"  # the ending counts
-    return parse_script(text, shown, as_videos=as_videos, switch_frame_indices=switch_frame_indices)
+    scripts = parse_script(text, shown, as_videos=as_videos, switch_frame_indices=switch_frame_indices)
+    return [beside_script(script, path) for script in scripts]
 
 
 def parse_script(
     text: str, file: str, *, as_videos: bool = False, switch_frame_indices: Sequence[int] | None = None
 ) -> list[Script]:
-    """What load_script does with the text of a file; `file` is its name, whose ending counts."""
+    """What load_script does with the text of a file; `file` is its name, whose ending counts.
+
+    The names of pictures stay as they are written: a text lies in no folder.
+    """
     text = clean_text(text, file)
     if not text.strip():
         raise UsageMistake(f"{file}: this file is empty. Write what the film should show.")

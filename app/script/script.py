@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from app.config.lengths import Length
 from app.config.nodes import did_you_mean
@@ -21,6 +21,8 @@ PARAMETERS = ("guidance_scale",)
 """Parameters that a shot may change while the film runs."""
 RANGES = {"guidance_scale": (0.0, 100.0)}
 """The least and the largest value of each."""
+
+PictureKind = Literal["image", "extend", "reference"]
 
 MAX_SHOTS = 10_000
 MAX_TEXTS = 16
@@ -49,10 +51,19 @@ class ScriptShot:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptPictures:
+    """What a script says its film begins with: `file` as it is written there, `place` where."""
+
+    kind: PictureKind
+    file: str
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
     """Shots in order; `style` is appended to every text, `notes` tell what of an imported file was left out.
 
-    `written_as` names the notation it was read from, for people.
+    `written_as` names the notation it was read from, for people; `pictures` are what the film begins with.
     """
 
     shots: tuple[ScriptShot, ...]
@@ -62,6 +73,7 @@ class Script:
     place: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     written_as: str = field(default="", compare=False)
+    pictures: ScriptPictures | None = None
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

@@ -11,13 +11,14 @@ from app.config.lengths import Length, parse_moment
 from app.config.nodes import Node, did_you_mean, quote
 from app.config.yaml_tree import parse_yaml
 from app.errors import UsageMistake
+from app.script.pictures import KINDS, pictures_of
 from app.script.script import MAX_SOFT_CHUNKS, PARAMETERS, RECACHE, SOFT_CHUNKS, Script, ScriptShot, check_script
 from pipelines.types import TRANSITIONS, Prompt, Transition
 
 VERSION = 1
-_DOCUMENT = ("version", "defaults", "shots", "end")
+_DOCUMENT = ("version", "defaults", "shots", "end", *KINDS)
 _DEFAULTS = ("style", "transition")
-_SHOT = ("at", "prompt", "transition", *PARAMETERS)
+_SHOT = ("at", "prompt", "transition", *PARAMETERS, *KINDS)
 _SOFT = re.compile(r"soft\s+(\d{1,9})", re.ASCII)
 
 
@@ -55,6 +56,7 @@ def native_script(document: Node) -> Script:
         style=defaults["style"].text() if "style" in defaults else "",
         transition=_transition(defaults["transition"]) if "transition" in defaults else RECACHE,
         place=document.file,
+        pictures=pictures_of([entries, *(node.entries for node in shots)]),
     )
     check_script(script)
     return script
@@ -73,6 +75,8 @@ def export_native(script: Script) -> str:
         defaults.append(f"transition: {_written(script.transition)}")
     if defaults:
         lines.append(f"defaults: {{{', '.join(defaults)}}}")
+    if script.pictures is not None:
+        lines.append(f"{script.pictures.kind}: {_quoted(script.pictures.file)}")
     lines.append("shots:")
     for shot in script.shots:
         entries = [f"prompt: {_prompt_written(shot.prompt)}"]

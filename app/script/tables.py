@@ -6,14 +6,15 @@ when each begins.
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from app.config.lengths import Length
 from app.config.nodes import Node, one_line, quote
 from app.errors import UsageMistake
-from app.script.script import MAX_SHOTS, Script
+from app.script.pictures import KINDS, not_first, one_of_them
+from app.script.script import MAX_SHOTS, Script, ScriptPictures
 from app.script.spans import Span, read_moment, script_of_spans
 
 _NAMES: dict[str, tuple[str, str]] = {
@@ -25,9 +26,14 @@ _NAMES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("endframe", "frameend", "toframe"), ("end", "f")),
     **dict.fromkeys(("duration", "length", "dur", "hold"), ("duration", "")),
     **dict.fromkeys(("durationframes", "framecount", "numframes"), ("duration", "f")),
+    **dict.fromkeys(("image", "imagepath"), ("image", "")),
+    "extend": ("extend", ""),
+    "reference": ("reference", ""),
 }
 _IGNORED = ("", "#", "no", "nr", "id", "index", "shot", "scene", "number", "notes", "note", "comment", "name", "title")
-_KNOWN = "Use prompt, and start, frame, end or duration."
+_KNOWN = "Use prompt, and start, frame, end, duration, image, extend or reference."
+_WORDS = ("prompt", *KINDS)
+"""Columns whose cells are no times."""
 _UNITS = ("s", "sec", "secs", "seconds", "f", "frame", "frames")
 _WHEN = re.compile(r"time|start|begin|end|frame|dur|sec|until|\bms\b|stamp", re.IGNORECASE)
 _STARTS_TIMED = re.compile(r"-?\d[\d:.]*\w?\s*[,;|:]", re.ASCII)
@@ -100,7 +106,7 @@ def record_scripts(items: Sequence[Node], file: str, *, as_videos: bool = False)
     for item in items:
         cells = {key: node for key, node in item.entries.items() if keys.index(key) in columns and node.kind != "null"}
         texts = {
-            key: node.text() if columns[keys.index(key)][0] == "prompt" else node.scalar("a time")
+            key: node.text() if columns[keys.index(key)][0] in _WORDS else node.scalar("a time")
             for key, node in cells.items()
         }
         rows.append(_Row(item.place, tuple(texts.get(key, "") for key in keys)))
@@ -228,7 +234,7 @@ def _scripts(
         moments = {
             role: read_moment(row.cells[index], row.place, bare=unit)
             for role, (index, unit) in at.items()
-            if role != "prompt" and row.cells[index].strip()
+            if role not in _WORDS and row.cells[index].strip()
         }
         start, end = moments.get("start"), moments.get("end")
         if (length := moments.get("duration")) is not None:
@@ -240,9 +246,24 @@ def _scripts(
         elif "duration" in at and "start" not in at:
             _fail(row.place, "this row has no duration, and the others have one. Give it one")
         spans.append(Span(start, end, row.cells[at["prompt"][0]], row.place))
-    if as_videos and len(at) == 1:
-        return [script_of_spans([span], span.place, notes=notes) for span in spans]
-    return [script_of_spans(spans, file, notes=notes)]
+    if as_videos and at.keys() <= {*_WORDS}:
+        return [
+            replace(script_of_spans([span], span.place, notes=notes), pictures=_pictures([row], at))
+            for span, row in zip(spans, rows, strict=True)
+        ]
+    return [replace(script_of_spans(spans, file, notes=notes), pictures=_pictures(rows, at))]
+
+
+def _pictures(rows: Sequence[_Row], at: Mapping[str, tuple[int, str]]) -> ScriptPictures | None:
+    """What the film of these rows begins with, which its first row may say."""
+    named: list[ScriptPictures] = []
+    for index, row in enumerate(rows):
+        for kind in KINDS:
+            if kind in at and (file := row.cells[at[kind][0]].strip()):
+                if index:
+                    not_first(row.place, kind)
+                named.append(ScriptPictures(kind, file, row.place))
+    return one_of_them(named)
 
 
 def _check_width(row: _Row, width: int) -> None:

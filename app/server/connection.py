@@ -17,7 +17,7 @@ from app.live.checkpoint import NotKept
 from app.live.message_reader import read_message
 from app.live.messages import Ack, ClientMessage, Do, Done, Problem, VideoStart, WireError
 from app.live.picture_header import Upload, read_picture
-from app.live.source_messages import SourceSet
+from app.live.source_messages import BeginningSet, SourceSet
 from app.server.rooms import Full, Lobby, Room
 from app.server.viewers import Gone, SocketViewer
 
@@ -123,7 +123,7 @@ class Connection:
                 self._dismiss(Problem(message="Too many messages.", action="Send fewer.", code="rate"))
                 return
 
-    def _take(self, message: ClientMessage | SourceSet | Upload) -> None:
+    def _take(self, message: ClientMessage | SourceSet | BeginningSet | Upload) -> None:
         viewer, room = self.viewer, self.room
         if isinstance(message, Ack):
             viewer.acknowledge(message.seq)
@@ -141,6 +141,8 @@ class Connection:
             try:
                 if isinstance(message, SourceSet):
                     room.session.film.video.choose(message, viewer)
+                elif isinstance(message, BeginningSet):
+                    room.session.film.video.gather(message, viewer)
                 else:
                     room.session.submit(message, viewer)
             except ValueError as error:

@@ -20,10 +20,11 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import UsageMistake, printable, shorten
 from app.jobs.job import Job, VideoRequest, new_name
 from app.jobs.queue import Jobs, WrongState
+from app.jobs.uploads import LARGEST, Upload, Uploads
 from app.media.excerpts import gif, poster
 from app.server.bodies import Told, as_it_came, bounded
 from app.server.desk import Desk, Turns
-from app.server.refusals import Refusal, read_body
+from app.server.refusals import Refusal, TooLong, read_body
 from app.server.restore import VideoBody
 from app.server.schemas import Check, DeletedJob, JobList, MadeChunks, Plan, ShownJob
 
@@ -176,6 +177,31 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
         return FileResponse(
             film, media_type="video/mp4", headers=headers, filename=file_name(job), content_disposition_type="inline"
         )
+
+    return router
+
+
+def beginnings_router(uploads: Uploads) -> APIRouter:
+    """The route of pictures and clips that films begin with."""
+    too_long = f"This is more than {LARGEST // 2**20} MiB. Send a shorter clip: only its last seconds count."
+    router = APIRouter(
+        tags=["render jobs"],
+        route_class=bounded(LARGEST, lambda: TooLong(too_long)),
+        responses={"4XX": {"model": Refusal, "description": "Refused, in a sentence"}},
+    )
+
+    @router.post(
+        "/v1/beginnings",
+        status_code=201,
+        summary="A picture or a clip for films to begin with",
+        response_model=Upload,
+        openapi_extra={"requestBody": {"required": True}},
+    )
+    async def keep(  # pyright: ignore[reportUnusedFunction]
+        data: Annotated[bytes, Body(media_type="application/octet-stream")] = b"",
+    ) -> Response:
+        kept = await run_in_threadpool(uploads.keep, data)
+        return Told(kept.model_dump(mode="json"), 201)
 
     return router
 

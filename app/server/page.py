@@ -36,6 +36,7 @@ SCRIPTS = (
     "live.js",
     "source.js",
     "camera.js",
+    "begin.js",
     "drop.js",
     "shots.js",
     "watch.js",

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.live.messages import Done, Problem
+from app.record.kept_input import KEPT
 from app.record.sidecar import library_versions
 from app.server.access import Access, Gate, Receive, Scope, Send
 from app.server.addresses import Proxies
@@ -22,7 +23,7 @@ from app.server.bodies import Told
 from app.server.connection import Connection
 from app.server.desk import Desk
 from app.server.gallery import Shelf, gallery_router
-from app.server.jobs_api import jobs_router
+from app.server.jobs_api import beginnings_router, jobs_router
 from app.server.loop_pauses import LoopPauses
 from app.server.metrics import CONTENT_TYPE, ServerMetrics
 from app.server.restore import restore_router
@@ -97,6 +98,7 @@ def make_app(
     app.include_router(gallery_router(Shelf(engine.folder, access, jobs)))
     if jobs is not None:
         app.include_router(jobs_router(jobs, desk))
+        app.include_router(beginnings_router(jobs.uploads))
 
     def openapi(request: Request) -> Told:
         told: dict[str, Any] = dict(app.openapi())
@@ -207,7 +209,8 @@ class LiveRoutes:
         """A file that a session saved."""
         self._check(session, token)
         folder = self.engine.folder / session  # its token was checked, so it is a name that we gave
-        if not FILE_NAME.fullmatch(name) or not _inside(folder / name, folder):
+        shown = FILE_NAME.fullmatch(name) and name != KEPT  # who may watch a film may not see what a camera saw
+        if not shown or not _inside(folder / name, folder):
             raise HTTPException(404, "This session has no such file.")
         return FileResponse(folder / name, filename=name, content_disposition_type="inline")
 

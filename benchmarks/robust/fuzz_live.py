@@ -32,6 +32,7 @@ _MESSAGES: Mapping[str, Mapping[str, Any]] = {
     "set": {"type": "session.set", "guidance_scale": 2.5, "steps": 4, "jpeg_quality": 80, "window": 9, "sink": 3},
     "do": {"type": "session.do", "action": "rewind", "seconds": 5, "seed": -1},
     "source": {"type": "session.source", "kind": "camera", "number": 7, "strength": 0.6, "hold": 0.5, "latency": 0.4},
+    "beginning": {"type": "session.beginning", "kind": "clip", "number": 7, "count": 45, "name": "cat.mp4"},
     "ack": {"type": "ack", "seq": 12},
     "stop": {"type": "session.stop"},
 }

@@ -13,7 +13,7 @@ from app.cli.main import main, normalise
 from app.cli.render import split_words
 from app.config.aliases import ALIASES, GROUPS, primary
 from app.config.settings import Resolved, Settings, given_by_overrides, parse_config
-from app.config.table import FLAGS_ONLY, READERS
+from app.config.table import FLAGS_ONLY, OF_VIDEO, READERS
 from app.errors import UsageMistake
 from app.render.batch import RunFlags
 from tests.config.test_config import GOOD
@@ -48,7 +48,7 @@ def test_an_alias_is_no_name_of_ours_and_means_one_of_ours() -> None:
 
 def test_every_setting_is_a_flag_a_reader_and_a_field() -> None:
     assert list(Settings.model_fields) == list(READERS)
-    assert command_flags() - {"help", "help_all"} == {*READERS, *FLAGS_ONLY, "size"}
+    assert command_flags() - {"help", "help_all"} == {*READERS, *FLAGS_ONLY, "size"} - OF_VIDEO
     assert GOOD.keys() == READERS.keys()
 
 

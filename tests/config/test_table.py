@@ -22,6 +22,7 @@ from app.jobs.job import VideoRequest
 from app.record.beginning import BeginningKind
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS
 from app.record.sidecar import Carried, Config
+from app.record.video import VideoRecord
 from app.render.batch import USUAL_FILE
 from app.script.script import SOFT_CHUNKS
 from pipelines.presets import PRESETS
@@ -150,7 +151,7 @@ def accepts(name: str, value: float) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if entry.kind == "film" and entry.bounds])
+@pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if name in READERS and entry.bounds])
 def test_the_range_that_is_told_is_the_range_that_is_taken(name: str) -> None:
     entry = TABLE[name]
     assert entry.bounds is not None
@@ -173,6 +174,7 @@ def test_what_holds_where_nobody_says_is_what_others_take() -> None:
 def test_what_a_setting_means_for_a_replay_is_what_a_record_holds() -> None:
     written = {name for name, entry in TABLE.items() if entry.replay in ("film", "file", "machine")}
     recorded = {*Config.model_fields, *Carried.model_fields, *KNOBS, "size", *get_args(BeginningKind)}
+    recorded |= {"rotate" if name == "turn" else name for name in VideoRecord.model_fields}
     settings = {name for name, entry in TABLE.items() if entry.kind != "run"}
     assert written == recorded & settings - {"script"}
     assert {entry.replay for entry in TABLE.values()} == set(REPLAY)
@@ -181,7 +183,7 @@ def test_what_a_setting_means_for_a_replay_is_what_a_record_holds() -> None:
 
 def test_a_job_a_live_film_and_the_page_take_only_what_there_is() -> None:
     fields = {entry.job for entry in TABLE.values() if entry.job}
-    assert fields == VideoRequest.model_fields.keys() - {"script_kind", "name"}
+    assert fields == VideoRequest.model_fields.keys() - {"script_kind", "name", "beginning"}
     for entry, wire in WIRED:
         least, most = entry.bounds or (0, 100)
         assert least <= wire.least < wire.most <= most, entry.name
@@ -207,8 +209,10 @@ def test_help_is_a_screen_and_all_of_it_has_every_flag(
     assert short.count("\n") <= 34
     assert max(map(len, (short + everything).splitlines())) <= columns
     for name, entry in TABLE.items():
+        if entry.kind == "video":
+            continue  # whose names stand in the help of other flags
         shown = re.compile(rf"--(\[no_\])?{name}\b")
         assert bool(shown.search(everything)) is ("command line" in entry.places), name
         assert bool(re.search(rf"^  (-o, )?--(\[no_\])?{name}\b", short, re.MULTILINE)) is entry.first, name
     headings = re.findall(r"^([A-Z][a-z ]+):$", everything, re.MULTILINE)
-    assert headings == [group for group in get_args(Group) if group != "Live"]
+    assert headings == [group for group in get_args(Group) if group not in ("Live", "Video")]

@@ -27,6 +27,8 @@ GOOD: list[dict[str, Any]] = [
     {"type": "session.do", "action": "rewind", "seconds": 5},
     {"type": "session.do", "action": "return", "branch": 3},
     {"type": "session.source", "kind": "camera", "number": 7, "strength": 0.6, "hold": 0.5, "latency": 0.4},
+    {"type": "session.source", "kind": "camera", "number": 7, "record": True},
+    {"type": "session.beginning", "kind": "clip", "number": 7, "count": 45, "name": "cat.mp4"},
     {"type": "ack", "seq": 12},
     {"type": "session.stop"},
 ]
@@ -63,6 +65,7 @@ def test_every_message_of_a_client_is_read(message: dict[str, Any]) -> None:
         ('{"type": "session.prompt_update", "id": "x", "prompt": "x", "transition": {"kind": "soft"}}', "length"),
         ('{"type": "session.source", "kind": "microphone"}', "kind"),
         ('{"type": "session.source", "kind": "camera", "strength": 0}', "strength"),
+        ('{"type": "session.beginning", "kind": "image", "number": 1, "count": 0}', "count"),
         ('{"type": "session.source", "kind": "camera", "latency": 0.01}', "latency"),
         ('{"type": "session.queue", "items": [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}]}', "same id"),
         ('{"type": "ack", "seq": ' + "[" * 5000 + "}", "JSON"),

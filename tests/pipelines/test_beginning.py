@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from pipelines.beginning import begin_with
+from cache.types import Pass, Row
+from pipelines.beginning import begin_with, refer_to
 from pipelines.build import Components, build_stream
+from pipelines.lead_in import ramp
 from pipelines.presets import PRESETS
 from pipelines.streaming import Stream
 from pipelines.types import Chunk, pixel_range
@@ -67,3 +70,53 @@ def test_pictures_that_do_not_fit_are_refused_and_nothing_has_changed(components
         begun(stream, [3])
     with pytest.raises(ValueError, match="has none"):
         begin_with(tiny_stream(tiny_engine()), pictures(9), FOX, [3])
+
+
+# ------------------------------------------------------------------ a reference, and what leads in from it
+
+
+@pytest.mark.parametrize("levels", [(1000.0, 750.0, 500.0, 250.0), (1000.0, 600.0), (1000.0,)])
+def test_what_leads_in_waits_at_its_own_levels_until_the_film_s_have_come_down(levels: tuple[float, ...]) -> None:
+    seen: list[tuple[tuple[float, ...], tuple[float | None, ...]]] = []
+    kept: list[str] = []
+    moved: list[list[bool]] = []
+    before: list[torch.Tensor] = []
+
+    def watch(work: Pass, row: Row, x: torch.Tensor, *_: object) -> None:
+        if work.kind == "denoise":
+            if before:
+                moved.append([not torch.equal(x[:, i], before[-1][:, i]) for i in range(3)])
+            before.append(x.clone())
+            seen.append((row.levels, row.to))
+        kept.append(work.kind)
+
+    stream = tiny_stream(tiny_engine(levels=levels, autoencoder=tiny_autoencoder()), seed=3, observer=watch)
+    assert refer_to(stream, pictures(1)[0], FOX) == 6
+    own = ramp(3)
+    assert own == (250.0, 500.0, 750.0)
+    for at, to in seen:
+        assert all(level <= mine for level, mine in zip(at, own, strict=True))
+        assert any(level != then for level, then in zip(at, to, strict=True)), "a pass that moves nothing is left out"
+    assert seen[-1][1] == (None, None, None)
+    for (at, to), change in zip(seen, moved, strict=False):
+        assert change == [level != then for level, then in zip(at, to, strict=True)], "who waits is left as it is"
+    assert kept.count("clean") == 1, "memory keeps it"
+    assert (stream.state.cur, stream.state.chunk, stream.state.levels) == (6, 0, ())
+    assert stream.next_chunk(FOX).latent == range(6, 9)
+
+
+def test_a_film_sees_its_reference_and_other_plans_take_none(components: Components) -> None:
+    films = []
+    for seed in (0, 0, 1):
+        stream = build_stream(PRESETS["embedded"], components, seed=3, untrained=True)
+        refer_to(stream, pictures(1, seed)[0], FOX)
+        films.append([stream.next_chunk(FOX).sha256 for _ in range(2)])
+    assert films[0] == films[1]
+    assert films[0][1] != films[2][1]
+    with pytest.raises(ValueError, match="has begun"):
+        refer_to(stream, pictures(1)[0], FOX)
+    for name in ("rolling-forcing", "streamdiffusion-v2"):
+        stream = build_stream(PRESETS[name], components, seed=3, untrained=True)
+        with pytest.raises(ValueError, match="choose a preset with a serial plan"):
+            refer_to(stream, pictures(1)[0], FOX)
+        assert stream.state.cur == 0

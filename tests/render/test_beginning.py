@@ -20,13 +20,17 @@ from app.loading.model import EngineRequest, Opened, stream_of
 from app.media.fit import Fit
 from app.record import sidecar
 from app.record.beginning import read_beginning
-from app.record.request import RenderRequest
+from app.record.provenance import provenance_of
+from app.record.request import RenderRequest, request_of
 from app.render.batch import RunFlags, film_requests
-from app.render.beginning import begun_with, chunks_within, last_pictures
+from app.render.beginning import begun_with, last_pictures
+from app.render.exporting import export
+from app.render.filming import film_script
 from app.render.render import render
 from app.render.replay import replay
 from app.script.script import Script
 from pipelines.build import Components
+from pipelines.presets import PRESETS
 from tests.media.clips import number_of, numbered, write_clip
 from tests.media.test_video import decode
 from tests.tiny import FakeText, tiny_autoencoder, tiny_transformer
@@ -69,9 +73,15 @@ class Tiny:
 
 
 def film_request(
-    output: Path, *, image: Path | None = None, extend: Path | None = None, **more: object
+    output: Path,
+    *,
+    image: Path | None = None,
+    extend: Path | None = None,
+    reference: Path | None = None,
+    **more: object,
 ) -> RenderRequest:
-    given = {name: str(path) for name, path in (("image", image), ("extend", extend)) if path is not None}
+    named = {"image": image, "extend": extend, "reference": reference}
+    given = {name: str(path) for name, path in named.items() if path is not None}
     flags = {"prompt": ["a red ball"], "output": str(output), "duration": "45f", "scale": 1, "crf": 6, "seed": 7}
     (request,) = film_requests(resolve([given_by_flags({**flags, **given})]), RunFlags())
     return replace(request, segment_chunks=2, **more)  # type: ignore[arg-type]
@@ -113,6 +123,34 @@ def test_a_film_begins_with_a_picture_is_replayed_and_needs_the_same_one(picture
     assert made.film.sha256 == record.film.sha256
 
 
+def test_a_film_refers_to_a_picture_that_it_does_not_show(picture: Path, tmp_path: Path) -> None:
+    opener = Tiny()
+    assert run(film_request(tmp_path / "out.mp4", reference=picture), opener)[0] == 0
+    assert run(film_request(tmp_path / "plain.mp4"))[0] == 0
+    out, plain = sidecar.read(tmp_path / "out.json"), sidecar.read(tmp_path / "plain.json")
+    assert [chunk.frames for chunk in out.chunks] == [chunk.frames for chunk in plain.chunks], "it counts as any film"
+    assert out.film.frames == 45
+    assert opener.made == 4, "what leads in is made beside the film"
+    assert out.chunks[0].sha256 != plain.chunks[0].sha256
+    assert out.config.beginning is not None
+    assert (out.config.beginning.kind, out.config.beginning.input) == ("reference", "cat.png")
+    shown = decode(tmp_path / "out.mp4")[0].astype(int)
+    held = np.asarray(Image.open(picture).resize((48, 32)), dtype=int)
+    assert np.abs(shown - np.asarray(Image.fromarray(held.astype(np.uint8)).resize(shown.shape[1::-1]))).mean() > 10
+    again = {"check": True, "overwrite": False, "console": Console(file=io.StringIO()), "opener": Tiny()}
+    assert replay(tmp_path / "out.mp4", None, **again) == 0  # type: ignore[arg-type]
+    with suppress(RenderFailure, KeyboardInterrupt):
+        run(film_request(tmp_path / "cut.mp4", reference=picture), Tiny(kill=2))
+    begun = film_request(tmp_path / "cut.mp4", reference=picture, resume=True)
+    assert run(replace(begun, script=Script(()), beginning=None))[0] == 0
+    assert sidecar.read(tmp_path / "cut.json").film.sha256 == out.film.sha256
+    rolling = film_request(tmp_path / "b.mp4", reference=picture)
+    rolling = replace(rolling, engine=replace(rolling.engine, preset=PRESETS["rolling-forcing"]))
+    with pytest.raises(UsageMistake, match="A reference lies clean in the memory of one chunk after the other"):
+        run(rolling)
+    assert not list(tmp_path.glob("b.*"))
+
+
 def test_a_film_of_a_picture_that_was_killed_goes_on_to_be_the_same(picture: Path, tmp_path: Path) -> None:
     run(film_request(tmp_path / "whole.mp4", image=picture))
     with suppress(RenderFailure, KeyboardInterrupt):
@@ -125,6 +163,60 @@ def test_a_film_of_a_picture_that_was_killed_goes_on_to_be_the_same(picture: Pat
     whole, out = sidecar.read(tmp_path / "whole.json"), sidecar.read(tmp_path / "out.json")
     assert whole.film.sha256 == out.film.sha256
     assert opener.made < 4, "what lies behind the snapshot alone is made"
+
+
+def test_a_shot_list_names_the_picture_and_a_flag_replaces_it(picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    shots = tmp_path / "lists" / "shots.yaml"
+    shots.write_text("image: ../cat.png\nshots:\n- prompt: a red ball\n")
+    flags = {"script": str(shots), "output": str(tmp_path / "out.mp4"), "duration": "45f", "scale": 1, "seed": 7}
+    (request,) = film_requests(resolve([given_by_flags(flags)]), RunFlags())
+    assert run(replace(request, segment_chunks=2, crf=6))[0] == 0
+    run(film_request(tmp_path / "flag.mp4", image=picture))
+    out, flag = sidecar.read(tmp_path / "out.json"), sidecar.read(tmp_path / "flag.json")
+    assert out.config.beginning == flag.config.beginning
+    assert out.film.sha256 == flag.film.sha256
+    assert str(tmp_path) not in (tmp_path / "out.json").read_text(), "no folder of this machine"
+    told = export([request], tmp_path / "again.yaml", fps=16, overwrite=False)
+    assert "1 shots" in told
+    (again,) = film_requests(resolve([given_by_flags({**flags, "script": str(tmp_path / "again.yaml")})]), RunFlags())
+    assert again.beginning is not None
+    assert again.beginning.sha256 == flag.config.beginning.sha256  # type: ignore[union-attr]
+    with pytest.raises(UsageMistake, match="cannot carry a beginning"):
+        export([request], tmp_path / "a.jsonl", fps=16, overwrite=False)
+    other = tmp_path / "other.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(other)
+    (replaced,) = film_requests(resolve([given_by_flags({**flags, "image": str(other)})]), RunFlags())
+    assert replaced.beginning is not None
+    assert replaced.beginning.input == str(other)
+    picture.write_text("no picture")
+    (broken,) = film_requests(resolve([given_by_flags(flags)]), RunFlags())
+    with pytest.raises(UsageMistake, match=r"shots.yaml, line 1, image: .*cat.png cannot be read as a picture"):
+        run(replace(broken, output=tmp_path / "broken.mp4"))
+    picture.unlink()
+    with pytest.raises(UsageMistake, match=r"shots.yaml, line 1, image: there is no file .*cat.png to begin with"):
+        film_requests(resolve([given_by_flags(flags)]), RunFlags())
+
+
+def test_a_record_opens_no_file_that_its_script_names(picture: Path, tmp_path: Path) -> None:
+    run(film_request(tmp_path / "out.mp4"))
+    record = sidecar.read(tmp_path / "out.json")
+    script = record.config.script.replace("shots:", f"image: {picture}\nshots:")
+    forged = record.model_copy(update={"config": record.config.model_copy(update={"script": script})})
+    assert provenance_of(forged, "out.json").script.pictures is None
+    request = request_of(forged.config, seed=7, model="tiny", source="out.json", output=tmp_path / "b.mp4")
+    assert (request.script.pictures, request.beginning) == (None, None)
+
+
+def test_a_script_filmed_from_python_begins_with_its_picture(picture: Path, tmp_path: Path) -> None:
+    shots = tmp_path / "shots.yaml"
+    films = []
+    for head in ("image: cat.png\n", ""):
+        shots.write_text(f"{head}shots:\n- prompt: a red ball\n")
+        stream = Tiny()(film_request(tmp_path / "out.mp4").engine, 7).stream
+        films.append(np.stack(film_script(shots, seconds=1.5, stream=stream)))  # type: ignore[arg-type]
+    assert films[0].shape == films[1].shape
+    assert np.abs(films[0][12:].astype(int) - films[1][12:]).mean() > 0.5
 
 
 def test_a_film_goes_on_from_the_last_pictures_of_a_clip(tmp_path: Path) -> None:
@@ -140,9 +232,9 @@ def test_a_film_goes_on_from_the_last_pictures_of_a_clip(tmp_path: Path) -> None
 
 
 def test_as_many_chunks_are_given_as_are_remembered() -> None:
-    assert chunks_within(Rhythm(3, 3), 12) == [3, 3, 3, 3]
-    assert chunks_within(Rhythm(1, 3), 9) == [1, 3, 3]
-    assert chunks_within(Rhythm(3, 3), 0) == [3]
+    assert Rhythm(3, 3).within(12) == [3, 3, 3, 3]
+    assert Rhythm(1, 3).within(9) == [1, 3, 3]
+    assert Rhythm(3, 3).within(0) == [3]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_path: Path) -> None:
@@ -150,7 +242,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_pa
     output = tmp_path / "out.mp4"
     for given, tells in (
         ({"image": tmp_path / "gone.png"}, "There is no file .*gone.png"),
-        ({"image": picture, "extend": picture}, "Give --image or --extend"),
+        ({"image": picture, "extend": picture}, "Give --image, --extend or --reference"),
     ):
         with pytest.raises(UsageMistake, match=tells):
             film_request(output, **given)
@@ -165,5 +257,5 @@ def test_what_cannot_be_is_refused_before_anything_is_made(picture: Path, tmp_pa
     with pytest.raises(UsageMistake, match="is not what the film was begun with"):
         begun_with(request, Tiny())
     assert not list(tmp_path.glob("out*"))
-    assert read_beginning(None, None) is None
+    assert read_beginning({}) is None
     assert Fit(32, 48).scaled(90, 90) == (48, 48)

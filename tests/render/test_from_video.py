@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from app.config.lengths import Length, parse_length
+from app.config.settings import given_by_flags
 from app.errors import RenderFailure, UsageMistake
 from app.loading.model import EngineRequest
 from app.record import sidecar
 from app.record.request import RenderRequest
 from app.record.video import VideoRequest
-from app.render.from_video import read_request
 from app.render.render import render
 from app.render.replay import replay
 from app.script.script import Script, ScriptShot, script_of
@@ -302,6 +302,6 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path: Path) -> No
     with pytest.raises(UsageMistake, match="cannot be read as a video"):
         run(film_request(tmp_path / "in.mp4", output=tmp_path / "out.mp4"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
-    for wrong in ({"strength": 0.0}, {"strength": 1.5}, {"turn": 45}, {"fit": "cover"}):
+    for wrong in ({"strength": 0.0}, {"strength": 1.5}, {"rotate": 45}, {"fit": "cover"}):
         with pytest.raises(UsageMistake):
-            read_request("in.mp4", **wrong)  # type: ignore[arg-type]
+            given_by_flags(wrong)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from app.config.settings import given_by_flags, resolve
 from app.errors import RenderFailure, UsageMistake
 from app.media.fit import Fit
 from app.media.source import Picture, SourceLost
 from app.record import sidecar
 from app.record.video import VideoRecord, VideoRequest
 from app.render import from_video
-from app.render.latency import read_latency
 from app.render.on_air import show
 from app.render.replay import replay
 from tests.media.clips import number_of, numbered
@@ -147,16 +147,17 @@ def test_a_latency_is_held_by_fewer_steps_which_is_said_and_written_down(camera:
     ("text", "seconds"), [("400ms", 0.4), ("0.4s", 0.4), (" 0.4 ", 0.4), ("2", 2.0), ("50 ms", 0.05)]
 )
 def test_a_latency_is_read(text: str, seconds: float) -> None:
-    assert read_latency(text) == pytest.approx(seconds)
-    assert from_video.read_request("webcam:0", latency=text).latency == pytest.approx(seconds)
+    settings = resolve([given_by_flags({"input": "webcam:0", "latency": text})]).settings
+    assert from_video.video_request(settings).latency == pytest.approx(seconds)
 
 
 def test_a_latency_that_cannot_be_is_refused() -> None:
     for text in ("", "soon", "0", "40ms", "31s", "1e3", "-1", "4" * 300, "0.4m", "nan"):
-        with pytest.raises(UsageMistake, match="Write it like 400ms"):
-            read_latency(text)
+        with pytest.raises(UsageMistake, match="Give one like 400ms"):
+            given_by_flags({"latency": text})
+    settings = resolve([given_by_flags({"input": "in.mp4", "latency": "400ms"})]).settings
     with pytest.raises(UsageMistake, match="Leave it out"):
-        from_video.read_request("in.mp4", latency="400ms")
+        from_video.video_request(settings)
 
 
 def test_a_record_tells_no_password() -> None:

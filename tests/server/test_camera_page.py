@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.live.engine import LiveEngine
 from app.live.session import Session
 from app.loading.model import EngineRequest
+from app.record.kept_input import KEPT
 from app.server.page import STATIC
 from app.server.routes import make_app
 from pipelines.presets import get_preset
@@ -201,26 +204,46 @@ def test_strength_and_hold_reach_the_film_and_are_remembered(page: Any, engine: 
     slide(page, "hold", 1)
 
 
-def test_from_a_file_to_a_camera_to_words_and_to_a_camera(page: Any, engine: tuple[str, Tiny], tmp_path: Path) -> None:
+CHANGES = (
+    *("file", "camera", "none", "camera", "unplugged", "camera", "screen", "none", "denied", "file"),
+    *("busy", "camera", "file", "camera", "none", "screen", "unplugged", "camera", "file", "none"),
+)
+BRIGHTEST = """Math.max(...document.querySelector('#rv-canvas').getContext('2d').getImageData(0, 0, 48, 32).data
+    .filter((_, i) => i % 4 < 3))"""
+
+
+def test_twenty_changes_of_source_are_none_black_and_leave_no_device(
+    page: Any, engine: tuple[str, Tiny], tmp_path: Path
+) -> None:
     film = engine[1].film
     clip = write_clip(tmp_path / "clip.webm", 40, codec="libvpx", rate=20)
-    for kind in ("file", "camera", "none", "camera", "screen", "file", "none") * 2:
+    refusals = {"denied": "NotAllowedError", "busy": "NotReadableError"}
+    for change in CHANGES:
         page.evaluate("window.instead = null")
-        if kind == "file":
+        kind = {"denied": "none", "busy": "none", "unplugged": "none"}.get(change, change)
+        if change == "file":
             page.set_input_files('[data-source="file"] input', str(clip))
             page.wait_for_selector('#rv-source[data-phase="on"]')
             page.wait_for_function("document.querySelector('#rv-source-said').textContent === 'clip.webm'")
-        elif kind == "screen":
+        elif change == "screen":
             page.evaluate("window.instead = async () => document.querySelector('#rv-canvas').captureStream(16)")
             choose(page, "screen")
+        elif change in refusals:
+            page.evaluate(f"window.refusal = '{refusals[change]}'")
+            choose(page, "camera", "failed")
+            page.evaluate("delete window.refusal")
+        elif change == "unplugged":
+            page.evaluate("tracks.at(-1).dispatchEvent(new Event('ended'))")
+            page.wait_for_selector('#rv-source[data-phase="failed"]')
         else:
             choose(page, kind, "off" if kind == "none" else "on")
         until(lambda kind=kind: made_of(film) == kind, 20)
         if kind != "none":
             see_pictures(page, film)
-        assert page.evaluate(LIVE) == (kind in ("camera", "screen")), "no device is left behind"
-    drawn = page.evaluate("[...document.querySelector('#rv-canvas').getContext('2d').getImageData(0, 0, 48, 32).data]")
-    assert max(drawn[0::4]) > 20, "no black picture"
+        assert page.evaluate(LIVE) == (kind in ("camera", "screen")), f"a device is left behind by {change}"
+        assert page.evaluate(BRIGHTEST) > 20, f"a black picture with {change}"
+    workers = [thread for thread in threading.enumerate() if thread.name == "rivulet-pictures"]
+    until(lambda: not any(thread.is_alive() for thread in workers), 20)
     assert page.mistakes == []
 
 
@@ -281,6 +304,62 @@ def test_what_is_no_video_is_refused_and_a_dropped_video_is_made_over(
     page.set_input_files("#rv-open", str(clip))  # as a drop does
     page.wait_for_selector('#rv-source[data-phase="on"]')
     assert said(page) == "other.webm"
+
+
+def test_what_goes_in_is_recorded_where_it_is_ticked_and_not_with_the_next_source(
+    page: Any, engine: tuple[str, Tiny]
+) -> None:
+    film = engine[1].film
+    choose(page, "camera")
+    see_pictures(page, film)
+    assert not page.is_checked("#rv-keep")
+    assert "They are not recorded" in page.inner_text("#rv-kept")
+    assert not film.film.video.state.record
+    page.check("#rv-keep")
+    until(lambda: film.film.video.state.record and (film.folder / KEPT).exists(), 20)
+    page.wait_for_function("document.querySelector('#rv-kept').textContent.includes('It records them')")
+    choose(page, "none", "off")
+    choose(page, "camera")
+    until(lambda: made_of(film) == "camera", 20)
+    assert not page.is_checked("#rv-keep")
+    assert not film.film.video.state.record
+    page.check("#rv-keep")
+    until(lambda: film.film.video.state.record, 20)
+    film.film.video._unrecorded("The input is not recorded any more: the disk is full.")
+    page.wait_for_function("!document.querySelector('#rv-keep').checked")
+    assert "They are not recorded" in page.inner_text("#rv-kept")
+    page.click("#rv-problem button")
+    assert page.mistakes == []
+
+
+def test_a_picture_and_the_end_of_a_clip_begin_the_film_anew(
+    page: Any, engine: tuple[str, Tiny], tmp_path: Path
+) -> None:
+    film = engine[1].film
+    Image.fromarray(np.full((90, 60, 3), 200, np.uint8)).save(tmp_path / "cat.png")
+    page.set_input_files("#rv-open", str(tmp_path / "cat.png"))  # as a drop does
+    until(lambda: film.film.video.beginning is not None, 20)
+    begun = film.film.video.beginning
+    assert begun is not None
+    assert (begun.asked.kind, begun.asked.name, begun.frames.shape) == ("image", "cat.png", (9, 32, 48, 3))
+    assert abs(int(begun.frames.mean()) - 200) < 4
+    page.wait_for_selector("#rv-undo:not([hidden])")
+    assert "cat.png begins the film" in page.inner_text("#rv-undo")
+    clip = write_clip(tmp_path / "clip.webm", 96, codec="libvpx", rate=16, options={"crf": "4", "b": "2M"})
+    page.set_input_files('[data-source="file"] input', str(clip))
+    page.wait_for_selector('#rv-source[data-phase="on"]')
+    page.click("#rv-begin-end")
+    until(lambda: film.film.video.beginning is not begun, 60)
+    ended = film.film.video.beginning
+    assert ended is not None
+    assert (ended.asked.kind, ended.asked.count, len(ended.frames)) == ("clip", 45, 45)
+    assert len({frame.tobytes() for frame in ended.frames}) > 30, "its pictures differ"
+    page.wait_for_function("document.querySelector('#rv-begin-said').textContent === ''")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    page.set_input_files("#rv-begin input", str(tmp_path / "no.png"))
+    page.wait_for_function("document.querySelector('#rv-begin-said').textContent.includes('cannot read no.png')")
+    assert film.film.video.beginning is ended, "the film goes on as it was"
+    assert page.mistakes == []
 
 
 def test_a_page_that_is_not_secure_says_three_ways_out(browser: Any, engine: tuple[str, Tiny]) -> None:

@@ -18,17 +18,18 @@ from starlette.testclient import TestClient
 from app.cli.web import web_command
 from app.config.nodes import LARGEST_FILE
 from app.jobs.queue import Jobs
+from app.jobs.uploads import Upload
 from app.live import messages as wire
 from app.live.engine import LIVE_DISK, LIVE_MEMORY, LiveEngine
 from app.live.picture_header import MAX_PICTURE
 from app.live.pictures import BAD_IN_A_ROW
-from app.live.pictures import LARGEST as LARGEST_SIDE
 from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.live.scheduling import FACTOR, LONGEST_DEBT
 from app.live.session import UNWATCHED_RECORDING
 from app.loading.live import MOST_FILMS
 from app.loading.model import EngineRequest
+from app.media.compressed import LARGEST as LARGEST_SIDE
 from app.media.source import OPEN_SECONDS
 from app.record.log_writer import LARGEST
 from app.server import connection, schemas
@@ -149,6 +150,7 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
         ("post", f"{path}/cancel", client.post(f"/v1/videos/{video}/cancel"), schemas.ShownJob),
         ("delete", path, client.delete(f"/v1/videos/{video}"), schemas.DeletedJob),
         ("post", "/v1/restore", client.post("/v1/restore", content=log_lines.a_log()), schemas.Restored),
+        ("post", "/v1/beginnings", client.post("/v1/beginnings", content=b"\xff\xd8\xff a JPEG"), Upload),
         ("get", "/v1/sessions/{session}/take", client.get("/v1/sessions/film1/take", params=token), schemas.Restored),
         ("post", "/v1/gallery", client.post("/v1/gallery", json={"films": [{"session": "film1", **token}]}), Gallery),
         ("post", "/v1/gallery/mark", client.post("/v1/gallery/mark", json=binned), GalleryItem),
@@ -189,7 +191,7 @@ def test_the_description_says_what_is_asked_and_how_it_is_refused(client: TestCl
         "/v1/videos/check": "VideoBody",
         "/v1/videos/{video_id}/move": "Move",
     }
-    assert list(bodies["/v1/restore"]) == ["application/octet-stream"]
+    assert list(bodies["/v1/restore"]) == list(bodies["/v1/beginnings"]) == ["application/octet-stream"]
     for refused, status in (
         (client.post("/v1/restore", content=b"x"), 400),
         (client.post("/v1/videos", content=b""), 400),

@@ -58,6 +58,24 @@ def test_a_shot_table_becomes_a_script_and_tells_where_every_shot_begins(page: A
     until(page, "document.querySelectorAll('.rv-shots li').length === 2")
 
 
+def test_a_picture_that_is_dropped_here_begins_the_film_to_be_rendered(page: Any, tmp_path: Path) -> None:
+    open_tab(page, "Long render")
+    (tmp_path / "cat.png").write_bytes(PICTURE)
+    chip = page.locator('[data-act="unbegin"]')
+    assert chip.is_hidden()
+    page.set_input_files("#rv-open", str(tmp_path / "cat.png"))  # as a drop does
+    chip.wait_for()
+    assert "cat.png" in chip.inner_text()
+    with page.expect_request("**/v1/videos/plan") as planned:
+        page.locator('form:has([name="script_kind"]) [name="name"]').fill("begun")
+    assert planned.value.post_data_json["beginning"].startswith("image-")
+    chip.click()
+    chip.wait_for(state="hidden")
+    (tmp_path / "no.webm").write_bytes(b"no video")
+    page.set_input_files('[data-act="begin"]', str(tmp_path / "no.webm"))
+    page.get_by_text("This is neither a picture nor a video.").wait_for()
+
+
 PASTE = """
 ([node, text]) => {
   const clipboardData = new DataTransfer();

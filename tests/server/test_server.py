@@ -120,13 +120,14 @@ def test_a_saved_file_has_an_address_that_opens_it_and_nothing_else(client: Test
         until(lambda: film.viewers)
         (engine.folder / "secret").write_bytes(SECRET)
         (film.folder / "link.jpg").symlink_to(engine.folder / "secret")
+        (film.folder / "input.pictures").write_bytes(b"what a camera saw")
         ask(socket, "session.do", action="snapshot")
         url = socket.receive_json()["url"]
         assert not url.startswith("/"), "relative, so that it holds behind a proxy's sub-path"
         answer = client.get(f"/{url}")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
         token = f"?token={hello['view_token']}"
-        for name in ("..%2Fsecret", "%2e%2e%2fsecret", "link.jpg", "none.jpg", ".hidden", "a" * 200):
+        for name in ("..%2Fsecret", "%2e%2e%2fsecret", "link.jpg", "input.pictures", "none.jpg", ".hidden", "a" * 200):
             assert client.get(f"/v1/sessions/film1/files/{name}{token}").status_code == 404, name
         assert client.get("/v1/sessions/film1/files/snap.jpg?token=x").status_code == 403
         assert client.get("/v1/sessions/film2/files/snap.jpg" + token).status_code == 403

@@ -51,6 +51,7 @@ const SOURCE_CARD = `
     <label class="rv-slide" title="Wipe between what goes in and what comes out">A/B <input type="range" id="rv-wipe" min="0" max="1" step="0.01" value="0" aria-label="Wipe between the source and the film"><output for="rv-wipe"></output></label>
     <label class="rv-slide" title="Steps are taken away until a picture is no older than this when it is made over">Delay <select id="rv-latency" aria-label="Hold the delay under"><option value="">as it comes</option><option value="0.4">0.4 s</option><option value="0.6">0.6 s</option><option value="0.8">0.8 s</option><option value="1">1 s</option><option value="1.5">1.5 s</option></select></label>
     <label class="rv-check"><input type="checkbox" id="rv-mirror"> mirror</label>
+    <label class="rv-check" title="Off unless you tick it, and off again with the next source"><input type="checkbox" id="rv-keep"> record what goes in, so that this film can be made again</label>
     <label class="rv-check" id="rv-looping" hidden><input type="checkbox" id="rv-loop" checked> begin the file again at its end</label>
     <dl class="rv-readouts">
       <div title="From the moment a picture was taken, as the browser tells it, to the drawing of the frame made of it; the camera's own delay and the display's are not in it"><dt>To screen</dt><dd id="rv-delay">–</dd></div>
@@ -60,7 +61,16 @@ const SOURCE_CARD = `
     </dl>
     <p class="rv-hint" id="rv-traded" role="status"></p>
   </div>
-  <p class="rv-hint">Pictures go to this server and no further. They are not recorded, so a film of them cannot be made again.</p>`;
+  <p class="rv-hint" id="rv-kept"></p>
+  <div class="rv-begins">
+    <label class="rv-button" id="rv-begin" title="The film begins anew: with a picture, or with the last pictures of a clip, and goes on from there under your words. They are kept beside its log.">Begin with …<input type="file" accept="image/*,video/*" aria-label="A picture or a clip that the film begins with"></label>
+    <button type="button" id="rv-begin-end" hidden title="The film begins anew with the last pictures of this file">Begin with its end</button>
+  </div>
+  <p class="rv-hint" id="rv-begin-said" role="status"></p>`;
+const KEPT = {
+  false: "Pictures go to this server and no further. They are not recorded, so a film of them cannot be made again.",
+  true: "Pictures go to this server and no further. It records them beside this film's log, so that the film can be made again.",
+};
 
 class Camera {
   constructor(live) {
@@ -101,6 +111,7 @@ class Camera {
     this.$("wipe").addEventListener("input", () => this.wipe());
     this.$("latency").onchange = () => this.say();
     this.$("mirror").onchange = () => this.keep();
+    this.$("keep").onchange = () => this.say();
     this.$("loop").onchange = () => {
       if (this.source.opened) this.source.opened.video.loop = this.$("loop").checked;
     };
@@ -145,7 +156,7 @@ class Camera {
     const media = navigator.mediaDevices;
     if (kind !== "file" && (!isSecureContext || !media)) throw Object.assign(new Error(), { name: "InsecureError" });
     const video = make("video", { muted: true, playsInline: true });
-    const opened = { kind, video, name: detail?.name ?? "" };
+    const opened = { kind, video, name: detail?.name ?? "", file: kind === "file" ? detail : null };
     if (kind === "file") {
       video.src = opened.url = URL.createObjectURL(detail);
       video.loop = this.$("loop").checked;
@@ -206,6 +217,8 @@ class Camera {
     this.$("insecure").hidden = isSecureContext || phase !== "failed" || kind === "file";
     this.$("source-on").hidden = !on;
     this.$("looping").hidden = kind !== "file";
+    this.$("begin-end").hidden = !on || kind !== "file";
+    this.records(false);
     this.$("devices").hidden = true;
     this.card.dataset.phase = phase;
     if (on) {
@@ -239,7 +252,14 @@ class Camera {
     };
   }
 
-  heard({ kind, number, message }) {
+  // What the page says of it is what the server does.
+  records(on) {
+    this.$("keep").checked = on;
+    this.$("kept").textContent = KEPT[on];
+  }
+
+  heard({ kind, number, message, record }) {
+    if (kind !== "none" && number === this.number) this.records(record);
     if (kind === "none" && number === this.number && this.source.phase === "on") this.source.ended(this.source.opened, message);
   }
 
@@ -275,7 +295,7 @@ class Camera {
     this.keep();
     if (this.source.phase !== "on") return;
     const latency = this.$("latency").valueAsNumber || Number(this.$("latency").value) || null;
-    this.told = this.live.link.send({ type: "session.source", kind: this.source.kind, number: this.number, strength: this.$("strength").valueAsNumber, hold: this.$("hold").valueAsNumber, latency });
+    this.told = this.live.link.send({ type: "session.source", kind: this.source.kind, number: this.number, strength: this.$("strength").valueAsNumber, hold: this.$("hold").valueAsNumber, latency, record: this.$("keep").checked });
   }
 
   // Pictures up ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// A film or a log of Rivulet that is dropped on the page, or chosen, brings back what made it.
+// A film or a log of Rivulet that is dropped on the page, or chosen, brings back what made it; a picture begins a film.
 
 const DROP_BYTES = 16 * 2 ** 20; // our films have their index at the front
 const BESIDE = "rivulet.beside."; // what another window of this page shall open
@@ -6,7 +6,7 @@ const BESIDE = "rivulet.beside."; // what another window of this page shall open
 class Restorer {
   constructor(live) {
     this.live = live;
-    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back. Any other video is made over." }));
+    this.over = make("div", { className: "rv-drop", hidden: true }, make("p", { textContent: "Drop a film or a session.jsonl of Rivulet: its prompts, seed and settings come back. A picture begins the film anew; any other video is made over." }));
     live.root.append(this.over);
     const files = (event) => event.dataTransfer?.types.includes("Files");
     const show = (on) => (event) => {
@@ -32,6 +32,10 @@ class Restorer {
     const { live } = this;
     const renders = live.renders?.root.offsetParent ? live.renders : null;
     const say = (message) => (renders ? renders.banner.say(message) : live.problem({ message }));
+    if (file.type.startsWith("image/")) {
+      await (renders ? renders.try(() => renders.begin(file)) : live.beginner.begin(file));
+      return;
+    }
     try {
       const told = await ask("v1/restore", { method: "POST", body: file.slice(0, DROP_BYTES) });
       const { shots, request, seconds, notes } = told;
@@ -39,7 +43,8 @@ class Restorer {
       if (renders) await renders.fill(request, [what, "Change what you like and render it.", ...notes].join(" "));
       else await this.offer(told, what);
     } catch (error) {
-      if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
+      if (renders && file.type.startsWith("video/")) await renders.try(() => renders.begin(file)); // none of ours: one to go on from
+      else if (!renders && live.driver && file.type.startsWith("video/")) await live.camera.file(file, error.message); // one to be made over
       else say(error.message);
     }
   }

@@ -100,6 +100,12 @@ class JobsTab {
     for (const radio of this.form.mode) radio.onchange = () => this.turn(radio.value);
     this.button("check").onclick = () => this.try(() => this.check());
     this.button("take").onclick = () => this.try(() => this.take());
+    this.button("begin").onchange = ({ target }) => {
+      const [file] = target.files;
+      target.value = "";
+      if (file) this.try(() => this.begin(file));
+    };
+    this.button("unbegin").onclick = () => this.begins(null);
     this.button("add").onclick = () => this.table.add();
     this.button("dice").onclick = () => (this.form.seed.value = Math.floor(Math.random() * 2 ** 31));
     this.recall();
@@ -138,7 +144,22 @@ class JobsTab {
     if (seed.value) asked.seed = seed.valueAsNumber;
     if (size.value.trim()) asked.size = size.value.trim();
     if (name.value.trim()) asked.name = name.value.trim();
+    if (this.beginning) asked.beginning = this.beginning.id;
     return asked;
+  }
+
+  // A picture or a clip goes to the server, and its name into the request.
+  async begin(file) {
+    const { id } = await ask("v1/beginnings", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+    this.begins({ id, name: file.name });
+  }
+
+  begins(beginning) {
+    this.beginning = beginning;
+    const chip = this.button("unbegin");
+    chip.hidden = !beginning;
+    chip.textContent = beginning ? `Begins with ${beginning.name} ✕` : "";
+    this.changed();
   }
 
   // Everything that was asked back into the form, to be changed and asked again.
@@ -153,6 +174,7 @@ class JobsTab {
     const settings = request.settings ?? {};
     fillSettings(this.form, fieldsOf("render"), settings);
     untrained.checked = settings.untrained === true;
+    this.begins(request.beginning ? { id: request.beginning, name: "its picture" } : null);
     this.form.mode.value = "shots";
     await this.turn("shots", script.value);
     if (said) this.banner.say(said);

@@ -32,6 +32,7 @@ function begin() {
   document.body.append(early, brand);
   live = new Live(early.querySelector(".rv-live"));
   live.camera = new Camera(live);
+  live.beginner = new Beginner(live);
   live.$("prompt").focus();
   const { screen } = live;
   const { onDrawn } = screen;
