@@ -7,7 +7,7 @@ APP = $(VENV)/.app-installed
 WEB = $(VENV)/.web-installed
 DEV = $(VENV)/.dev-installed
 
-.PHONY: setup demo live test test-gpu train-gpu check lint types fix bench golden
+.PHONY: setup demo live test test-gpu train-gpu gpu check lint types fix bench golden
 
 setup: $(APP)
 
@@ -38,6 +38,13 @@ test: $(DEV)
 
 test-gpu: $(DEV)
 	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'
+
+# What a CUDA card makes of it, some minutes a call: its tests once, then figures in parts; the same command goes on.
+gpu: $(DEV)
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("There is no CUDA card here.")'
+	@test -e outputs/gpu-tested || $(BIN)/python -m pytest -q -m 'gpu or multigpu'
+	@mkdir -p outputs && touch outputs/gpu-tested
+	@$(BIN)/rivulet bench gpu
 
 # The embedded model on one CUDA card, nine minutes a call: the same command goes on until it says that it is done.
 train-gpu: $(DEV)

@@ -8,6 +8,8 @@ import errno
 import traceback
 from pathlib import Path
 
+from parallel import LinkLost
+
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 129, 130, 143
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UsageMistake):
         return str(error), EXIT_USAGE
     if isinstance(error, RenderFailure):
+        return str(error), EXIT_FAILURE
+    if isinstance(error, LinkLost):
         return str(error), EXIT_FAILURE
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Interrupted.", EXIT_INTERRUPTED

@@ -18,19 +18,23 @@ from benchmarks.robust.flood import Flood
 from benchmarks.robust.fuzz import Fuzz
 from benchmarks.robust.resume import Resume
 from benchmarks.speed.cost import Cost
+from benchmarks.speed.graphics_card import GraphicsCard
 from benchmarks.speed.long_film import LongFilm
 from benchmarks.speed.memory import Memory
+from benchmarks.speed.parallel import Spread
 from benchmarks.speed.random_weights import RandomWeights
 from benchmarks.speed.startup import Startup
 from benchmarks.speed.stream import StreamSpeed
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "stream": StreamSpeed,
+    "parallel": Spread,
     "memory": Memory,
     "startup": Startup,
     "film": LongFilm,
     "cost": Cost,
     "random_weights": RandomWeights,
+    "gpu": GraphicsCard,
     "quality": Quality,
     "ablation": Ablation,
     "presets": Presets,

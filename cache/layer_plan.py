@@ -73,6 +73,20 @@ class LayerPlan:
         starts, stops = [0, *(part.stop for part in skip)], [*(part.start for part in skip), layers]
         return [range(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
+    def part(self, layers: range) -> LayerPlan:
+        """The same for a model of which only these layers are here, counted from 0; there are no taps."""
+        if self.taps:
+            raise ValueError("what is left on the way through the layers cannot be left by a part of them: run all")
+        skip, keys = (
+            tuple(
+                range(max(run.start, layers.start) - layers.start, min(run.stop, layers.stop) - layers.start)
+                for run in runs
+                if max(run.start, layers.start) < min(run.stop, layers.stop)
+            )
+            for runs in (self.skip, self.keys)
+        )
+        return LayerPlan(skip, (), keys, self.flow)
+
     def reads(self) -> frozenset[int]:
         """Buffers whose content of before the pass matters, of the pass's own frames."""
         first: dict[int, Use] = {}

@@ -38,7 +38,8 @@ class SelfContext(NamedTuple):
     only_keys: bool = False
 
 
-def _project(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def project_self(attn: WanAttention, hidden_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Un-rotated queries and keys, and values, of one self-attention, each [B, S, N, D]."""
     if getattr(attn, "fused_projections", False):
         query, key, value = attn.to_qkv(hidden_BSE).chunk(3, dim=-1)
     else:
@@ -89,7 +90,7 @@ class CausalAttnProcessor(WanAttnProcessor):
     ) -> Tensor:
         if encoder_hidden_states is not None:
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-            return self._project_out(attn, self._weigh(query, *encoder_hidden_states))
+            return self.project_out(attn, self.weigh(query, *encoder_hidden_states))
         assert rotary_emb is not None
         if rotary_emb.only_keys and (rotary_emb.memory is None or rotary_emb.memory.observe is None):
             if rotary_emb.memory is not None:
@@ -97,41 +98,61 @@ class CausalAttnProcessor(WanAttnProcessor):
                 _stage(rotary_emb.memory, key, value)
                 _leave(rotary_emb.memory, key, value)
             return hidden_states
-        query, key, value = _project(attn, hidden_states)
+        query, key, value = project_self(attn, hidden_states)
         query = rotate(query, rotary_emb.cos, rotary_emb.sin)
         rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
-        memory, spans = rotary_emb.memory, rotary_emb.spans
-        if memory is not None:
-            if memory.fill is not None:
-                memory.fill(memory.observe is None)
-            _stage(memory, key, value)
-            if memory.observe is not None:
-                memory.observe(query)
-            if rotary_emb.only_keys:
-                _leave(memory, key, value)
-                return hidden_states
-            memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
-            memory.values[:, memory.own :].copy_(value[:, memory.first :])
-            mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
-            out = self._weigh(query, memory.keys, memory.values, mask_111K)
-            _leave(memory, key, value)
-        elif spans is None:
-            out = self._weigh(query, rotated, value)
-        else:
-            parts = [
-                self._weigh(query[:, span.queries], _gather(rotated, span.keys), _gather(value, span.keys))
-                for span in spans
-            ]
-            out = torch.cat(parts, dim=1)
-        return self._project_out(attn, out)
+        out = attend(self, rotary_emb, query, key, rotated, value)
+        return hidden_states if out is None else self.project_out(attn, out)
 
-    def _weigh(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    def weigh(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the values by attention, [B, S, N, D]; the one place that names a kernel."""
         backend = self._attention_backend or AttentionBackendName.NATIVE
         return dispatch_attention_fn(query, keys, values, attn_mask=mask, backend=backend).type_as(query)
 
-    def _project_out(self, attn: WanAttention, mixed_BSND: Tensor) -> Tensor:
+    def project_out(self, attn: WanAttention, mixed_BSND: Tensor) -> Tensor:
+        """What attention mixed [B, S, N, D], as it is added to the residual stream, [B, S, E]."""
         return attn.to_out[1](attn.to_out[0](mixed_BSND.flatten(2, 3)))
+
+
+def attend(
+    processor: CausalAttnProcessor, context: SelfContext, query: Tensor, key: Tensor, rotated: Tensor, value: Tensor
+) -> Tensor | None:
+    """Self-attention over memory and a pass's own tokens, which the memory may keep, or within spans of a sequence.
+
+    Args:
+        processor: names the kernel.
+        context: what is seen.
+        query: rotated, [B, S, N, D].
+        key: un-rotated, as the memory keeps it.
+        rotated: the same key, rotated.
+        value: [B, S, N, D].
+
+    Returns:
+        The mixed values [B, S, N, D]; None where nothing but keys was asked for.
+    """
+    memory, spans = context.memory, context.spans
+    if memory is not None:
+        if memory.fill is not None:
+            memory.fill(memory.observe is None)
+        _stage(memory, key, value)
+        if memory.observe is not None:
+            memory.observe(query)
+        if context.only_keys:
+            _leave(memory, key, value)
+            return None
+        memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
+        memory.values[:, memory.own :].copy_(value[:, memory.first :])
+        mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
+        out = processor.weigh(query, memory.keys, memory.values, mask_111K)
+        _leave(memory, key, value)
+        return out
+    if spans is None:
+        return processor.weigh(query, rotated, value)
+    parts = [
+        processor.weigh(query[:, span.queries], _gather(rotated, span.keys), _gather(value, span.keys))
+        for span in spans
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _leave(memory: LayerMemory, key: Tensor, value: Tensor) -> None:

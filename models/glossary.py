@@ -38,13 +38,16 @@ class Glossary:
 
     Args:
         categories: what the model knows: a name in the plural and the plain words of it, such as shapes.
-        meanings: a folded word -> known words that mean it.
+        meanings: a folded word -> known words that mean it; an empty text where it is a word that nothing comes near.
         nothing: folded words that say nothing of a picture, so that nobody misses them.
+        slips: those of the meanings' words that a typed one may be a slip of. Across languages every word is a slip of
+            some other: fire of the Italian flower.
     """
 
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     meanings: Mapping[str, str] = field(default_factory=dict[str, str])
     nothing: Collection[str] = ()
+    slips: Collection[str] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -62,11 +65,15 @@ class Glossary:
         Raises:
             ValueError: it is none.
         """
-        if not isinstance(data, dict) or set(cast("dict[str, Any]", data)) != {"categories", "meanings", "nothing"}:
-            raise ValueError("a glossary has categories, meanings and nothing")
+        keys = {"categories", "meanings", "nothing", "slips"}
+        if not isinstance(data, dict) or set(cast("dict[str, Any]", data)) not in (keys, keys - {"slips"}):
+            raise ValueError("a glossary has categories, meanings, nothing and slips")
         categories, meanings, nothing = data["categories"], data["meanings"], data["nothing"]
-        if not (isinstance(categories, dict) and isinstance(meanings, dict) and isinstance(nothing, list)):
-            raise ValueError("its categories and meanings are objects, its nothing is a list")
+        slips: Any = cast("dict[str, Any]", data).get("slips", [])
+        if not (isinstance(categories, dict) and isinstance(meanings, dict)):
+            raise ValueError("its categories and meanings are objects")
+        if not (isinstance(nothing, list) and isinstance(slips, list)):
+            raise ValueError("its nothing and slips are lists")
         lists: list[Any] = list(cast("dict[str, Any]", categories).values())
         if not all(isinstance(words, list) for words in lists):
             raise ValueError("a category is a list of words")
@@ -74,16 +81,19 @@ class Glossary:
             *meanings,
             *meanings.values(),
             *nothing,
+            *slips,
             *categories,
             *(word for all_ in lists for word in all_),
         ]
         if not all(isinstance(word, str) for word in words):
             raise ValueError("a glossary is made of words")
-        return cls({name: tuple(words) for name, words in categories.items()}, meanings, frozenset(nothing))
+        shown = {name: tuple(words) for name, words in categories.items()}
+        return cls(shown, meanings, frozenset(nothing), frozenset(slips))
 
     def write(self, path: Path) -> None:
         """Keep it as a file that `read` reads."""
-        kept = {"categories": self.categories, "meanings": self.meanings, "nothing": sorted(self.nothing)}
+        lists = {"nothing": sorted(self.nothing), "slips": sorted(self.slips)}
+        kept = {"categories": self.categories, "meanings": self.meanings, **lists}
         path.write_text(json.dumps(kept, ensure_ascii=False, indent=0, default=list) + "\n", encoding="utf-8")
 
     def unknown(self, prompt: str, known: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -148,13 +158,13 @@ class Glossary:
             if form in known:
                 return (form,)
             if form in self.meanings:
-                return (self.meanings[form],)
+                return (self.meanings[form],) if self.meanings[form] else ()
             if form in self.nothing:
                 return None
         if word.isdigit():
             return None
         slips = [other for other in known if one_slip(word, other)]
-        meant = [self.meanings[other] for other in self.meanings if one_slip(word, other)]
+        meant = [self.meanings[other] for other in self.slips if one_slip(word, other)]
         return tuple(dict.fromkeys([*sorted(slips), *sorted(meant)]))[:3]
 
 

@@ -81,8 +81,8 @@ class Batch(NamedTuple):
 class Runner(Protocol):
     """Runs what a pass needs through the layers; a parallel plan puts another one in its place."""
 
-    def run(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The flow [R, C, F, H, W] of each batch.
+    def run(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
+        """The flow [R, C, F, H, W] of each batch; one that is still on its way is waited for when it is taken.
 
         Args:
             batches: of one pass: none needs another's result. They are in an order in which one process can run them:

@@ -43,6 +43,12 @@ def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
+def _rows(rows: Tensor, apart: bool) -> Sequence[Tensor]:
+    """Rows one by one where that is asked for and matters: on a processor a convolution or a small product rounds by
+    how many there are. The layers do not, so a film has the same bits however many of its rows go together."""
+    return rows.split(1) if apart and rows.device.type != "cuda" else (rows,)
+
+
 class PreciseLayerNorm(nn.LayerNorm):
     """LayerNorm in the precision of its input, where the stock FP32LayerNorm takes float64 down to float32.
 
@@ -241,17 +247,44 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         Returns:
             The flow, [B, C, F, H, W]; of no frame where `layers` asks for none.
         """
-        batch, _, frames, height, width = hidden_states.shape
-        rows, columns = self.grid(height, width)
-        patch_t, patch_h, patch_w = self.config["patch_size"]
+        by_row = memory is not None
+        hidden_BSE = self.embed(hidden_states, by_row)
+        temb_BFE, temb_BF6E = self.embed_time(timestep, hidden_BSE, by_row)
+        hidden_BSE = self.through(hidden_BSE, temb_BF6E, text_kv, rotary, memory, spans, layers, buffers)
+        if not layers.flow:
+            return hidden_states[:, :, :0]
+        return self.unpatched(self.head(hidden_BSE, temb_BFE), hidden_states.shape)
+
+    def embed(self, latents: Tensor, by_row: bool = True) -> Tensor:
+        """Latents [B, C, F, H, W] as the residual stream that enters the first layer, [B, S, E].
+
+        Args:
+            latents: of the frames.
+            by_row: the same bits for a row however many there are, where a processor would round by that.
+        """
+        parts = [self.patch_embedding(part) for part in _rows(latents, by_row)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(2).transpose(1, 2).contiguous()
+
+    def embed_time(self, timestep: Tensor, like: Tensor, by_row: bool = True) -> tuple[Tensor, Tensor]:
+        """Timesteps [B, F], 0..1000, as the head takes them, [B, F, E], and the layers, [B, F, 6, E]; as `embed`."""
         embedder = self.condition_embedder
+        sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(embedder.time_embedder.linear_1.weight.dtype)
+        parts = [embedder.time_embedder(part).type_as(like) for part in _rows(sinusoid, by_row)]
+        layers = [embedder.time_proj(embedder.act_fn(part)) for part in parts]
+        return torch.cat(parts), torch.cat(layers).unflatten(2, (6, -1))
 
-        hidden_BSE = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
-        time_dtype = embedder.time_embedder.linear_1.weight.dtype
-        sinusoid = time_sinusoid(timestep, self.config["freq_dim"]).to(time_dtype)
-        temb_BFE = embedder.time_embedder(sinusoid).type_as(hidden_BSE)
-        temb_BF6E = embedder.time_proj(embedder.act_fn(temb_BFE)).unflatten(2, (6, -1))
-
+    def through(
+        self,
+        hidden_BSE: Tensor,
+        temb_BF6E: Tensor,
+        text_kv: TextKV,
+        rotary: tuple[Tensor, Tensor],
+        memory: Sequence[LayerMemory] | None = None,
+        spans: tuple[Span, ...] | None = None,
+        layers: LayerPlan = EVERY,
+        buffers: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """The residual stream [B, S, E] behind the layers that are here; arguments as of `forward`."""
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
             if layers.taps:
@@ -266,14 +299,20 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
                 )
             else:
                 hidden_BSE = block(hidden_BSE, text_kv[layer], temb_BF6E, context)
+        return tapped(layers, len(self.blocks), hidden_BSE, buffers)
 
-        hidden_BSE = tapped(layers, len(self.blocks), hidden_BSE, buffers)
-        if not layers.flow:
-            return hidden_states[:, :, :0]
+    def head(self, hidden_BSE: Tensor, temb_BFE: Tensor) -> Tensor:
+        """What the last layer leaves [B, S, E] as the flow of every token, [B, S, patch numbers]."""
         dtype = torch.promote_types(hidden_BSE.dtype, torch.float32)
         shift, scale = (self.scale_shift_table[:, None] + temb_BFE[:, :, None]).chunk(2, dim=2)
-        normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (frames, -1))
-        out = self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(hidden_BSE))
+        normed = self.norm_out(hidden_BSE.to(dtype)).unflatten(1, (temb_BFE.shape[1], -1))
+        return self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(hidden_BSE))
+
+    def unpatched(self, out: Tensor, shape: Sequence[int]) -> Tensor:
+        """The flow of every token as that of latents of a shape [B, C, F, H, W]."""
+        batch, _, frames, height, width = shape
+        rows, columns = self.grid(height, width)
+        patch_t, patch_h, patch_w = self.config["patch_size"]
         out = out.reshape(batch, frames // patch_t, rows, columns, patch_t, patch_h, patch_w, -1)
         return out.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 

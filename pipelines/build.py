@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cache import FEATURE_CACHES
 from cache.layer_plan import EveryLayer
 from cache.quantised import KV_STORAGES
 from cache.room import short_of
-from cache.storage import Dense
+from cache.storage import Dense, NewStorage
 from cache.types import NoisePlan, TokenScorer
 from pipelines.components import Components
 from pipelines.conditioning import Conditioner
@@ -45,8 +46,13 @@ def build_engine(preset: Preset, components: Components, *, untrained: bool = Fa
         autoencoder=components.autoencoder,
         fps=int(components.card.get("fps", 16)),
         drift_spreads=_spreads(components.card),
-        storage=KV_STORAGES.get(preset.kv_cache_dtype, Dense),
+        storage=storage_of(preset),
     )
+
+
+def storage_of(preset: Preset) -> NewStorage:
+    """What holds a preset's keys and values."""
+    return KV_STORAGES.get(preset.kv_cache_dtype, Dense)
 
 
 def build_stream(
@@ -58,6 +64,7 @@ def build_stream(
     seed: int = 0,
     untrained: bool = False,
     video: bool = False,
+    make: Callable[..., Stream] = Stream,
 ) -> Stream:
     """A film about to begin.
 
@@ -69,6 +76,7 @@ def build_stream(
         seed: of all its noise.
         untrained: allow a preset, or a size, that the model's card does not list.
         video: it is made of a video (pipelines/video.py).
+        make: makes the stream, of engine, height, width, seed and video; a plan for several ranks has one of its own.
 
     Raises:
         ValueError: as `build_engine`, or a size the model cannot make.
@@ -86,7 +94,7 @@ def build_stream(
     scale = components.autoencoder.spatial_scale
     if height % scale or width % scale or min(height, width) < scale:
         raise ValueError(f"a picture of {width}x{height} does not divide by {scale}: use multiples of {scale}")
-    return Stream(engine, height=height // scale, width=width // scale, seed=seed, video=video)
+    return make(engine, height=height // scale, width=width // scale, seed=seed, video=video)
 
 
 def make_policies(preset: Preset) -> Policies:

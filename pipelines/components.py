@@ -100,14 +100,8 @@ def load_components(
     spec = _with_autoencoder(_stock_layout(get_model(model)), vae)
     if spec.tokenizer is not None:
         require_text_packages()  # before a download of many gigabytes
-    extra = [(Path(file).expanduser(), strength) for file, strength in loras]
-    for file, _ in extra:
-        must_be_a_file(file, "check the path of the LoRA")
-    names = {spec.name, *(part.name for part in spec.weights)} if licence_accepted is True else licence_accepted or ()
-    found = {
-        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=spec.name in names or part.name in names)
-        for part in spec.weights
-    }
+    extra = _named(loras)
+    found = _fetched(spec, spec.weights, models_dir, offline, licence_accepted)
     card = _card(spec, found["transformer"].parent)  # before anything large is read
     must_fit(spec.name, found.values(), dtype, device if plan is None else "cpu")  # a plan was fitted to the device
     plan = plan or MemoryPlan()
@@ -141,6 +135,47 @@ def load_components(
         )
     sources = (*found.values(), *(file for file, _ in extra))
     return Components(spec.name, transformer, autoencoder, text_encoder, card, sources)
+
+
+def load_transformer(
+    model: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    models_dir: str | Path | None = None,
+    offline: bool = False,
+    licence_accepted: bool | Collection[str] = False,
+    loras: Sequence[tuple[str, float]] = (),
+    ema: bool | None = None,
+) -> CausalWanTransformer3DModel:
+    """The transformer alone, for a rank that makes no pictures; arguments and errors as `load_components`."""
+    spec, extra = _stock_layout(get_model(model)), _named(loras)
+    needed = [part for part in spec.weights if part.kind in ("transformer", "lora")]
+    found = _fetched(spec, needed, models_dir, offline, licence_accepted)
+    must_fit(spec.name, found.values(), dtype, device)
+    return _load_transformer(spec, found, dtype, device, extra, ema)
+
+
+def _named(loras: Sequence[tuple[str, float]]) -> list[tuple[Path, float]]:
+    extra = [(Path(file).expanduser(), strength) for file, strength in loras]
+    for file, _ in extra:
+        must_be_a_file(file, "check the path of the LoRA")
+    return extra
+
+
+def _fetched(
+    spec: ModelSpec,
+    parts: Collection[WeightSpec],
+    models_dir: str | Path | None,
+    offline: bool,
+    licence_accepted: bool | Collection[str],
+) -> dict[str, Path]:
+    """Where parts of a model lie, by their kind."""
+    names = {spec.name, *(part.name for part in spec.weights)} if licence_accepted is True else licence_accepted or ()
+    return {
+        part.kind: fetch(part, models_dir, offline=offline, licence_accepted=spec.name in names or part.name in names)
+        for part in parts
+    }
 
 
 def choose_device(device: str) -> tuple[str, torch.dtype]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from cache.layer_plan import EVERY, Done, LayerPlan
 from cache.residuals import Residuals, Taken, leave, taken
 from cache.types import Pass, Row, Slot
 from models.transformer import Batch, Runner
+from parallel.share import Share
 from pipelines.derived import RotaryTables, TextKeys
 from pipelines.engine import Engine
 from pipelines.state import StreamState
@@ -36,6 +37,18 @@ A pass that only writes the memory computes its flow for an observer alone.
 """
 
 
+class Handover(Protocol):
+    """Where the rows of a pass lie on several ranks: which are ours, and how latents get to where they go on."""
+
+    def ours(self, row: Row) -> bool:
+        """Whether this process runs a row."""
+        ...
+
+    def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: StreamState) -> None:
+        """Run our rows of a pass by `run`, some at a time; `state.flight` and `state.latents` then hold ours."""
+        ...
+
+
 class _Ready(NamedTuple):
     """A row about to go through the model: latents [B, F, C, H, W], keys it sees, query positions, its layers."""
 
@@ -44,6 +57,13 @@ class _Ready(NamedTuple):
     memory: list[LayerMemory]
     positions: tuple[int, ...]
     layers: LayerPlan
+
+
+class _Later(NamedTuple):
+    """What is done after the picture of a pass has left; `arrive` only waits for what it needs."""
+
+    run: Callable[[], None]
+    arrive: Callable[[], object] = lambda: None
 
 
 class Passes:
@@ -56,6 +76,10 @@ class Passes:
         noise: where noise comes from.
         observer: sees every row.
         runner: takes rows through the layers.
+        share: what of the stream's memory is here.
+
+    Attributes:
+        handover: where rows lie on several ranks.
     """
 
     def __init__(
@@ -66,7 +90,11 @@ class Passes:
         noise: NoiseSource,
         observer: Observer | None,
         runner: Runner,
+        share: Share,
     ) -> None:
+        self.handover: Handover | None = None
+        self._share, self._layers = share, engine.transformer.config["num_layers"]
+        self._later: list[_Later] = []
         self.engine, self.state, self.noise, self.observer, self.runner = engine, state, noise, observer, runner
         self.model_seconds, self.guidance_scale = 0.0, engine.policies.guidance_scale
         self._buffers = buffers
@@ -74,12 +102,13 @@ class Passes:
         batch, _, *frame = state.latents.ring.shape
         self._frame = (batch, *frame)
         self.texts = TextKeys(engine, batch)
-        shape = state.kv[0].shape
+        shape = state.kv[share.lanes.start].shape
         self._tables = RotaryTables((shape.rows, shape.columns), shape.head_dim, self._device, self._dtype)
         self.begin_chunk(None)
 
     def begin_chunk(self, guidance_scale: float | None) -> None:
         """Forget what lasts for a chunk: the last clean estimate, a solver's memory, the time the model took."""
+        self.settle()
         self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
         self._past: list[Past] = []
         self.model_seconds = 0.0
@@ -91,16 +120,34 @@ class Passes:
         """All rows of a planned pass; frames in flight go on to their next level, and finished ones may leave."""
         self._entered = range(0)
         rows = [(row, self.gather(row, start)) for row in work.rows]
-        if rows:
+        if self._share.apart:
+            rows.reverse()  # the oldest chunk first, which may be a picture then
+        if self.handover is not None:
+            self._hand_over(self.handover, work, rows)
+        elif rows:
             self.run_rows(work, rows)
         self.state.latents.put(work.leave, self.state.flight.get(work.leave))
+
+    def _hand_over(self, handover: Handover, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
+        """Our rows of a pass; of all others only where their frames stand then."""
+        latents = {id(row): each for row, each in rows}
+
+        def run(ours: Sequence[Row]) -> None:
+            self.run_rows(work, [(row, latents[id(row)]) for row in ours])
+
+        handover.run(work, run, self.state)
+        if work.kind == "denoise":
+            for row in work.rows:
+                self._reach(row)
 
     def run_rows(self, work: Pass, rows: Sequence[tuple[Row, Tensor]]) -> None:
         """Rows with their latents through the model, in one forward if their memories lie side by side."""
         denoise = work.kind == "denoise"  # memory belongs to the prompt
         ready = [self._prepare(work, row, latents) for row, latents in rows]
-        alike = len(ready) > 1 and len({each.layers for each in ready}) == 1
-        lanes = [each.row.lane for each in ready]
+        # On a processor rows round alike however many there are (models/wan.py), and together they are cheaper.
+        apart = self._share.apart and (self.handover is None or self._device.type != "cpu")
+        alike = not apart and len(ready) > 1 and len({each.layers for each in ready}) == 1
+        lanes = [each.row.lane - self._share.lanes.start for each in ready]
         joint = self._buffers.joint([each.memory for each in ready], lanes) if alike else None
         groups = [(ready, joint)] if joint is not None else [([each], each.memory) for each in ready]
         given = [self._taken(members, 0) for members, _ in groups]
@@ -119,8 +166,9 @@ class Passes:
         begun = perf_counter()
         none = Taken(EVERY, [], {})
         without = [self._guided(self._batch([each], each.memory, none), 1, none)[1] for each in new]
-        flows = self.runner.run([*asked, *without])
-        flows, bare = flows[: len(asked)], flows[len(asked) :]
+        flows, bare = self.runner.run([*asked, *without]), list[Tensor]()
+        if new:
+            flows, bare = flows[: len(asked)], flows[len(asked) :]
         if doubled:
             pairs = zip(flows[::2], flows[1::2], strict=True)
             flows = [torch.lerp(plain, flow, self.guidance_scale) for flow, plain in pairs]
@@ -129,12 +177,35 @@ class Passes:
         self.model_seconds += perf_counter() - begun
         for each, flow in zip(new, bare, strict=True):  # what the empty prompt makes of them stands in for the video
             self.state.origin[0].put(each.row.frames, self._clean_of(each.row, each.latents, flow.transpose(1, 2)))
-        for (members, _), along, flow in zip(groups, given, flows, strict=True):
-            changes = self._leave(members, along, 0)
-            if denoise and self.engine.policies.layers.chunks:
-                self._note(members, changes)
-            for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
-                self._finish(work, each, self._pushed(each, part) if denoise and self._residual else part)
+        for number, ((members, _), along) in enumerate(zip(groups, given, strict=True)):
+            end = _Later(partial(self._end, work, members, along, flows, number), partial(flows.__getitem__, number))
+            if number and self._share.apart and groups[0][0][0].row.emit and self.observer is None:
+                for each in members:
+                    self._reach(each.row)
+                self._later.append(end)  # the picture of the first row need not wait for the others
+            else:
+                end.run()
+
+    def _end(self, work: Pass, members: Sequence[_Ready], along: Taken, flows: Sequence[Tensor], number: int) -> None:
+        """What the layers made of rows that went through them together goes where it belongs."""
+        denoise, flow = work.kind == "denoise", flows[number]
+        changes = self._leave(members, along, 0)
+        if denoise and self.engine.policies.layers.chunks:
+            self._note(members, changes)
+        for each, part in zip(members, flow.transpose(1, 2).chunk(len(members)), strict=True):
+            self._finish(work, each, self._pushed(each, part) if denoise and self._residual else part)
+
+    def settle(self) -> None:
+        """End what was left for later; nothing reads the state before that, but for the picture that left it."""
+        later, self._later = self._later, []
+        for end in later:
+            end.run()
+
+    def drop(self) -> None:
+        """Forget what was left for later, because the state is to be another."""
+        for end in self._later:
+            end.arrive()  # what is on its way still comes
+        self._later = []
 
     def gather(self, row: Row, start: Start | None = None) -> Tensor:
         """A planned row's latents [B, F, C, H, W]; frames that are new begin from noise, or from `start`."""
@@ -185,9 +256,11 @@ class Passes:
         queries, keys = policies.position.place(row, ranges, slots)
         layers = policies.layers.plan(work, row, slots, state.residuals[row.lane].left)
         if work.kind != "denoise" and self.observer is None:
-            layers = layers.without_flow(store.shape.layers)
+            layers = layers.without_flow(self._layers)
         if layers != EVERY:
-            layers.check(store.shape.layers, policies.layers.buffers(store.shape.layers))
+            layers.check(self._layers, policies.layers.buffers(self._layers))
+        if len(self._share.layers) < self._layers:
+            layers = layers.part(self._share.layers)
         ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
         return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
 
@@ -248,7 +321,10 @@ class Passes:
         x0 = self._step(row, latents, flow) if work.kind == "denoise" else None
         for action in self.engine.policies.cache.end(row, store.slots(state.cur, state.switches)):
             store.apply(action)
-        store.over()
+        if self._share.apart and row.emit:
+            self._later.insert(0, _Later(store.over))  # ranks may compare, and a picture waits for this row
+        else:
+            store.over()
         if self.observer is not None:
             self.observer(work, row, latents, flow, x0, store)
 
@@ -263,13 +339,17 @@ class Passes:
             noise = self._draw(row.frames, [level or 0.0 for level in row.to], "renoise")
         after = get_step(row.step)(latents, flow, x0, sigma_from, sigma_to, noise, self._past)
         done = max(0, state.cur - row.frames.start)  # finished frames are shown, not changed
-        flying, first = range(row.frames.start + done, row.frames.stop), row.frames.start + done - state.cur
-        state.flight.put(flying, after[:, done:])
-        reached = tuple(level or 0.0 for level in row.to[done:])
-        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
+        state.flight.put(range(row.frames.start + done, row.frames.stop), after[:, done:])
+        self._reach(row)
         state.latents.put(row.emit, after[:, row.emit.start - row.frames.start :])
         self._clean = row.frames, x0
         return x0
+
+    def _reach(self, row: Row) -> None:
+        """Its frames stand at their next levels."""
+        state, done = self.state, max(0, self.state.cur - row.frames.start)
+        first, reached = row.frames.start + done - state.cur, tuple(level or 0.0 for level in row.to[done:])
+        state.levels = (*state.levels[:first], *reached, *state.levels[first + len(reached) :])
 
     def _draw(self, frames: range, levels: Sequence[float], purpose: str) -> Tensor:
         """Addressed noise [B, F, C, H, W] for the frames at their levels; anchored, every chunk has the first one's."""

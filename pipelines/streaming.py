@@ -14,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.buffers import Buffers
-from cache.kv import KVStore
-from cache.kv_shape import KVShape
-from cache.residuals import Residuals
 from cache.types import Action, Blend, Drop, Entry, Pass, Replay, View, clean_row
 from models.transformer import LocalRunner, Runner
+from parallel.share import Share
+from pipelines.allocate import allocated
 from pipelines.clock import Clock
 from pipelines.drift import measure
 from pipelines.engine import Engine
 from pipelines.lead_in import lead_in
-from pipelines.passes import Observer, Passes
-from pipelines.state import Latents, Snapshot, StreamState
+from pipelines.passes import Handover, Observer, Passes
+from pipelines.state import Latents, Snapshot
 from pipelines.types import Chunk, Controls, Prompt, Start, pixel_range, prompt_text
 from pipelines.video_state import VideoState
 from schedulers.noise import AddressedNoise, NoiseSource
@@ -49,6 +47,7 @@ class Stream:
         noise: where noise comes from; addressed unless a trace is replayed.
         observer: sees every pass.
         runner: takes rows through the layers; in this process if None.
+        share: what of its memory lies in this process; all if None.
         video: it is made of a video, and remembers what that takes (pipelines/video.py).
 
     Attributes:
@@ -67,56 +66,18 @@ class Stream:
         noise: NoiseSource | None = None,
         observer: Observer | None = None,
         runner: Runner | None = None,
+        share: Share | None = None,
         video: bool = False,
     ) -> None:
         self.engine, self.fps = engine, engine.fps
         self.on_prompt: Callable[[Prompt], None] | None = None
         self._device, self._dtype = engine.transformer.expects
-        config = engine.transformer.config
-        self._frame = (batch, config["in_channels"], height, width)
-        rows, columns = engine.transformer.grid(height, width)
-        policies, plan = engine.policies, engine.policies.plan
-        capacity = policies.cache.capacity
-        shape = KVShape(
-            layers=config["num_layers"],
-            batch=batch,
-            capacity=capacity,
-            own=max(plan.width, policies.switch.replays),
-            rows=rows,
-            columns=columns,
-            heads=config["num_attention_heads"],
-            head_dim=config["attention_head_dim"],
-        )
-        buffers = Buffers.allocate(shape, plan.lanes, device=self._device, dtype=self._dtype)
-        autoencoder, flying = engine.autoencoder, plan.lanes * plan.width
-        self.state = StreamState(
-            seed=seed,
-            stream=stream,
-            kv=[
-                KVStore(
-                    shape, buffers.lane(lane, batch), lane=lane, scorer=policies.cache.scorer, storage=engine.storage
-                )
-                for lane in range(plan.lanes)
-            ],
-            latents=Latents(self._frame, max(capacity, plan.width), self._device, self._dtype),
-            flight=Latents(self._frame, flying, self._device, self._dtype),
-            residuals=[
-                Residuals(
-                    policies.layers.buffers(shape.layers),
-                    (batch, shape.tokens, shape.heads * shape.head_dim),
-                    policies.layers.chunks * plan.width or max(capacity, plan.width),
-                    self._device,
-                    self._dtype,
-                    shape.layers,
-                )
-                for _ in range(plan.lanes * (1 + policies.layers.halves))
-            ],
-            decoder=[] if autoencoder is None else autoencoder.init_decode_state(batch, height, width, self._device),
-        )
+        self._frame = (batch, int(engine.transformer.config["in_channels"]), height, width)
+        self.share, self.state, buffers = allocated(engine, self._frame, share, seed=seed, stream=stream)
         if video:
             self.open_video()
         runner = runner or LocalRunner(engine.transformer)
-        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner)
+        self._passes = Passes(engine, self.state, buffers, noise or AddressedNoise(), observer, runner, self.share)
 
     @property
     def runner(self) -> Runner:
@@ -126,6 +87,15 @@ class Stream:
     @runner.setter
     def runner(self, runner: Runner) -> None:
         self._passes.runner = runner
+
+    @property
+    def handover(self) -> Handover | None:
+        """What takes latents from noise level to noise level where these lie on several ranks; None: nothing does."""
+        return self._passes.handover
+
+    @handover.setter
+    def handover(self, handover: Handover | None) -> None:
+        self._passes.handover = handover
 
     # ------------------------------------------------------------------ the loop
 
@@ -195,22 +165,7 @@ class Stream:
                 "cannot skip any: decode every chunk of a film, or none"
             )
         state, clock = self.state, Clock()
-        self._passes.begin_chunk(controls.guidance_scale)
-
-        # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
-        self._condition(controls)
-        clock.lap("conditioning")
-
-        # 2. Plan: which passes make this chunk.
-        passes = self.engine.policies.plan.passes(self._view(entry))
-        clock.lap("plan")
-
-        # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
-        emitted = range(state.cur, state.cur)
-        for work in passes:
-            self._passes.run(work, start)
-            emitted = next((row.emit for row in work.rows if row.emit), work.leave or emitted)
-            clock.lap("remember" if work.kind == "clean" else "denoise")
+        emitted = self._denoise(controls, entry, start, clock)
         if not emitted:
             return None
         clean = state.latents.get(emitted)
@@ -236,9 +191,35 @@ class Stream:
             seconds={**clock.seconds, "model": self._passes.model_seconds},
             drift=drift,
         )
-        state.levels = state.levels[emitted.stop - state.cur :]
-        state.cur, state.chunk = emitted.stop, state.chunk + 1
+        self._emitted(emitted)
         return chunk
+
+    def _denoise(self, controls: Controls, entry: Entry | None, start: Start | None, clock: Clock) -> range:
+        """Stages 1 to 4; returns the latent frames that are finished pictures, none before a chunk is."""
+        state = self.state
+        self._passes.begin_chunk(controls.guidance_scale)
+
+        # 1. Conditioning: a new prompt changes the text, and the memory as the transition says.
+        self._condition(controls)
+        clock.lap("conditioning")
+
+        # 2. Plan: which passes make this chunk.
+        passes = self.engine.policies.plan.passes(self._view(entry))
+        clock.lap("plan")
+
+        # 3. Denoise and 4. remember: passes in the plan's order, from fresh noise to the clean pass that memory keeps.
+        emitted = range(state.cur, state.cur)
+        for work in passes:
+            self._passes.run(work, start)
+            emitted = next((row.emit for row in work.rows if row.emit), work.leave or emitted)
+            clock.lap("remember" if work.kind == "clean" else "denoise")
+        return emitted
+
+    def _emitted(self, frames: range) -> None:
+        """A chunk has left: what is in flight begins behind it."""
+        state = self.state
+        state.levels = state.levels[frames.stop - state.cur :]
+        state.cur, state.chunk = frames.stop, state.chunk + 1
 
     def chunks(self, controls: Callable[[], Controls]) -> Iterator[Chunk]:
         """The film: asks for controls before every chunk and never ends by itself."""
@@ -261,7 +242,7 @@ class Stream:
             rows = plan.passes(View(state.cur, state.text.version))[0].rows
             frames = range(state.cur, min(rows[0].frames.stop, latents.shape[1]))
             given = latents[:, frames.start : frames.stop].to(self._device, self._dtype)
-            for lane in range(plan.lanes):
+            for lane in self.share.lanes:
                 # what is given is clean, whatever the memory pass says
                 row = clean_row(frames, 0.0, "given", state.text.version, lane=lane)
                 self._passes.run_rows(Pass("prefill", (row,)), [(row, given)])
@@ -305,12 +286,15 @@ class Stream:
 
     def snapshot(self) -> Snapshot:
         """A copy of all state, to go back to."""
+        with torch.inference_mode():
+            self._passes.settle()
         return self.state.snapshot()
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the next chunk is the one that followed the snapshot, bit for bit."""
         self.state.restore(snapshot)
+        self._passes.drop()
         self._passes.texts.reset()
 
     def fork(self) -> Stream:
@@ -325,6 +309,7 @@ class Stream:
             noise=passes.noise,
             observer=passes.observer,
             runner=passes.runner,
+            share=self.share,
             video=bool(self.state.encoder),
         )
         twin.restore(self.snapshot())

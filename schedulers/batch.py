@@ -75,7 +75,7 @@ class StreamBatch:
         rows, after, ahead = list[Row](), _Flight(), self.lanes
         for number, (frames, level) in enumerate(flight):
             entering = bool(own) and number == len(flight) - 1
-            lane = 0 if entering else self._lane(level)
+            lane = 0 if entering else self.lane_of(level)
             if lane < ahead:
                 following = own[1:2] if entering else self.levels[lane + 1 : lane + 2]
                 emit = frames if leaves and not number and not following else range(0)
@@ -99,8 +99,8 @@ class StreamBatch:
             start = chunks[-1][0].stop
         return chunks
 
-    def _lane(self, level: float) -> int:
-        """Of a chunk that stands at a level, whoever's list that is from; one that is finished is past them all."""
+    def lane_of(self, level: float) -> int:
+        """The lane of a chunk at a level, whoever's list that is from; one that is finished is past them all."""
         if not level:
             return self.lanes
         return next((lane for lane, own in enumerate(self.levels) if own <= level), self.lanes - 1)

@@ -62,6 +62,10 @@ class Serial:
         size = self.first_chunk if self.first_chunk and view.cur == 0 else self.chunk
         return range(view.cur, view.cur + size)
 
+    def lane_of(self, level: float) -> int:
+        """The lane in which frames that stand at one of the levels go on."""
+        return self.levels.index(level) if self.memory == "level" else 0
+
     def passes(self, view: View) -> Sequence[Pass]:
         frames, none = self.entering(view), range(0)
         levels = self.levels if view.entry is None else view.entry.levels(self.levels)

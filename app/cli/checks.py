@@ -84,6 +84,7 @@ def examine(
         "python": _python,
         "packages": _packages,
         "device": _device,
+        "ranks": _ranks,
         "attention": _attention,
         "video": _video,
         "memory": _memory,
@@ -170,6 +171,26 @@ def _device() -> Iterator[Check]:
         free, total = torch.cuda.mem_get_info(index)
         text = f"{name}, sm_{major}{minor}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
         yield Check(f"cuda:{index}", "ok", f"{text}, CUDA {torch.version.cuda}")
+
+
+def _ranks() -> Iterator[Check]:
+    """Whether one film can be spread over several devices or processes, and how many."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        yield Check("ranks", "note", "this torch has no torch.distributed: a film is one process")
+        return
+    devices, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if devices > 1 and dist.is_nccl_available():
+        yield Check("ranks", "ok", f"one film on up to {devices} GPUs over NCCL: rivulet render ... --gpus {devices}")
+    elif devices > 1:
+        yield Check("ranks", "note", f"{devices} GPUs, but this torch lacks NCCL", pip("--force-reinstall", "torch"))
+    elif dist.is_gloo_available() and cores > 1:
+        where = "this GPU makes a film alone" if devices else "no GPU"
+        yield Check("ranks", "ok", f"{where}; --gpus 2 --device cpu spreads a film over processes, with gloo")
+    else:
+        yield Check("ranks", "note", "one core, or no gloo: a film is one process")
 
 
 def _no_cuda(built: str | None) -> Check:

@@ -26,6 +26,7 @@ from app.config.aliases import primary
 from app.config.readers import choose
 from app.config.table import TABLE
 from app.errors import EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
+from app.loading.launch import CLOSING, Launched, launched, spreads
 
 app = typer.Typer(
     name="rivulet",
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a render
     debug = "--debug" in arguments
+    started = launched()
+    if started is not None and started.rank:
+        return _help_rank_0(started, arguments, debug)
     try:
         arguments = normalise(arguments)
         debug = "--debug" in arguments[:1]
@@ -56,6 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = _explain_usage(error) if isinstance(error, typer.TyperException) else explain(error)
         print(f"rivulet: {printable(message)}", file=sys.stderr)
         return code
+    finally:
+        while CLOSING:
+            CLOSING.pop()()
+        if started is not None and spreads(arguments):
+            from app.loading.ranks import release
+
+            release()
+
+
+def _help_rank_0(started: Launched, arguments: list[str], debug: bool) -> int:
+    """The life of any other rank: rank 0 reads the command line, says what is wrong with it, and what is to be done."""
+    if not (spreads(arguments) or started.ours):
+        return EXIT_OK
+    from app.loading.follower import follow
+
+    return follow(started, debug)
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
@@ -140,6 +160,8 @@ def replay_command(
     lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
     vae: Annotated[str | None, option(TABLE["vae"], usual="")] = None,
     untrained: Annotated[bool | None, option(TABLE["untrained"])] = None,
+    parallel: Annotated[str | None, option(TABLE["parallel"])] = None,
+    gpus: Annotated[int | None, option(TABLE["gpus"], usual="")] = None,
     accept_licence: Annotated[list[str] | None, option(TABLE["accept_licence"])] = None,
 ) -> int:
     """Render a film again: script, seed and settings are in the .mp4 and in the .json beside it."""
@@ -149,7 +171,7 @@ def replay_command(
     from app.render.replay import replay
 
     flags = {"preset": preset, "model": model, "size": size, "num_inference_steps": steps, "untrained": untrained}
-    flags |= {"lora": lora or None, "vae": vae}
+    flags |= {"lora": lora or None, "vae": vae, "parallel": parallel, "gpus": gpus}
     changes = [layer for layer in (given_by_flags(flags), given_by_overrides(settings or [])) if layer]
 
     return replay(

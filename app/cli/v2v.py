@@ -23,7 +23,8 @@ EPILOG = (
 )
 _SHOWN = (
     *("prompt", "script", "output", "fps", "audio", "config", "duration", "seed", "preset", "model", "untrained"),
-    *("transition", "transition_chunks", "size", "scale", "crf", "device", "threads", "offline", "accept_licence"),
+    *("transition", "transition_chunks", "size", "scale", "crf", "device", "threads"),
+    *("parallel", "gpus", "offline", "accept_licence"),
     *("report", "metadata", "resume", "overwrite", "json_progress"),
 )
 """Flags of render that help lists here, beside those of a video."""

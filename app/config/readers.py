@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from app.config.lengths import FASTEST_FPS, parse_length
 from app.errors import UsageMistake, printable, shorten
+from parallel import read_plan
 
 Name = TypeVar("Name", bound=str)
 Reader = Callable[[str, object], Any]
@@ -170,6 +171,17 @@ def memory_bytes(written: str) -> int:
     number, unit = _MEMORY.fullmatch(written.strip().lower()).groups()  # pyright: ignore[reportOptionalMemberAccess]
     scale = {"m": 10**6, "mb": 10**6, "mib": 2**20, "g": 10**9, "gb": 10**9, "gib": 2**30}
     return int(float(number) * scale[unit])
+
+
+def plan_of_ranks(label: str, value: object) -> str:
+    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, auto=2, single."""
+    written = _text(value).strip()
+    try:
+        read_plan(written)
+    except ValueError as error:
+        told = str(error)
+        raise UsageMistake(f"{label}: {told}.") from None
+    return written
 
 
 def loras(label: str, value: object) -> tuple[str, ...]:

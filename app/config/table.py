@@ -9,11 +9,13 @@ from functools import partial
 
 from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
+from app.config.live_settings import Live
 from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
 from app.config.video_settings import Video
 from cache import FEATURE_CACHES
+from parallel import MOST_RANKS
 from pipelines.presets import PRESETS
 from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS
@@ -126,6 +128,17 @@ class Film:
     )
     threads: int | None = _here(
         None, "CPU threads.", Whole(1, MOST_THREADS), usual="all cores", parser_bounds=True, replay="machine"
+    )
+    parallel: str | None = _here(
+        None,
+        "Spread the film over ranks: levels=2, layers=2, ulysses=2, auto=2 or single.",
+        read.plan_of_ranks,
+        written="PLAN=N",
+        usual="one process",
+        replay="machine",
+    )
+    gpus: int | None = _here(
+        None, "Start so many ranks here, one a GPU or sharing the CPU.", Whole(1, MOST_RANKS), replay="place"
     )
     models_dir: str | None = _here(
         None,
@@ -355,27 +368,6 @@ class Spellings:
         first=True,
         control=Control("Size", "Width x height, for example 96x96; the model's own where it is empty", ("render",)),
         job="size",
-    )
-
-
-class Live:
-    """What only films that play have."""
-
-    jpeg_quality: int = setting(
-        90,
-        "JPEG quality of what is sent to be watched; recordings do not change.",
-        group="Live",
-        wire=Wire("jpeg_quality", 20, 100),
-        control=Control(
-            "Picture", "JPEG quality of what is sent here; recordings do not change", ("live",), slider=(30, 95, 5)
-        ),
-    )
-    refresh_on_drift: float | None = setting(
-        None,
-        "The drift, in standard deviations, at which the memory is made anew; 0 is never.",
-        group="Live",
-        wire=Wire("refresh_on_drift", 0, 10),
-        replay="script",
     )
 
 

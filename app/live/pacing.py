@@ -18,12 +18,13 @@ class Pace:
 
     Attributes:
         last: seconds that the newest chunk took.
+        switching: those of them that were for a new prompt.
     """
 
     def __init__(self, length: float) -> None:
         self.length = length
         self.margin = SLACK
-        self.last = 0.0
+        self.last = self.switching = 0.0
         self.underruns = 0
         self.slow = False
         self._most = max(SLACK, length / 2)
@@ -34,7 +35,7 @@ class Pace:
 
     def took(self, seconds: float, switching: float, late: float, now: float) -> None:
         """A chunk took `seconds`, `switching` of them for a new prompt, and came `late` seconds after it was needed."""
-        self.last = seconds
+        self.last, self.switching = seconds, switching
         self._plain.append(seconds - switching)
         if switching:
             self._switching.append(switching)

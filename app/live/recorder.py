@@ -216,11 +216,12 @@ class Recorder:
         half = path.with_name(f".{path.stem}.part.mp4")  # what a film is goes by its ending
         film: FilmWriter | None = None
         try:
+            begun = time.monotonic()
             for pixels in frames:
-                if self._saves.stopped.is_set():
-                    raise Stopped
                 film = film or growing_film(half, pixels, self._fps)
                 film.write(pixels[None])
+                self._saves.rest(time.monotonic() - begun)
+                begun = time.monotonic()
             assert film is not None  # nobody saves no frames
             film.close()
             join([half], path, metadata={} if log is None else _tags(log, half))

@@ -1,7 +1,9 @@
 """Saves: files that are made of films beside the films that play, only so many of them at a time.
 
 What would be one too many is refused with a number instead of waiting; nothing waits for what was taken. Pictures do
-not queue behind minutes of film: each has a worker of its own, and films go before both.
+not queue behind minutes of film: each has a worker of its own. Both give way to the films that play by resting as long
+as they have worked. Niceness would be worse than nothing: a thread that is seldom let run keeps Python's lock while it
+is not, and the engine waits for that.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from app.live.worker import Worker
 
 OF_ONE_FILM, OF_ALL_FILMS = 4, 16
 """Files that may be under way at a time: saves, stills, previews, and the recording that runs."""
-_NICE = 10
+_LONGEST_REST = 0.05  # seconds
 
 
 class Crowded(Exception):
@@ -41,7 +43,7 @@ class Saves:
         self._lock = Lock()
         self._under_way: Counter[str] = Counter()
         self._held = 0
-        self._films, self._pictures = Worker("rivulet-save-film", nice=_NICE), Worker("rivulet-save", nice=_NICE)
+        self._films, self._pictures = Worker("rivulet-save-film"), Worker("rivulet-save")
         self._recordings: set[Worker] = set()
 
     @property
@@ -65,7 +67,7 @@ class Saves:
     def add(self, film: str, save: Callable[[], None], *, held: int = 0, picture: bool = False) -> None:
         """Have `save` done, which holds so many bytes until then; never blocks.
 
-        `save` looks at `stopped` at least once a frame, and leaves nothing half done behind.
+        `save` calls `rest` once a frame, and leaves nothing half done behind when that ends it.
 
         Raises:
             Crowded: too many are under way.
@@ -83,6 +85,15 @@ class Saves:
         if not (self._pictures if picture else self._films).give(work):
             self.leave(film, held)
             raise Crowded("The server ends, so nothing more is saved.")
+
+    def rest(self, worked: float) -> None:
+        """Let the films that play go before, as many seconds as a save has `worked`, within reason.
+
+        Raises:
+            Stopped: the server ends.
+        """
+        if self.stopped.wait(min(worked, _LONGEST_REST)):
+            raise Stopped
 
     def enter(self, film: str, held: int = 0) -> None:
         """Count one more file of a film as under way.

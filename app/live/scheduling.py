@@ -1,8 +1,9 @@
 """Scheduling of live films on the engine: which film is next, and what one that jumps owes the others.
 
-A rewind, a new beginning or a cut is to be seen at once, and costs up to five chunks where playing costs one. A driver
-who jumps all the time would so have most of the engine. What a jump takes is therefore paid back: for a while the film
-is served only in the time that films without debt do not need.
+A rewind, a new beginning or a cut is to be seen at once, and costs up to five chunks where playing costs one; a new
+prompt has the memory computed anew. A driver who jumps or talks all the time would so have most of the engine. What is
+more than playing is therefore paid back: for a while the film is served only in the time that films without debt do not
+need.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol, TypeVar
 from app.live.pacing import Pace
 
 FACTOR = 3.0
-"""Seconds of debt for every second that a jump takes."""
+"""Seconds of debt for every second that a jump or a new prompt takes."""
 LONGEST_DEBT = 5.0
 """Seconds after its last turn for which a film may be in debt."""
 PATIENCE = 10.0
@@ -31,11 +32,14 @@ class Debt:
     def __init__(self, now: float) -> None:
         self.until, self.served = float("-inf"), now
 
-    def had(self, begun: float, now: float, *, jumped: bool) -> None:
-        """The film had a turn, which began at `begun` and ends now; `jumped`: for what is to be seen at once."""
+    def had(self, begun: float, now: float, *, jumped: bool, switching: float = 0.0) -> None:
+        """The film had a turn, which began at `begun` and ends now; `jumped`: for what is to be seen at once.
+
+        `switching` seconds of it were for a new prompt.
+        """
         self.served = now
-        if jumped:
-            self.until = min(now + LONGEST_DEBT, max(self.until, now) + FACTOR * (now - begun))
+        if owed := now - begun if jumped else switching:
+            self.until = min(now + LONGEST_DEBT, max(self.until, now) + FACTOR * owed)
 
 
 class Film(Protocol):

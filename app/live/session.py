@@ -163,9 +163,7 @@ class Session:
         if now < self._report_at:
             return self._report_at
         self._report_at = now + _REPORT_SECONDS
-        metrics = status.metrics(self, now)
-        for viewer in self.player.viewers:
-            viewer.tell(metrics.model_copy(update={"dropped": getattr(viewer, "dropped", 0)}))
+        self.audience.tell(status.metrics(self, now))
         return self._report_at
 
     # ------------------------------------------------------------------ the engine thread
@@ -214,7 +212,8 @@ class Session:
             _log.exception("a film has failed", extra={"session": self.id, "chunk": self.film.chunk})
             self.audience.tell(status.failed(error))
             self.end("error")
-        self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch)
+        switching = self.pace.switching if self.film.made != made else 0.0
+        self.debt.had(now, self.studio.clock(), jumped=jumped or self.epoch != epoch, switching=switching)
         return self.film.made - made
 
     def limit_memory(self, history: int, recent: int) -> None:

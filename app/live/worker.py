@@ -7,12 +7,10 @@ there while there is work, and nobody ever has to wait for it: it is a daemon, s
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from threading import Condition, Thread, get_native_id
+from threading import Condition, Thread
 
 LINGER = 1.0
 """Seconds for which an idle thread stays, so that frames do not start a thread each."""
@@ -25,11 +23,10 @@ class Worker:
 
     Args:
         name: of its thread.
-        nice: added to the thread's niceness, where the system has one for threads: work that films go before.
     """
 
-    def __init__(self, name: str, *, nice: int = 0) -> None:
-        self._name, self._nice = name, nice
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._changed = Condition()
         self._jobs: deque[Callable[[], None]] = deque()
         self._running = self._working = self._closed = False
@@ -67,9 +64,6 @@ class Worker:
         return self.idle(max(0.0, seconds))
 
     def _run(self) -> None:
-        if self._nice and hasattr(os, "setpriority"):
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, get_native_id(), self._nice)
         while True:
             with self._changed:
                 end = time.monotonic() + LINGER

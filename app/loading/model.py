@@ -6,12 +6,14 @@ refusals come at once.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.config.lengths import Rhythm
 from app.config.readers import lora_parts
+from app.loading.launch import asked_plan, launched
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipelines.components import Components
+    from pipelines.engine import Engine
     from pipelines.streaming import Stream
     from pipelines.video import VideoInput
 
@@ -33,7 +36,7 @@ class EngineRequest:
     the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
     `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
     weights of a training script's file and the others (None: the release's own choice). `vram` is the memory that it
-    has to fit into, as `--vram` writes it.
+    has to fit into, as `--vram` writes it. `parallel` and `gpus` spread it over ranks, as the flags are written.
     """
 
     preset: Preset
@@ -51,6 +54,8 @@ class EngineRequest:
     vae: str = "auto"
     ema: bool | None = None
     vram: str | None = None
+    parallel: str = ""
+    gpus: int | None = None
 
 
 class FilmStream(Protocol):
@@ -106,7 +111,7 @@ class Opened:
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
     computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
     ValueError if the file is not what it was. `video_input` is the way of a video into a stream that is open for one.
-    `begins` is how it begins with pictures.
+    `begins` is how it begins with pictures, `parallel` the plan it is spread by, "" for none.
     """
 
     stream: FilmStream
@@ -122,6 +127,7 @@ class Opened:
     restore: Callable[[Path, str], None]
     video_input: Callable[[], "VideoInput"] | None = None
     begins: "Beginnings | None" = None
+    parallel: str = ""
 
 
 class StreamOpener(Protocol):
@@ -135,15 +141,32 @@ def rhythm_of(preset: Preset) -> Rhythm:
     return Rhythm(preset.first_chunk or preset.chunk, preset.chunk)
 
 
+class Spread(Protocol):
+    """The ranks that help with a model's films; app.loading.ranks.Ranks is such."""
+
+    @property
+    def written(self) -> str:
+        """The plan, as people write it."""
+        ...
+
+    def stream(self, components: "Components", engine: "Engine", **settings: Any) -> "Stream":
+        """A stream on all of them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there."""
+    """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there.
+
+    `ranks` are those that help with its films.
+    """
 
     name: str
     components: "Components"
     device: str
     threads: int
     memory: Callable[[], int]
+    ranks: "Spread | None" = None
 
 
 def load_model(request: EngineRequest) -> Loaded:
@@ -154,12 +177,22 @@ def load_model(request: EngineRequest) -> Loaded:
     """
     name = request.model or request.preset.model
     get_model(name)  # a wrong name is refused before torch takes its seconds
+    asked = asked_plan(request.parallel, request.gpus, launched())
     import torch
 
     from app.loading.fitting import fitting_plan
     from pipelines.components import choose_device, load_components
 
     device, dtype = choose_device(request.device)
+    ranks = None
+    if asked is not None:
+        from app.loading.ranks import Ranks
+
+        if request.vram is not None:
+            raise ValueError("--vram fits a film into one device: leave it out, or give --parallel single")
+        own = None if device == "cuda" else max(1, torch.get_num_threads() // asked.ranks)
+        request = replace(request, device=device, threads=request.threads or own)
+        ranks = Ranks(asked, request)
     threads = use_threads(request.threads)
     plan = None if request.vram is None else fitting_plan(request, name, device, dtype)
     components = load_components(
@@ -175,7 +208,9 @@ def load_model(request: EngineRequest) -> Loaded:
         ema=request.ema,
     )
     memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
-    return Loaded(name, components, device, threads, memory)
+    if ranks is not None:
+        ranks.loaded(components.transformer)
+    return Loaded(name, components, device, threads, memory, ranks)
 
 
 class OneModel:
@@ -211,6 +246,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         seed=seed,
         untrained=request.untrained,
         video=request.video,
+        **({} if loaded.ranks is None else {"make": partial(loaded.ranks.stream, components)}),
     )
 
     def video_input() -> "VideoInput":
@@ -236,6 +272,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
         video_input=video_input if request.video else None,
         begins=beginnings_of(stream),
+        parallel="" if loaded.ranks is None else loaded.ranks.written,
     )
 
 

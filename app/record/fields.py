@@ -34,6 +34,14 @@ def _as_flag(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_plan(value: str) -> str:
+    """Read as the flag; empty: none."""
+    if value:
+        READERS["parallel"]("parallel", value)
+    return value
+
+
+_as_plan = AfterValidator(_check_plan)
 Threads = Annotated[int, _as_flag("threads")]
 Height = Annotated[int, _as_flag("height")]
 Width = Annotated[int, _as_flag("width")]
@@ -49,6 +57,7 @@ LoraName = Annotated[str, _as_flag("lora")]
 Loras = Annotated[list[LoraName], Field(max_length=16)]
 Vram = Annotated[str, _as_flag("vram")]
 VaeName = Annotated[str, _as_flag("vae")]
+ParallelPlan = Annotated[str, _as_plan]
 Name = Annotated[str, Field(max_length=200)]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
 Fps = Annotated[float, Field(ge=1, le=FASTEST_FPS)]

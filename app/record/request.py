@@ -106,6 +106,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         use_ema=request.engine.ema,
         beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
         vram=request.engine.vram,
+        parallel=opened.parallel,
     )
 
 
@@ -264,6 +265,9 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
         audio=_sound(before) if request.audio is None else request.audio,
         report=Path(before.report) if request.report is None and before.report is not None else request.report,
     )
+    plan = request.engine.parallel
+    if not plan and request.engine.gpus is None:
+        plan = before.config.parallel  # its snapshots are read under any, or in one process
     if not request.script.shots:
         begun = request_of(
             before.config,
@@ -274,6 +278,7 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
         )
         return replace(
             begun,
+            engine=replace(begun.engine, parallel=plan, gpus=request.engine.gpus),
             resume=True,
             report=request.report,
             audio=request.audio,
@@ -282,7 +287,7 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             video=None if begun.video is None else replace(begun.video, input=before.video or begun.video.input),
             beginning=begun.beginning and replace(begun.beginning, input=before.beginning or begun.beginning.input),
         )
-    engine = request.engine
+    engine = replace(request.engine, parallel=plan)
     if engine.threads is None:
         engine = replace(engine, threads=before.config.threads)
     seed = before.seed if request.seed == -1 else request.seed

@@ -130,7 +130,7 @@ class Config(_Record):
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
     chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
-    `use_ema` and `vram` are as they were given.
+    `use_ema` and `vram` are as they were given, `parallel` is the plan that spread it over ranks, if one did.
     """
 
     script: str
@@ -153,6 +153,7 @@ class Config(_Record):
     use_ema: bool | None = None
     beginning: BeginningRecord | None = None
     vram: recorded.Vram | None = None
+    parallel: recorded.ParallelPlan = ""
 
 
 class Timing(_Record):

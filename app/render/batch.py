@@ -261,6 +261,8 @@ def _engine(resolved: Resolved, flags: RunFlags) -> EngineRequest:
         vae=settings.vae,
         ema=settings.use_ema,
         vram=settings.vram,
+        parallel=settings.parallel or "",
+        gpus=settings.gpus,
     )
 
 

@@ -267,7 +267,11 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         ("model's checksum", before.model.sha256[:12], now.model.sha256[:12]),
         *((key, value, now.versions.get(key)) for key, value in before.versions.items()),
         ("CPU", before.machine.get("cpu"), now.machine.get("cpu")),
-        *((key, _comparable(key, value), getattr(now.config, key)) for key, value in before.config),
+        *(
+            (key, _comparable(key, value), getattr(now.config, key))
+            for key, value in before.config
+            if key != "parallel"  # whether the pictures are the same shows in the chunks that are made again
+        ),
     ):
         if old != new:
             # A script is long and of many lines: what is shown of it begins shortly before the first difference.

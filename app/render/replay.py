@@ -31,15 +31,15 @@ from app.render.film_record import Known, find_record
 from app.render.render import render
 from weights.catalog import MODELS
 
-_LOCATIONS = tuple(name for name, entry in TABLE.items() if entry.replay == "place")
-"""Settings that say where weights are, and change no frame."""
+_LOCATIONS = (*(name for name, entry in TABLE.items() if entry.replay == "place"), "parallel")
+"""Settings that say where weights are, or where work is done, and change no frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a person asked for beside the file: `changes` of settings, the strongest first; the `model` that may be
-    loaded, and where weights are (`locations`); licences that were accepted; where the `video` lies that the film is
-    made of; which `parts` of the model it names as the record does."""
+    loaded, and where weights are and work is done (`locations`); licences that were accepted; where the `video` lies
+    that the film is made of; which `parts` of the model it names as the record does."""
 
     changes: Sequence[Layer] = ()
     model: str | None = None
@@ -108,7 +108,13 @@ def replay(
     parts_of_record(record.config.lora, record.config.vae, source, asked.parts)
     request = _request(record, model, source, output)
     engine = replace(request.engine, offline=asked.model is None or bool(asked.locations.get("offline")))
-    engine = replace(engine, models_dir=asked.models_dir, accepted_licences=frozenset(asked.accepted))
+    engine = replace(
+        engine,
+        models_dir=asked.models_dir,
+        accepted_licences=frozenset(asked.accepted),
+        parallel=asked.locations.get("parallel", ""),  # a record starts no ranks by itself
+        gpus=asked.locations.get("gpus"),
+    )
     request = _with_inputs(replace(request, engine=engine, overwrite=overwrite), path, asked)
     if check:
         _keep(path, known, output)

@@ -26,7 +26,7 @@ from app.server.restore import Takes, VideoBody, read_dropped, restored
 
 LARGEST_ANSWER = 16 * 2**20
 """Bytes: what ten thousand shots with their blends take, twice."""
-NICE = 5
+NICE = 10
 
 
 def plan(takes: Takes, body: bytes) -> dict[str, Any]:

@@ -30,6 +30,9 @@ STUCK_SECONDS = 2.0
 """After this long a reader of pictures that takes nothing does not count as watching."""
 SEND_SECONDS = 20.0
 """After this long a stuck socket is closed."""
+WHOLE_SECONDS = 0.1
+"""Between two messages that tell the whole of something, as a queue of a hundred prompts: nobody reads them faster."""
+_WHOLE = (Track, QueueState, SourceFigures)
 
 
 class Outlet(Protocol):
@@ -44,11 +47,30 @@ class Gone(Exception):
     """The viewer does not take what it is sent."""
 
 
+class _Texts:
+    """JSON of the newest messages, made once for all viewers who are told the same."""
+
+    def __init__(self, kept: int = 8) -> None:
+        self._kept: deque[tuple[BaseModel, str]] = deque(maxlen=kept)
+
+    def of(self, event: BaseModel) -> str:
+        """The message as it is sent."""
+        for known, text in self._kept:
+            if known is event:
+                return text
+        text = event.model_dump_json()
+        self._kept.append((event, text))
+        return text
+
+
+_texts = _Texts()  # of the event loop, which alone sends
+
+
 class _Newest:
     """The newest frame, handed from the encode thread to the event loop."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._lock = threading.Lock()
         self._wake = asyncio.Event()
         self._frame: LiveFrame | None = None
@@ -72,8 +94,15 @@ class _Newest:
 
     def wake(self) -> None:
         """Wake the sender, from any thread; the loop is closed when the server has ended."""
+        if threading.get_ident() == self._thread:
+            self._wake.set()
+            return
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake.set)
+
+    def wake_in(self, seconds: float) -> None:
+        """Wake the sender later, from the event loop."""
+        self._loop.call_later(seconds, self._wake.set)
 
     async def something(self) -> None:
         """Wait until there may be something to send."""
@@ -102,6 +131,9 @@ class SocketViewer:
         self._lock = threading.Lock()
         self._unacked: deque[int] = deque()
         self._told: deque[BaseModel] = deque()
+        self._taken: dict[int, PictureTaken] = {}
+        self._whole: dict[type[BaseModel], BaseModel] = {}
+        self._whole_at = float("-inf")
         self._metrics: Metrics | None = None
         self._gone = False
 
@@ -122,12 +154,14 @@ class SocketViewer:
 
     def tell(self, event: BaseModel) -> None:
         """Take a message; never blocks. What tells the whole of something takes the place of an older one that still
-        waits; everything else arrives in order."""
+        waits, for WHOLE_SECONDS at most; a receipt of a source's picture that of its older one; everything else
+        arrives in order."""
         with self._lock:
-            if isinstance(event, Track | QueueState | PictureTaken | SourceFigures):
-                about = type(event), getattr(event, "source", None)
-                self._told = deque(o for o in self._told if (type(o), getattr(o, "source", None)) != about)
-            if isinstance(event, Metrics):
+            if isinstance(event, _WHOLE):
+                self._whole[type(event)] = event
+            elif isinstance(event, PictureTaken):
+                self._taken[event.source] = event
+            elif isinstance(event, Metrics):
                 self._metrics = event
             elif len(self._told) < BACKLOG:
                 self._told.append(event)
@@ -154,7 +188,7 @@ class SocketViewer:
                     event = event.model_copy(update={"url": event.name.join(self.files)})
                 if isinstance(event, Applied):
                     self.figures.prompt_to_picture.observe(event.ms / 1000)
-                await self._send(outlet.send_text(event.model_dump_json()))
+                await self._send(outlet.send_text(_texts.of(event)))
                 if isinstance(event, Done):
                     return
             frame = self._newest.take() if self.credit > 0 else None
@@ -174,14 +208,33 @@ class SocketViewer:
         with self._lock:
             if self._gone:
                 raise Gone
-            told, metrics = list(self._told), self._metrics
+            told, metrics = [*self._taken.values(), *self._told], self._metrics
             self._told.clear()
+            self._taken.clear()
             self._metrics = None
-        return told if metrics is None else [*told, metrics.model_copy(update={"dropped": self.dropped})]
+            ended = any(isinstance(event, Done) for event in told)
+            whole = self._take_whole(at_once=ended)
+        if ended:
+            return [*whole, *told]
+        if metrics is not None:
+            whole.append(metrics.model_copy(update={"dropped": self.dropped}) if self.dropped else metrics)
+        return [*told, *whole]
+
+    def _take_whole(self, *, at_once: bool) -> list[BaseModel]:
+        if not self._whole:
+            return []
+        now = time.monotonic()
+        wait = self._whole_at + WHOLE_SECONDS - now
+        if wait > 0 and not at_once:
+            self._newest.wake_in(wait)
+            return []
+        told, self._whole, self._whole_at = list(self._whole.values()), {}, now
+        return told
 
     async def _send(self, sending: Awaitable[None]) -> None:
         try:
-            await asyncio.wait_for(sending, SEND_SECONDS)
+            async with asyncio.timeout(SEND_SECONDS):
+                await sending
         except TimeoutError:
             raise Gone from None
 

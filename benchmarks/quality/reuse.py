@@ -62,7 +62,7 @@ class Counting:
         self._runner, self._layers = runner, layers
         self.computed = 0.0
 
-    def run(self, batches: Sequence[Batch]) -> list[Tensor]:
+    def run(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
         for batch in batches:
             self.computed += _computed(batch.layers, self._layers)
         return self._runner.run(batches)

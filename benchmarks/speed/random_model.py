@@ -22,12 +22,14 @@ from benchmarks.speed.cost import Steady, architecture, chunk_flops, frame_token
 from cache.kv import KVStore
 from cache.types import Pass, Row
 from models.autoencoder import Autoencoder
+from models.taehv import AutoencoderTAEHV
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.build import make_policies
 from pipelines.components import choose_device
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
+from pipelines.fit import MemoryPlan, hold
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -78,6 +80,8 @@ def measure(
     modes: Sequence[str] = MODES,
     backend: str = "inductor",
     scale: Scale | None = None,
+    decoder: str = "full",
+    weights: str = "full",
     report: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Run every preset on random weights; times in seconds, memory in bytes.
@@ -90,6 +94,8 @@ def measure(
         modes: eager, compiled or both, in this order for all presets.
         backend: of torch.compile.
         scale: what to build; the real size on CUDA, a small one on a CPU.
+        decoder: full, Wan's own autoencoder, or tiny.
+        weights: of the layers, in the type that computes ("full"), or in fp8 and widened for use.
         report: told before each measurement.
     """
     deadline = Deadline(budget)
@@ -101,7 +107,9 @@ def measure(
     with torch.random.fork_rng(devices=[place] if place == "cuda" else []):
         torch.manual_seed(0)
         transformer = _transformer(config, place, dtype)
-        autoencoder = _autoencoder(config, scale, place, dtype)
+        autoencoder = _autoencoder(config, scale, place, dtype, decoder)
+    if weights == "fp8":
+        hold(transformer, MemoryPlan(weights="fp8"), place, dtype)
     peak = matmul_peak(place, dtype)
     words = Conditioner(_Words(config["text_len"], config["text_dim"]))
     rows: list[dict[str, Any]] = []
@@ -203,10 +211,18 @@ def _transformer(config: Mapping[str, Any], device: str, dtype: torch.dtype) -> 
     return model.eval().requires_grad_(False)
 
 
-def _autoencoder(config: Mapping[str, Any], scale: Scale, device: str, dtype: torch.dtype) -> Autoencoder | None:
-    """That of Wan 2.1; None for a model with another, whose chunks then end at their latents."""
+def _autoencoder(
+    config: Mapping[str, Any], scale: Scale, device: str, dtype: torch.dtype, decoder: str
+) -> Autoencoder | None:
+    """That of Wan 2.1, or its tiny one; None for a model with another, whose chunks then end at their latents."""
     if config["in_channels"] != 16:
         return None
+    if decoder == "tiny":
+        with torch.device(device):
+            tiny = AutoencoderTAEHV().eval().requires_grad_(False)
+        for parameter in tiny.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return tiny
     with torch.device(device):
         vae = AutoencoderKLWan(base_dim=scale.decoder_width).requires_grad_(False)
     for parameter in vae.parameters():

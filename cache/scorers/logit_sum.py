@@ -35,10 +35,17 @@ class LogitSum:
     def keep_q(self) -> int:
         return self.recent
 
-    def score(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, uses: Tensor) -> Tensor:
+    def asked(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Summed logits over sqrt(head size) * heads, [B, S]; arguments as TokenScorer says."""
         heads, head_dim = keys.shape[2:]
         summed = queries.sum(dim=1)
-        logits = (keys.to(summed.dtype) * summed[:, None]).sum(dim=(2, 3)) / (head_dim**0.5 * heads)
-        behind = logits.amax(dim=1, keepdim=True) - logits.amin(dim=1, keepdim=True) + 1.0
-        return logits - behind * (uses >= self.max_reuse)
+        return (keys.to(summed.dtype) * summed[:, None]).sum(dim=(2, 3)) / (head_dim**0.5 * heads)
+
+    def ranked(self, asked: Tensor, uses: Tensor) -> Tensor:
+        """The same, and those behind all others that were chosen often."""
+        behind = asked.amax(dim=1, keepdim=True) - asked.amin(dim=1, keepdim=True) + 1.0
+        return asked - behind * (uses >= self.max_reuse)
+
+    def score(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, uses: Tensor) -> Tensor:
+        """What all heads ask, ranked; arguments as TokenScorer says. Heads that lie apart are added up in between."""
+        return self.ranked(self.asked(layer, queries, keys, values), uses)

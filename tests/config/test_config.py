@@ -43,6 +43,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "untrained": ("true", True),
     "device": ("cpu", "cpu"),
     "threads": ("2", 2),
+    "parallel": ("levels=2", "levels=2"),
+    "gpus": ("2", 2),
     "models_dir": ("weights here", "weights here"),
     "offline": ("yes", True),
     "seed": ("7", 7),

@@ -19,7 +19,7 @@ from app.live import recorder
 from app.live.checkpoint import read_checkpoint
 from app.live.commands import Commands
 from app.live.messages import Do, Saved, SessionStart, Set, Stop
-from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves
+from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM, Crowded, Saves, Stopped
 from app.live.spelling import AT_ONCE, Spelling
 from app.live.worker import Worker
 from app.record.log_writer import LogWriter
@@ -94,6 +94,26 @@ def test_a_server_takes_so_many_files_of_all_films_and_counts_them_down_again() 
     with pytest.raises(Crowded, match="their frames hold"):
         saves.add("one more", lambda: None, held=200)
     gate.set()
+
+
+def test_a_save_rests_as_long_as_it_has_worked_and_not_after_the_end() -> None:
+    saves, waited = Saves(1000), list[float | None]()
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout)
+            return self.is_set()
+
+    saves.stopped = Event()
+    saves.rest(0.004)
+    saves.rest(30.0)
+    first, second = waited
+    assert first == 0.004
+    assert second is not None
+    assert second < 0.1
+    assert saves.close(1.0)
+    with pytest.raises(Stopped):
+        saves.rest(0.001)
 
 
 def test_a_save_that_fails_is_told_leaves_nothing_and_its_place_is_free_again(

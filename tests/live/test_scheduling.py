@@ -65,6 +65,14 @@ def test_debt_grows_with_what_jumps_take_and_has_an_end() -> None:
     assert debt.until == 103.0 + LONGEST_DEBT
 
 
+def test_a_new_prompt_is_paid_back_and_playing_is_not() -> None:
+    debt = Debt(100.0)
+    debt.had(100.0, 100.5, jumped=False, switching=0.2)
+    assert debt.until == 100.5 + FACTOR * 0.2
+    debt.had(101.5, 101.9, jumped=False)
+    assert debt.until == 100.5 + FACTOR * 0.2
+
+
 def test_a_film_that_is_due_has_a_turn_in_the_end_among_films_that_are_always_late() -> None:
     waiting, late = Film(100.0 + PATIENCE), Film(0.0, free=-1.0)
     late.debt.had(100.0, 105.0, jumped=False)

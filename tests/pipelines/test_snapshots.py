@@ -255,7 +255,7 @@ def test_a_field_more_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Snapshot, restore, fork, file, the way to another device and the count of bytes see it without being told."""
     engine = tiny_engine()
     plain = tiny_stream(engine).snapshot()
-    monkeypatch.setattr("pipelines.streaming.StreamState", Grown)
+    monkeypatch.setattr("pipelines.allocate.StreamState", Grown)
     stream = tiny_stream(engine)
     state = grown(stream)
     held = state.ring.ring.data_ptr()

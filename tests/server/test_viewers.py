@@ -8,9 +8,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from app.live.frame_header import unpack_frame
-from app.live.messages import Accepted, Done, Metrics
+from app.live.messages import Accepted, Done, Metrics, QueueItem, QueueState
 from app.live.player import LiveFrame
 from app.live.source_messages import PictureTaken
 from app.server import viewers
@@ -67,6 +68,41 @@ def test_metrics_are_replaced_and_everything_else_arrives_in_order() -> None:
             await asyncio.sleep(0.01)
         assert (link.sent[0]["fps"], link.sent[0]["dropped"], link.sent[1].seq) == (2, 1, 1)
         sending.cancel()
+
+    run(work())
+
+
+def test_what_tells_the_whole_is_said_once_a_while_and_made_into_text_once_for_everybody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[BaseModel] = []
+
+    class Counted(QueueState):
+        def model_dump_json(self, **options: Any) -> str:
+            made.append(self)
+            return super().model_dump_json(**options)
+
+    monkeypatch.setattr(viewers, "_WHOLE", (Counted,))
+
+    async def work() -> None:
+        both = [(SocketViewer(), Link()) for _ in range(2)]
+        sending = [asyncio.create_task(viewer.send_to(link)) for viewer, link in both]
+        for number in range(20):
+            said = Counted(items=[QueueItem(id="p", prompt=f"{number}")])
+            for viewer, _ in both:
+                viewer.tell(said)
+            await asyncio.sleep(0)
+        for viewer, link in both:
+            while not link.sent or link.sent[-1]["items"][0]["prompt"] != "19":
+                await asyncio.sleep(0.01)
+            assert len(link.sent) < 20
+            viewer.tell(Counted(items=[]))
+            viewer.tell(Done(reason="over"))
+        await asyncio.gather(*sending)
+        for _, link in both:
+            assert [message["type"] for message in link.sent[-2:]] == ["session.queue", "session.done"]
+            assert not link.sent[-2]["items"], "the last is told before the end"
+        assert len({id(event) for event in made}) == len(made), "a message was made into text twice"
 
     run(work())
 

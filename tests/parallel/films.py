@@ -1,0 +1,69 @@
+"""Engines of tiny films that every rank makes for itself, by the names of functions, so that they can be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from cache.deep_forcing import DeepForcing
+from cache.positions import MovedSink, SlotIndex
+from cache.refresh import SinkRefresh
+from cache.switches import Keep
+from pipelines.engine import Engine
+from schedulers.batch import StreamBatch
+from tests.tiny import tiny_autoencoder, tiny_engine, tiny_transformer
+
+LEVELS = (1000.0, 750.0, 500.0, 250.0)
+
+
+def stream_batch() -> Engine:
+    """Four levels, each with a memory of its own, whose sink is renewed."""
+    return tiny_engine(
+        tiny_transformer(num_layers=3),
+        plan=StreamBatch(LEVELS, chunk=1),
+        cache=SinkRefresh(window=6, sink=2, keeps="level", threshold=0.9),
+        position=SlotIndex(),
+        switch=Keep(),
+        autoencoder=tiny_autoencoder(),
+    )
+
+
+def stream_batch_latents() -> Engine:
+    """The same without pictures."""
+    return replace(stream_batch(), autoencoder=None)
+
+
+def clean(dtype: torch.dtype = torch.float32) -> Engine:
+    """One memory, re-cache on a new prompt, chunks of 3; four heads and full guidance."""
+    transformer = tiny_transformer(num_layers=3, num_attention_heads=4, attention_head_dim=16, dtype=dtype)
+    return tiny_engine(transformer, autoencoder=tiny_autoencoder() if dtype == torch.float32 else None)
+
+
+def clean_64() -> Engine:
+    """The same in double precision, whose autoencoder would not be."""
+    return clean(torch.float64)
+
+
+def deep() -> Engine:
+    """Tokens kept by content, in double precision."""
+    transformer = tiny_transformer(num_layers=2, num_attention_heads=4, attention_head_dim=16, dtype=torch.float64)
+    cache = DeepForcing(window=12, sink=3, budget=6, recent=3)
+    return tiny_engine(transformer, cache=cache, position=MovedSink(), switch=Keep())
+
+
+def refreshed() -> Engine:
+    """Stream batch in double precision with four heads."""
+    return tiny_engine(
+        tiny_transformer(num_layers=2, num_attention_heads=4, attention_head_dim=16, dtype=torch.float64),
+        plan=StreamBatch(LEVELS, chunk=1),
+        cache=SinkRefresh(window=6, sink=2, keeps="level", threshold=0.9),
+        position=SlotIndex(),
+        switch=Keep(),
+    )
+
+
+def uneven() -> Engine:
+    """Three heads, and six tokens a frame that three ranks could share and two share evenly."""
+    transformer = tiny_transformer(num_layers=2, num_attention_heads=3, attention_head_dim=32, dtype=torch.float64)
+    return tiny_engine(transformer)
