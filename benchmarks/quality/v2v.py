@@ -33,6 +33,7 @@ def measure(
     strengths: tuple[float, ...] = STRENGTHS,
     camera: bool = False,
     hold: float = 1.0,
+    near: bool = False,
 ) -> dict[str, Any]:
     """The same prompts, seeds and sources under every strength.
 
@@ -43,12 +44,14 @@ def measure(
         strengths: how much of the video is given up to the prompt.
         camera: the sources are what a camera would see (benchmarks/quality/camera_clip.py), not painted ones.
         hold: how much of their detail enters (app/media/flatten.py).
+        near: all but their coloured things becomes the scene of the words (benchmarks/quality/bringing_near.py).
     """
     import numpy as np
     import torch
 
     from app.media.flatten import flattened
     from benchmarks.quality.adherence import Judgement, tally
+    from benchmarks.quality.bringing_near import brought_near, ground_of
     from benchmarks.quality.camera_clip import camera_clip
     from benchmarks.quality.intervals import share
     from benchmarks.quality.painted import paint
@@ -68,6 +71,8 @@ def measure(
             painted = None if camera else paint(other_looks(spec, index), side, frames).permute(0, 2, 3, 1).numpy()
             source = camera_clip(spec, side, frames, index) if painted is None else painted
             source = np.stack([flattened(picture, hold) for picture in source])
+            if near:
+                source = brought_near(source, ground_of(studio, text, seed=9000 + index))
             film, took = _made(studio, source, text, strength, seed=6000 + index)
             judged.append(Judgement.of(studio.scorer, torch.from_numpy(film).permute(0, 3, 1, 2), spec))
             apart.append(distance(judged[-1].verdict.track, spec))
@@ -76,7 +81,7 @@ def measure(
         follows = share(sum(gap < NEAR for gap in apart), len(apart))
         row = {"strength": strength, "apart": median(apart), "follows": follows, "pictures_a_second": median(spent)}
         rows.append({**row, **tally(judged)})
-    about = {"prompts": prompts, "seconds_a_film": seconds, "fps": fps, "camera": camera, "hold": hold}
+    about = {"prompts": prompts, "seconds_a_film": seconds, "fps": fps, "camera": camera, "hold": hold, "near": near}
     return {"benchmark": "v2v", **about, "rows": rows}
 
 
@@ -134,6 +139,9 @@ class VideoFilms(EngineBenchmark):
     seconds: Annotated[float, typer.Option("--seconds", min=2, max=60, help="Of each film.")] = 4.0
     camera: Annotated[bool, typer.Option("--camera", help="Sources as a camera sees them, not painted ones.")] = False
     hold: Annotated[float, typer.Option("--hold", min=0, max=1, help="How much of a source's detail enters.")] = 1.0
+    near: Annotated[bool, typer.Option("--near", help="Before the scene of the words instead of the source's own.")] = (
+        False
+    )
     table = staticmethod(table)
 
     def measure(self, run: Run) -> dict[str, Any]:
@@ -147,4 +155,6 @@ class VideoFilms(EngineBenchmark):
         from benchmarks.quality.studio import Studio
 
         studio = Studio.open(self.engine, run.report)
-        return measure(studio, prompts=self.prompts, seconds=self.seconds, camera=self.camera, hold=self.hold)
+        return measure(
+            studio, prompts=self.prompts, seconds=self.seconds, camera=self.camera, hold=self.hold, near=self.near
+        )

@@ -12,6 +12,7 @@ from app.errors import UsageMistake
 from app.loading.model import EngineRequest
 from benchmarks.benchmark import Run
 from benchmarks.quality import v2v
+from benchmarks.quality.bringing_near import brought_near, coloured
 from benchmarks.quality.camera_clip import camera_clip
 from benchmarks.quality.studio import Studio
 from pipelines.presets import PRESETS
@@ -45,6 +46,21 @@ def test_a_camera_s_clip_goes_the_way_that_it_is_judged_by() -> None:
         assert not inside or np.abs(where - (down, across)).max() < 0.06
     assert not np.array_equal(clip, camera_clip(spec, 64, 9, seed=5))
     assert np.array_equal(clip, camera_clip(spec, 64, 9, seed=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_coloured_stays_and_the_rest_becomes_the_ground(seed: int) -> None:
+    (_, spec), *_ = held_out_prompts(1, seed=6)
+    clip = camera_clip(spec, 96, 1, seed)
+    (across, down), ground = positions(spec, 1)[0], np.full((96, 96, 3), 7, np.uint8)
+    y, x = np.mgrid[:96, :96] / 96
+    far = np.hypot(x - across, y - down)
+    mask = coloured(clip[0])
+    assert mask[far < 0.08].mean() > 0.6, "the disc"
+    assert mask[far > 0.25].mean() < 0.1, "grey clutter in uneven light"
+    (made,) = brought_near(clip, ground)
+    assert np.abs(made[far > 0.25].astype(int) - 7).mean() < 15
+    assert np.abs(made[far < 0.06].astype(int) - clip[0][far < 0.06]).mean() < 40
 
 
 def test_another_model_is_refused_before_anything_is_loaded() -> None:

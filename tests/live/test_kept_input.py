@@ -17,6 +17,7 @@ from app.live.quota import NoRoom
 from app.live.session import Session
 from app.live.source_messages import BeginningSet, BeginningState, PictureTaken, SourceSet, SourceState
 from app.record.kept_input import KEPT, InputWriter, KeptInput, KeptPicture
+from app.record.provenance import provenance_of_log
 from app.render import replay_log as replaying
 from tests.live.test_sources import Page, page, picture  # noqa: F401  # a fixture
 from tests.live_tiny import Stage, Watcher, say, watched
@@ -122,6 +123,8 @@ def test_a_plain_film_keeps_no_pictures(page: Page) -> None:  # noqa: F811
     page.play(2)
     page.stage.settle()
     assert not (page.film.folder / KEPT).exists()
+    log = replaying.read_log(page.film.folder / "session.jsonl")
+    assert "It was made of a camera, too; it is filmed from its words alone." in provenance_of_log(log, "log").notes
 
 
 @pytest.mark.parametrize("why", ["quota", "disk"])
