@@ -45,13 +45,9 @@ class HeadRunner:
         tokens = hidden.shape[1] // frames
         cuts = self._processor.begin(frames, tokens)
         own = cuts[link.rank]
-
-        def ours(x: Tensor, dim: int) -> Tensor:
-            """Our run of every frame's tokens, [.., F * T, ..]."""
-            return x.unflatten(dim, (frames, tokens)).narrow(dim + 1, own.start, len(own)).flatten(dim, dim + 1)
-
         times = model.embed_time(batch.timestep, hidden)
-        hidden = ours(hidden, 1).contiguous()
+        by_frame = hidden.unflatten(1, (frames, tokens))
+        hidden = by_frame[:, :, own.start : own.stop].flatten(1, 2).contiguous()
         hidden = model.through(hidden, times[1], batch.text, batch.rotary, batch.memory, layers=batch.layers)
         if not batch.layers.flow:
             return latents[:, :, :0]

@@ -140,13 +140,11 @@ def test_new_queries_keys_and_values_are_swapped_and_nothing_that_is_remembered(
         lead.next_chunk(FOX, decode=False)
     crew.link.bytes.clear()
     lead.next_chunk(FOX, decode=False)
-    hidden = (
-        3 * (HEIGHT // 2) * (WIDTH // 2) * 64 * 8
-    )  # of a chunk in float64: half of the tokens are ours, of all heads
+    hidden = 3 * (HEIGHT // 2) * (WIDTH // 2) * 64 * 8  # of a chunk in float64; a quarter of it is ours, and leaves
     layers = 3 * 3 - 1  # two levels and the clean pass, which ends with the keys of its last layer
     swapped = crew.link.bytes
     assert swapped["attended"] == layers * hidden / 4
-    assert swapped["queries, keys, values"] == (layers + 1) * 3 * hidden / 4 - 0 * hidden
+    assert swapped["queries, keys, values"] == (layers + 1) * 3 * hidden / 4
 
 
 def test_a_snapshot_is_read_back_under_another_plan_and_by_one_process(crew: Crew) -> None:
