@@ -8,8 +8,6 @@ import errno
 import traceback
 from pathlib import Path
 
-from parallel import LinkLost
-
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 129, 130, 143
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +32,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), EXIT_USAGE
     if isinstance(error, RenderFailure):
         return str(error), EXIT_FAILURE
-    if isinstance(error, LinkLost):
+    if type(error).__name__ == "LinkLost":  # of parallel/, which few commands load
         return str(error), EXIT_FAILURE
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Interrupted.", EXIT_INTERRUPTED

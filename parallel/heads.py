@@ -45,16 +45,10 @@ class HeadRunner:
         tokens = hidden.shape[1] // frames
         cuts = self._processor.begin(frames, tokens)
         own = cuts[link.rank]
-
-        def ours(x: Tensor, dim: int) -> Tensor:
-            """Our run of every frame's tokens, [.., F * T, ..]."""
-            return x.unflatten(dim, (frames, tokens)).narrow(dim + 1, own.start, len(own)).flatten(dim, dim + 1)
-
         times = model.embed_time(batch.timestep, hidden)
-        cos, sin = (ours(table, table.ndim - 2) for table in batch.rotary)
-        hidden = model.through(
-            ours(hidden, 1).contiguous(), times[1], batch.text, (cos, sin), batch.memory, layers=batch.layers
-        )
+        by_frame = hidden.unflatten(1, (frames, tokens))
+        hidden = by_frame[:, :, own.start : own.stop].flatten(1, 2).contiguous()
+        hidden = model.through(hidden, times[1], batch.text, batch.rotary, batch.memory, layers=batch.layers)
         if not batch.layers.flow:
             return latents[:, :, :0]
         out = model.head(hidden, times[0]).unflatten(1, (frames, len(own)))
@@ -92,17 +86,16 @@ class SwappingAttnProcessor(CausalAttnProcessor):
     ) -> Tensor:
         assert rotary_emb is not None
         assert rotary_emb.memory is not None  # a stream always has one
-        query, key, value = project_self(attn, hidden_states)
-        rotated = rotate(key, rotary_emb.cos, rotary_emb.sin)
-        parts = torch.stack([rotate(query, rotary_emb.cos, rotary_emb.sin), rotated, key, value])
-        query, rotated, key, value = self._to_heads(parts).unbind()
+        parts = torch.stack(project_self(attn, hidden_states))
+        query, key, value = self._to_heads(parts).unbind()
+        query, rotated = (rotate(each, rotary_emb.cos, rotary_emb.sin) for each in (query, key))
         out = attend(self, rotary_emb, query, key, rotated, value)
         if out is None:
             return hidden_states
         return self.project_out(attn, self._to_tokens(out))
 
     def _to_heads(self, parts: Tensor) -> Tensor:
-        """Our tokens of all heads [4, B, F * t, N, D] as all tokens of our heads, [4, B, F * T, n, D]."""
+        """Our tokens of all heads [3, B, F * t, N, D] as all tokens of our heads, [3, B, F * T, n, D]."""
         by_frame = parts.unflatten(2, (self._frames, -1))
         kinds, batch, frames, _, _, size = by_frame.shape
         sends = [by_frame[..., heads.start : heads.stop, :] for heads in self._heads]

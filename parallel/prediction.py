@@ -95,7 +95,7 @@ def ulysses(work: Work, machine: Machine, ranks: int) -> float:
         return alone(work, machine)
     share = -(-work.heads // ranks) / work.heads
     away = (ranks - 1) / ranks**2
-    swaps = work.layers * (machine.message(4 * work.hidden * away) + machine.message(work.hidden * away))
+    swaps = work.layers * (machine.message(3 * work.hidden * away) + machine.message(work.hidden * away))
     flows = machine.message(work.latents)
     return work.rows * (machine.row * share + swaps + flows) + machine.beside
 

@@ -6,6 +6,7 @@ sentence and one action on stderr, never as a traceback (`--debug` shows it).
 
 import io
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,7 +27,6 @@ from app.config.aliases import primary
 from app.config.readers import choose
 from app.config.table import TABLE
 from app.errors import EXIT_OK, EXIT_USAGE, UsageMistake, explain, printable, shorten
-from app.loading.launch import CLOSING, Launched, launched, spreads
 
 app = typer.Typer(
     name="rivulet",
@@ -45,9 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a render
     debug = "--debug" in arguments
-    started = launched()
-    if started is not None and started.rank:
-        return _help_rank_0(started, arguments, debug)
+    if os.environ.get("WORLD_SIZE") and (code := _help_rank_0(arguments, debug)) is not None:
+        return code
     try:
         arguments = normalise(arguments)
         debug = "--debug" in arguments[:1]
@@ -61,21 +60,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rivulet: {printable(message)}", file=sys.stderr)
         return code
     finally:
-        while CLOSING:
-            CLOSING.pop()()
-        if started is not None and spreads(arguments):
-            from app.loading.ranks import release
-
-            release()
+        _end_ranks(arguments)
 
 
-def _help_rank_0(started: Launched, arguments: list[str], debug: bool) -> int:
-    """The life of any other rank: rank 0 reads the command line, says what is wrong with it, and what is to be done."""
+def _help_rank_0(arguments: list[str], debug: bool) -> int | None:
+    """The life of one of several ranks that is not 0, which reads the command line for all; None: this is not one."""
+    from app.loading.launch import launched, spreads
+
+    started = launched()
+    if started is None or not started.rank:
+        return None
     if not (spreads(arguments) or started.ours):
         return EXIT_OK
     from app.loading.follower import follow
 
     return follow(started, debug)
+
+
+def _end_ranks(arguments: list[str]) -> None:
+    """Let all other ranks end, those that were started and those that wait for a film that did not come."""
+    if os.environ.get("WORLD_SIZE") or "app.loading.launch" in sys.modules:
+        from app.loading.launch import CLOSING, spreads
+
+        while CLOSING:
+            CLOSING.pop()()
+        if os.environ.get("WORLD_SIZE") and spreads(arguments):
+            from app.loading.ranks import release
+
+            release()
 
 
 def normalise(argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from app.config.lengths import FASTEST_FPS, parse_length
 from app.errors import UsageMistake, printable, shorten
-from parallel import read_plan
 
 Name = TypeVar("Name", bound=str)
 Reader = Callable[[str, object], Any]
@@ -30,6 +29,8 @@ LARGEST_PICTURE = 8192
 MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """torch starts every thread that it is given, and the system ends a process that starts too many."""
 DEVICES = ("auto", "cpu", "cuda")
+MOST_RANKS = 64
+"""As parallel.MOST_RANKS."""
 SEED_MODES = ("fixed", "increment", "random")
 FitKind = Literal["crop", "pad", "stretch"]
 """How a video's picture becomes one of the film's shape."""
@@ -175,6 +176,8 @@ def memory_bytes(written: str) -> int:
 
 def plan_of_ranks(label: str, value: object) -> str:
     """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, auto=2, single."""
+    from parallel import read_plan  # few commands need it
+
     written = _text(value).strip()
     try:
         read_plan(written)

@@ -10,12 +10,11 @@ from functools import partial
 from app.config import readers as read
 from app.config.lengths import FASTEST_FPS
 from app.config.live_settings import Live
-from app.config.readers import LARGEST_SIDE, MOST_THREADS, SEED_LIMIT, Reader, Whole
+from app.config.readers import LARGEST_SIDE, MOST_RANKS, MOST_THREADS, SEED_LIMIT, Reader, Whole
 from app.config.run_flags import Run
 from app.config.setting import Control, Setting, Wire, entries_of, setting
 from app.config.video_settings import Video
 from cache import FEATURE_CACHES
-from parallel import MOST_RANKS
 from pipelines.presets import PRESETS
 from pipelines.presets.base import GUIDANCES
 from pipelines.presets.knobs import LARGEST_CHUNK, LARGEST_WINDOW, MOST_GUIDANCE, MOST_SHIFT, MOST_STEPS

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from app.config import readers
 from cache.deep_forcing import DeepForcing
 from cache.fifo import SinkWindow
 from cache.kv import KVStore
@@ -15,7 +16,7 @@ from cache.kv_shape import KVShape
 from cache.layer_plan import LayerPlan, Tap
 from cache.quantised import KV_STORAGES
 from cache.storage import Dense
-from parallel import PARALLEL_PLANS, Facts, choose_plan, read_plan
+from parallel import MOST_RANKS, PARALLEL_PLANS, Facts, choose_plan, read_plan
 from parallel.cuts import cut
 from parallel.parts import joined, part_of
 from parallel.plan import Costs
@@ -67,6 +68,10 @@ def test_what_is_no_plan_is_one_sentence_with_what_to_write(written: str) -> Non
 def test_a_plan_that_cannot_run_a_film_says_why_and_what_can(name: str, ranks: int, facts: Facts, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         choose_plan(name, ranks, facts)
+
+
+def test_the_settings_allow_as_many_ranks_as_the_plans() -> None:
+    assert readers.MOST_RANKS == MOST_RANKS
 
 
 def test_auto_takes_levels_where_there_are_some_and_heads_else() -> None:

@@ -134,6 +134,19 @@ def test_a_residual_stream_a_row_travels_between_layers(crew: Crew) -> None:
     assert [len(store.tensors()["keys"]) for store in lead.state.kv] == [1]
 
 
+def test_new_queries_keys_and_values_are_swapped_and_nothing_that_is_remembered(crew: Crew) -> None:
+    lead = crew.stream(films.clean_64, "ulysses")
+    for _ in range(4):
+        lead.next_chunk(FOX, decode=False)
+    crew.link.bytes.clear()
+    lead.next_chunk(FOX, decode=False)
+    hidden = 3 * (HEIGHT // 2) * (WIDTH // 2) * 64 * 8  # of a chunk in float64; a quarter of it is ours, and leaves
+    layers = 3 * 3 - 1  # two levels and the clean pass, which ends with the keys of its last layer
+    swapped = crew.link.bytes
+    assert swapped["attended"] == layers * hidden / 4
+    assert swapped["queries, keys, values"] == (layers + 1) * 3 * hidden / 4
+
+
 def test_a_snapshot_is_read_back_under_another_plan_and_by_one_process(crew: Crew) -> None:
     make = films.stream_batch
     lead = crew.stream(make, "levels", seed=9)
