@@ -67,10 +67,10 @@ def a_log() -> bytes:
             said = {"event": "controls", "branch": branch, "chunk": chunk, "prompt": mix, "transition": ["soft", 2]}
             lines.append(said | {"guidance_scale": None, "knobs": [["num_inference_steps", 4]], "seed": 7})
         frames = [9 + (chunk - 1) * 12 if chunk else 0, 9 + chunk * 12]
-        entered = {"event": "input", "branch": branch, "chunk": chunk, "action": "pictures", "pictures": ["0" * 32]}
-        lines.append(entered | {"strength": 0.7, "steps": None, "parts": []})
         made = {"event": "chunk", "branch": branch, "chunk": chunk, "frames": frames, "sha256": "ab", "seconds": 0.2}
-        lines.append(made | {"source": "camera", "kept": True})
+        lines.append(made)
+    entered = {"event": "input", "branch": 1, "chunk": 3, "action": "pictures", "pictures": ["0" * 32]}
+    lines[-1:] = [entered | {"strength": 0.7}, lines[-1] | {"source": "camera", "kept": True}]
     lines.append({"event": "shown", "branch": 1, "chunk": 3, "frames": 5})
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
 
