@@ -92,6 +92,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
         left = Event()
         async with checks.turn():
             measuring = asyncio.ensure_future(run_in_threadpool(lambda: measure(asked.body, left)))
+            measuring.add_done_callback(_heard)
             try:
                 while not (await asyncio.wait({measuring}, timeout=_LOOK))[0]:
                     if await request.is_disconnected():
@@ -221,6 +222,12 @@ def listed(job: Job) -> dict[str, Any]:
         if asked[name] is not None and len(json.dumps(asked[name])) > LONG:
             asked[name] = None
     return data
+
+
+def _heard(done: "asyncio.Future[Any]") -> None:
+    """A check that was left ends in a sentence that nobody waits for."""
+    if not done.cancelled():
+        done.exception()
 
 
 def file_name(job: Job) -> str:
