@@ -168,8 +168,12 @@ class Leader:
         connection.settimeout(10)
         with suppress(OSError, ValueError, struct.error):
             (size,) = struct.unpack(">H", _exactly(connection, 2))
-            token, _, rank = _exactly(connection, size).decode().partition(" ")
-            if hmac.compare_digest(token, self._token) and 0 < int(rank) < self._ranks and int(rank) not in self._peers:
+            token, _, rank = _exactly(connection, size).partition(b" ")
+            if (
+                hmac.compare_digest(token, self._token.encode())
+                and 0 < int(rank) < self._ranks
+                and int(rank) not in self._peers
+            ):
                 connection.settimeout(None)
                 number = int(rank)
                 self._peers[number] = _Peer(connection, lambda why: self._gone(number, why))

@@ -10,14 +10,17 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from benchmarks.benchmark import EngineBenchmark, Run
+from benchmarks.speed.cost import frame_tokens, latent_size
 from parallel import PARALLEL_PLANS, read_plan
 from parallel.prediction import Machine, Work, speedups
+from weights.catalog import RELEASED_SIZE, WAN_1_3B, WAN_14B
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -187,13 +190,16 @@ def h200() -> dict[str, dict[str, list[float | None]]]:
     out: dict[str, dict[str, list[float | None]]] = {}
     for plan in ("levels", "layers", "ulysses"):
         out[plan] = {}
-        for model, (width, ffn, depth, heads) in {"1.3B": (1536, 8960, 30, 12), "14B": (5120, 13824, 40, 40)}.items():
+        for model, config in {"1.3B": WAN_1_3B, "14B": WAN_14B}.items():
+            heads, depth, ffn = config["num_attention_heads"], config["num_layers"], config["ffn_dim"]
+            width, size = heads * config["attention_head_dim"], latent_size(config, *RELEASED_SIZE)
             batch = plan != "ulysses"
-            frames, levels = (1, 8) if batch else (3, 4)
-            tokens, keys = 1560 * frames, 1560 * (6 if batch else 12)
-            token = 4 * width**2 + 2 * width**2 + 2 * width * ffn + 2 * (keys + 512) * width
+            frames, levels, seen = (1, 8, 6) if batch else (3, 4, 12)  # of a chunk, of a film, frames remembered
+            of_frame = frame_tokens(config, size)
+            tokens, keys = of_frame * frames, of_frame * seen
+            token = 4 * width**2 + 2 * width**2 + 2 * width * ffn + 2 * (keys + config.get("text_len", 512)) * width
             row = 2 * tokens * depth * token / (H200_FLOPS * H200_SHARE)
-            latents, hidden = 16 * 60 * 104 * 2 * frames, tokens * width * 2
+            latents, hidden = config["in_channels"] * prod(size) * 2 * frames, tokens * width * 2
             work = Work(levels if batch else levels + 1, levels if batch else 1, depth, heads, latents, hidden)
             machine = Machine(row, 0.004 * frames, NVLINK, NVLINK_LATENCY)
             out[plan][model] = speedups(work, machine, plan, RANKS)
