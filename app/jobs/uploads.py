@@ -55,8 +55,11 @@ class Uploads:
         name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
         self._folder.mkdir(exist_ok=True)
         half = self._folder / f".{secrets.token_hex(8)}"
-        half.write_bytes(data)
-        put(half, self._folder / name)
+        try:
+            half.write_bytes(data)
+            put(half, self._folder / name)
+        finally:
+            half.unlink(missing_ok=True)
         kept = sorted((path for path in self._folder.iterdir() if not path.name.startswith(".")), key=_age)
         for old in kept[:-MOST]:
             old.unlink(missing_ok=True)

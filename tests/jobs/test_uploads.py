@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_an_upload_is_kept_by_its_bytes_and_the_oldest_go(tmp_path: Path, monkey
 def test_a_beginning_is_no_path(name: str) -> None:
     with pytest.raises(ValueError, match="beginning"):
         VideoRequest(prompt="a", beginning=name)
+
+
+def test_an_upload_that_the_disk_does_not_take_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        Uploads(tmp_path / "beginnings").keep(png(1))
+    assert not [*(tmp_path / "beginnings").iterdir()]
 
 
 def test_a_job_gets_a_copy_and_its_render_the_flag(tmp_path: Path) -> None:
