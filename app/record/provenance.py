@@ -122,6 +122,8 @@ def provenance_of(record: Carried, source: str) -> Provenance:
     if config.height is not None and config.width is not None:
         settings["size"] = f"{config.width}x{config.height}"
     settings |= {name: value for name in _USUAL if (value := getattr(config, name)) != _USUAL[name]}
+    if config.plans and config.plans[-1].why == "memory":  # its preset has what that took of window and precision
+        settings["vram"] = replace(config.plans[-1].held, keys="full", window="full").written
     return Provenance(
         kind="take" if record.status == LIVE else "film",
         source=source,
