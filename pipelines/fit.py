@@ -28,7 +28,7 @@ feed-forward layer also of its inner width. Measured on a CPU, where attention k
 _DECODING = (9.2, 2.3)
 """Pictures of full size that Wan's autoencoder holds at once, in channels of its first width, and a tiny one, in
 channels of its last but one. Measured likewise."""
-_GUARD = 2**29
+GUARD = 2**29
 """Bytes that a card's own context, its libraries and the gaps between blocks take."""
 
 
@@ -118,19 +118,19 @@ def need(
 
 def choose_plan(needs: Sequence[tuple[MemoryPlan, Need]], room: int) -> tuple[MemoryPlan, Need] | None:
     """The first plan whose peak fits into so many bytes, some kept for the card itself; None where none does."""
-    return next(((plan, each) for plan, each in needs if each.peak + _GUARD <= room), None)
+    return next(((plan, each) for plan, each in needs if each.peak + GUARD <= room), None)
 
 
 def verdict(name: str, needs: Sequence[tuple[MemoryPlan, Need]], room: int) -> str:
     """fits / fits with ... / does not fit, as a sentence for a person."""
     found = choose_plan(needs, room)
     if found is None:
-        least = min(each.peak for _, each in needs) + _GUARD
+        least = min(each.peak for _, each in needs) + GUARD
         has = f"{room / 1e9:.1f} GB"
         return f"{name} does not fit: it needs {least / 1e9:.1f} GB with everything traded, and there are {has}"
     plan, each = found
     traded = f" with {', '.join(plan.traded)}" if plan.traded else ""
-    return f"{name} fits{traded}: {(each.peak + _GUARD) / 1e9:.1f} of {room / 1e9:.1f} GB at most"
+    return f"{name} fits{traded}: {(each.peak + GUARD) / 1e9:.1f} of {room / 1e9:.1f} GB at most"
 
 
 def hold(transformer: CausalWanTransformer3DModel, plan: MemoryPlan, device: str, dtype: torch.dtype) -> None:
