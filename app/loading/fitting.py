@@ -88,6 +88,11 @@ def smaller(request: "EngineRequest", *, begun: bool) -> "EngineRequest | None":
     return None
 
 
+def under_plan(request: "EngineRequest", plan: MemoryPlan) -> "EngineRequest":
+    """The request of a film that goes on under another plan: its preset, and with it its memory, stays as it is."""
+    return replace(request, plan=plan)
+
+
 def let_go() -> None:
     """Give memory back that nobody holds any more, to the device too: what failed has just been forgotten."""
     import torch

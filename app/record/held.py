@@ -14,6 +14,9 @@ from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
 from pipelines.memory_plan import MemoryPlan, read_memory_plan
 
+MOST_PLANS = 64
+"""Plans that a film can have had: there are no more, and each gives way once."""
+
 
 class PlanRecord(BaseModel):
     """From `chunk` on the model was held under `plan`, because `vram` asked for it or because memory ran out."""

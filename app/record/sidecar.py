@@ -22,7 +22,7 @@ from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
 from app.record.beginning import BeginningRecord
-from app.record.held import PlanRecord
+from app.record.held import MOST_PLANS, PlanRecord
 from app.record.video import VideoRecord
 from app.script.timeline import Timecode, Timeline
 from pipelines.types import prompt_text
@@ -156,7 +156,7 @@ class Config(_Record):
     beginning: BeginningRecord | None = None
     vram: recorded.Vram | None = None
     parallel: recorded.ParallelPlan = ""
-    plans: Annotated[list[PlanRecord], Field(max_length=64)] = []
+    plans: Annotated[list[PlanRecord], Field(max_length=MOST_PLANS)] = []
 
 
 class Timing(_Record):
