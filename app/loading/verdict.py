@@ -203,5 +203,5 @@ def _product(device: str, dtype: torch.dtype) -> float:
 
     from benchmarks.speed.random_model import matmul_peak
 
-    with torch.random.fork_rng(devices=[] if device == "cpu" else None):
+    with torch.random.fork_rng(devices=[] if device == "cpu" else None):  # pyright: ignore[reportUnknownMemberType]
         return matmul_peak(device, dtype, repeats=3)

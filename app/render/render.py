@@ -167,7 +167,7 @@ def _film(
         try:
             kept = _restore(opened, journal, remains, request, console)
         except Exception as error:
-            if (again := next_plan(error, request, seed, history, say, during="going on")) is None:
+            if (again := next_plan(error, request, seed, history, say, during="loading")) is None:
                 raise
             return again
         start = kept[-1] if kept else None
