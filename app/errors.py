@@ -14,6 +14,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 _OURS = ("app", "benchmarks", "cache", "models", "parallel", "pipelines", "schedulers", "training", "weights")
 
 
+_CARD_FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAILED")
+"""What a device's libraries say in a bare RuntimeError: CUDA and HIP, MPS, and those for matrices and convolutions."""
+
+
 class UsageMistake(Exception):
     """Something the person who typed the command can put right; the text says how."""
 
@@ -40,7 +44,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return _explain_os_error(error)
     if isinstance(error, ValueError) and _raised_by_us(error):
         return str(error), EXIT_USAGE
-    if type(error).__name__ == "OutOfMemoryError":
+    if card_out_of_memory(error):
         return (
             "The card is out of memory. Give --vram auto, which chooses a smaller plan and says what it trades, "
             "--vae tiny, or a smaller size or window.",
@@ -65,9 +69,16 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory of host or device ran out; for the host torch raises a bare RuntimeError."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
+        or card_out_of_memory(error)
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
+
+
+def card_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device ran out: torch's own error, or what its libraries say in a RuntimeError."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in _CARD_FULL)
 
 
 def printable(text: str) -> str:

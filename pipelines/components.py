@@ -19,7 +19,8 @@ from models.umt5 import SHARED_EMBEDDING, UMT5TextEncoder, load_tokenizer, outli
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
 from pipelines.drift import NAMES as DRIFT_NAMES
-from pipelines.fit import MemoryPlan, hold
+from pipelines.fit import hold
+from pipelines.memory_plan import MemoryPlan
 from pipelines.presets import PRESETS
 from weights.card import CARD_FILE, read_card
 from weights.catalog import TINY, ModelSpec, WeightSpec, get_model

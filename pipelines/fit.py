@@ -1,6 +1,6 @@
-"""Fit: how much memory of a device a film needs at most, part by part, and the plans that need less.
+"""Fit: how much memory of a device a film needs at most, part by part, under the plans that need less and less.
 
-A plan trades speed or precision for memory in one step after another. What it needs is counted from shapes, before a
+A plan (pipelines/memory_plan.py) trades speed or precision for memory. What it needs is counted from shapes, before a
 byte is loaded or fetched; `tests/pipelines/test_fit.py` holds the count against what tensors really took.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -18,6 +19,7 @@ from torch import nn
 from models.taehv import AutoencoderTAEHV
 from models.wan import CausalWanTransformer3DModel
 from models.wan_vae import WanVAEStream
+from pipelines.memory_plan import MemoryPlan
 
 _ATTENTION = (2.2, 7.4)
 _FEED_FORWARD = (1.1, 4.4, 2.0)
@@ -26,45 +28,8 @@ feed-forward layer also of its inner width. Measured on a CPU, where attention k
 _DECODING = (9.2, 2.3)
 """Pictures of full size that Wan's autoencoder holds at once, in channels of its first width, and a tiny one, in
 channels of its last but one. Measured likewise."""
-_GUARD = 2**29
+GUARD = 2**29
 """Bytes that a card's own context, its libraries and the gaps between blocks take."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """How a model is held. `weights`: of the transformer's layers, in the type that computes or in fp8 and widened
-    layer by layer; `layers`: all on the device, or brought there one after the other; `text`: the text encoder on the
-    device, or on the CPU; `decoder`: Wan's autoencoder or a tiny one."""
-
-    weights: Literal["full", "fp8"] = "full"
-    layers: Literal["resident", "streamed"] = "resident"
-    text: Literal["resident", "aside"] = "resident"
-    decoder: Literal["full", "tiny"] = "full"
-
-    @property
-    def traded(self) -> tuple[str, ...]:
-        """What it gives up, a phrase each; empty where nothing."""
-        return tuple(
-            phrase
-            for phrase, there in (
-                ("the text encoder on the CPU (a new prompt takes seconds)", self.text == "aside"),
-                ("the tiny autoencoder (a softer picture, decoded faster)", self.decoder == "tiny"),
-                ("layers held in fp8 and widened one by one (a little precision)", self.weights == "fp8"),
-                ("layers brought to the card one by one (much slower)", self.layers == "streamed"),
-            )
-            if there
-        )
-
-
-PLANS = (
-    MemoryPlan(),
-    MemoryPlan(text="aside"),
-    MemoryPlan(text="aside", decoder="tiny"),
-    MemoryPlan("fp8", text="aside"),
-    MemoryPlan("fp8", text="aside", decoder="tiny"),
-    MemoryPlan(layers="streamed", text="aside", decoder="tiny"),
-)
-"""From the fastest and most exact to the smallest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +93,8 @@ def need(
     width = config["num_attention_heads"] * config["attention_head_dim"]
     grid = prod(film.latent) // prod(config["patch_size"])
     rows = config.get("text_len", 512)
-    with torch.device("meta"):
-        one: dict[str, Any] = {**config, "text_len": rows, "num_layers": 1}
-        transformer = CausalWanTransformer3DModel(**one)
-    layers = config["num_layers"] * _held(transformer.blocks, dtype, plan.weights)
-    ends = _held(transformer, dtype, "full") - _held(transformer.blocks, dtype, "full")
+    layer, ends, widest = _counted_layer(_frozen({**config, "text_len": rows, "num_layers": 1}), dtype, plan.weights)
+    layers = config["num_layers"] * layer
     streamed = plan.layers == "streamed"
     resident = 2 * layers // config["num_layers"] if streamed else layers  # one that computes, one on its way
     kept = film.memory + film.frames * config["in_channels"] * prod(film.latent) * size
@@ -142,7 +104,7 @@ def need(
     attention = tokens * width * (_ATTENTION[0] * 4 + _ATTENTION[1] * size)
     inner = tokens * config["ffn_dim"] * _FEED_FORWARD[2] * size
     inner += tokens * width * (_FEED_FORWARD[0] * 4 + _FEED_FORWARD[1] * size)
-    widened = max(value.numel() for value in transformer.blocks.parameters()) * size if plan.weights == "fp8" else 0
+    widened = widest * size if plan.weights == "fp8" else 0
     decoder, decoding = _decoder_need(vae, film, plan.decoder, dtype)
     return Need(
         transformer=resident + ends,
@@ -156,19 +118,19 @@ def need(
 
 def choose_plan(needs: Sequence[tuple[MemoryPlan, Need]], room: int) -> tuple[MemoryPlan, Need] | None:
     """The first plan whose peak fits into so many bytes, some kept for the card itself; None where none does."""
-    return next(((plan, each) for plan, each in needs if each.peak + _GUARD <= room), None)
+    return next(((plan, each) for plan, each in needs if each.peak + GUARD <= room), None)
 
 
 def verdict(name: str, needs: Sequence[tuple[MemoryPlan, Need]], room: int) -> str:
     """fits / fits with ... / does not fit, as a sentence for a person."""
     found = choose_plan(needs, room)
     if found is None:
-        least = min(each.peak for _, each in needs) + _GUARD
+        least = min(each.peak for _, each in needs) + GUARD
         has = f"{room / 1e9:.1f} GB"
         return f"{name} does not fit: it needs {least / 1e9:.1f} GB with everything traded, and there are {has}"
     plan, each = found
     traded = f" with {', '.join(plan.traded)}" if plan.traded else ""
-    return f"{name} fits{traded}: {(each.peak + _GUARD) / 1e9:.1f} of {room / 1e9:.1f} GB at most"
+    return f"{name} fits{traded}: {(each.peak + GUARD) / 1e9:.1f} of {room / 1e9:.1f} GB at most"
 
 
 def hold(transformer: CausalWanTransformer3DModel, plan: MemoryPlan, device: str, dtype: torch.dtype) -> None:
@@ -204,6 +166,16 @@ def hold(transformer: CausalWanTransformer3DModel, plan: MemoryPlan, device: str
             )
 
 
+@lru_cache(maxsize=64)
+def _counted_layer(settings: tuple[tuple[str, Any], ...], dtype: torch.dtype, weights: str) -> tuple[int, int, int]:
+    """Bytes of a transformer's layer and of all that is not in layers, and the numbers of its largest parameter."""
+    with torch.device("meta"):
+        transformer = CausalWanTransformer3DModel(**dict(settings))
+    ends = _held(transformer, dtype, "full") - _held(transformer.blocks, dtype, "full")
+    widest = max(value.numel() for value in transformer.blocks.parameters())
+    return _held(transformer.blocks, dtype, weights), ends, widest
+
+
 def _held(module: nn.Module, dtype: torch.dtype, weights: str) -> int:
     """Bytes of a module's parameters and buffers as they are loaded."""
     kept = set(CausalWanTransformer3DModel._keep_in_fp32_modules or ())  # pyright: ignore[reportPrivateUsage]
@@ -223,13 +195,31 @@ def _decoder_need(
     config: Mapping[str, Any], film: Film, kind: Literal["full", "tiny"], dtype: torch.dtype
 ) -> tuple[int, float]:
     """Bytes that a decoder keeps, its stream's memory with it, and those it holds for the moment."""
+    return _counted_decoder(_frozen(config), film.latent, film.chunk, kind, dtype)
+
+
+@lru_cache(maxsize=64)  # Wan's has to be walked through to know its memory, and plans ask for the same one
+def _counted_decoder(
+    settings: tuple[tuple[str, Any], ...],
+    latent: tuple[int, int],
+    chunk: int,
+    kind: Literal["full", "tiny"],
+    dtype: torch.dtype,
+) -> tuple[int, float]:
+    config = dict(settings)
     with torch.device("meta"):
         vae = AutoencoderTAEHV(**config) if kind == "tiny" else WanVAEStream(AutoencoderKLWan(**config))
     weights = sum(value.numel() for value in vae.parameters()) * dtype.itemsize
-    state = sum(value.nbytes for value in vae.init_decode_state(1, *film.latent, "meta", dtype)[1:])
+    state = sum(value.nbytes for value in vae.init_decode_state(1, *latent, "meta", dtype)[1:])
     if isinstance(vae, AutoencoderTAEHV):
-        picture = 4 * film.chunk * prod(film.latent) * vae.spatial_scale**2 / vae.config["patch_size"] ** 2
+        picture = 4 * chunk * prod(latent) * vae.spatial_scale**2 / vae.config["patch_size"] ** 2
         return weights + state, state + _DECODING[1] * picture * vae.config["decoder_widths"][-2] * dtype.itemsize
     width = config.get("decoder_base_dim") or config.get("base_dim", 96)
-    picture = 4 * prod(film.latent) * (vae.spatial_scale / vae.patch_size) ** 2
+    picture = 4 * prod(latent) * (vae.spatial_scale / vae.patch_size) ** 2
     return weights + state, state + _DECODING[0] * picture * width * dtype.itemsize
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (name, tuple(cast("list[Any]", value)) if isinstance(value, list) else value) for name, value in config.items()
+    )

@@ -98,11 +98,11 @@ class LeadStream(Stream):
         super().close_video()
         self._tell("video", False)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, device: torch.device | str | None = None) -> Snapshot:
         """A copy of all ranks' state, the same as one process would have."""
         assert self._calls is not None  # from the beginning on
         self._tell("part")
-        own = super().snapshot().tree
+        own = super().snapshot(device).tree
         others = self._calls.heard()
         kv = joined([own["kv"], *(moved(part["kv"], "cpu") for part in others)], self._shares)
         flight = self._in_flight([own["flight"]["ring"], *(part["flight"] for part in others)])

@@ -89,9 +89,9 @@ class StreamState:
     switches: tuple[int, ...] = ()
     scale: float | None = None
 
-    def snapshot(self) -> Snapshot:
-        """A copy that later chunks do not change."""
-        return Snapshot({each.name: copied(getattr(self, each.name)) for each in fields(self)})
+    def snapshot(self, device: torch.device | str | None = None) -> Snapshot:
+        """A copy that later chunks do not change, on `device`, or where the state lies."""
+        return Snapshot({each.name: copied(getattr(self, each.name), device) for each in fields(self)})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot of a stream of the same preset, model and size, on whatever device it lies.

@@ -284,11 +284,11 @@ class Stream:
         """Let go of all that; the film goes on from words. What is in flight has to be finished first."""
         self.state.encoder, self.state.origin, self.state.video, self.state.scale = [], [], VideoState(), None
 
-    def snapshot(self) -> Snapshot:
-        """A copy of all state, to go back to."""
+    def snapshot(self, device: torch.device | str | None = None) -> Snapshot:
+        """A copy of all state, to go back to; it lies on `device`, or where the state does, and never twice."""
         with torch.inference_mode():
             self._passes.settle()
-        return self.state.snapshot()
+        return self.state.snapshot(device)
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> None:

@@ -40,9 +40,18 @@ _LEAF = (bool, int, float, str, type(None), Tensor, np.ndarray)
 _PLAIN = (*_LEAF, tuple, list, dict)
 
 
-def copied(tree: Tree) -> Tree:
-    """A copy that shares no tensor with the tree; arrays are shared, because nobody writes to them."""
-    return mapped(tree, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+def copied(tree: Tree, device: torch.device | str | None = None) -> Tree:
+    """A copy that shares no tensor with the tree; arrays are shared, because nobody writes to them.
+
+    Its tensors are made on `device` (None: where they lie), so that a full card needs no room for a second one.
+    """
+
+    def copy(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.clone() if device is None else leaf.to(device, copy=True)
+
+    return mapped(tree, copy)
 
 
 def moved(tree: Tree, device: torch.device | str) -> Tree:

@@ -1,4 +1,4 @@
-"""From a catalogue entry to a path on this disk, with a download where that is allowed.
+"""From a catalogue entry to a path on this disk, with a download (weights/hub.py) where that is allowed.
 
 Downloads go to the Hugging Face cache or to the folder that the user names, never into this package:
 `weights/` is code. What ships with Rivulet or lies in a local folder never touches the network.
@@ -7,11 +7,18 @@ Downloads go to the Hugging Face cache or to the folder that the user names, nev
 from __future__ import annotations
 
 import hashlib
+import logging
+import shlex
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from weights.catalog import WeightSpec
+from weights.catalog import MODELS, WeightSpec
 from weights.header import read_shards
 from weights.plain_files import CheckpointError
+
+_TELL_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 COMPONENT = ("*.json", "*.safetensors", "*.model", "*.txt")
 """What of a component's folder may be needed."""
@@ -23,6 +30,7 @@ def fetch(
     *,
     offline: bool = False,
     licence_accepted: bool = False,
+    report: Callable[[str, int, int, float], object] | None = None,
 ) -> Path:
     """The file or folder that holds the weights, downloaded first where it is not here yet.
 
@@ -31,6 +39,7 @@ def fetch(
         models_dir: folder for downloads, one sub-folder a repository; None = the Hugging Face cache.
         offline: never download.
         licence_accepted: a person has accepted `spec.licence`; a download needs it where `spec.licence_tick`.
+        report: told a file, bytes done, bytes in all and bytes a second; None: the log is.
 
     Raises:
         FileNotFoundError: not here, and `offline`, or the download failed.
@@ -46,15 +55,18 @@ def fetch(
     if path is None:
         if offline:
             raise FileNotFoundError(
-                f"{spec.name} is not on this machine (looked in {_target(spec, models_dir)}); run once "
-                f"without --offline or copy {spec.file} there from {spec.page}."
+                f"{spec.name} is not on this machine (looked in {_target(spec, models_dir)}); fetch it with "
+                f"{pull_command(spec, models_dir)}, or copy {spec.file} there from {spec.page}."
             )
-        if spec.licence_tick and not licence_accepted:
-            raise PermissionError(
-                f"{spec.name} asks for your consent before a download (licence: {spec.licence}); read "
-                f"{spec.page} and, if you accept it, add --accept_licence {spec.name}."
-            )
-        path = _download(spec, models_dir)
+        from weights.hub import HuggingFace, pull
+
+        path = pull(
+            spec,
+            None if models_dir is None else Path(models_dir),
+            HuggingFace(),
+            licence_accepted=licence_accepted,
+            report=report or Told(),
+        )
     if spec.sha256 is not None and path.is_file():
         found = sha256_of(path)
         if found != spec.sha256:
@@ -63,6 +75,29 @@ def fetch(
                 f"{spec.sha256[:12]}...); delete it and fetch it again."
             )
     return path
+
+
+class Told:
+    """Writes to the log how far a download is, every few seconds."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+
+    def __call__(self, path: str, done: int, total: int, rate: float) -> None:
+        now = time.monotonic()
+        if now - self._at < _TELL_SECONDS and done < total:
+            return
+        self._at = now
+        left = f", {(total - done) / rate:.0f} s left" if rate and total > done else ""
+        _log.warning("%s: %.2f of %.2f GB, %.1f MB/s%s", path, done / 1e9, total / 1e9, rate / 1e6, left)
+
+
+def pull_command(spec: WeightSpec, models_dir: str | Path | None) -> str:
+    """The command that fetches the model that these weights are of."""
+    name = next((name for name, model in MODELS.items() if spec in model.weights), spec.name)
+    to = "" if models_dir is None else f" --models_dir {shlex.quote(str(models_dir))}"
+    tick = f" --accept_licence {name}" if spec.licence_tick else ""
+    return f"rivulet models pull {name}{to}{tick}"
 
 
 def _target(spec: WeightSpec, models_dir: str | Path | None) -> str:
@@ -104,21 +139,3 @@ def _complete(folder: Path) -> bool:
     if index is None:
         return any(folder.glob("*.safetensors"))
     return all((folder / name).is_file() for name in read_shards(index))
-
-
-def _download(spec: WeightSpec, models_dir: str | Path | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    local = None if models_dir is None else Path(models_dir) / spec.repo
-    try:
-        if is_folder(spec):
-            patterns = [f"{spec.file}/{pattern}" for pattern in COMPONENT]
-            return Path(snapshot_download(spec.repo, local_dir=local, allow_patterns=patterns)) / spec.file
-        return Path(hf_hub_download(spec.repo, spec.file, local_dir=local))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise FileNotFoundError(
-            f"{spec.name} could not be fetched from {spec.page} ({type(error).__name__}: {reason}); "
-            f"check the network, or copy {spec.file} to {_target(spec, models_dir)}."
-        ) from error

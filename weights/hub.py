@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from weights.catalog import WeightSpec
-from weights.fetch import COMPONENT, here, is_folder, sha256_of
+from weights.fetch import COMPONENT, here, is_folder, pull_command, sha256_of
 from weights.plain_files import CheckpointError, read_json
 
 SPARE = 2**28
@@ -148,7 +148,7 @@ def pull(
     if spec.licence_tick and not licence_accepted:
         raise PermissionError(
             f"{spec.name} asks for your consent before a download (licence: {spec.licence}); read {spec.page} and, if "
-            f"you accept it, add --accept_licence {spec.name}."
+            f"you accept it, add --accept_licence {spec.name}, or fetch it first: {pull_command(spec, models_dir)}."
         )
     root = None if models_dir is None else models_dir / spec.repo
     try:
@@ -170,7 +170,7 @@ def pull(
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise FileNotFoundError(
             f"{spec.name} could not be fetched from {spec.page} ({type(error).__name__}: {reason}); what came so far "
-            "stays: try again, or give a mirror with --endpoint."
+            f"stays: try again with {pull_command(spec, models_dir)}, where --endpoint names a mirror."
         ) from error
     if root is not None:
         _note(spec, root, files)

@@ -333,14 +333,22 @@ def _models() -> Iterator[Check]:
     for name in dict.fromkeys(preset.model for preset in PRESETS.values()):
         here = at_hand(name)
         if here:
-            yield Check(f"model {name}", "ok", "on this disk")
+            yield Check(f"model {name}", "ok", f"on this disk{_verdict(name)}")
         elif name == "embedded":
             yield Check("model embedded", "failed", "its weights are missing", "install Rivulet again: make setup")
         else:
             fix = f"rivulet models pull {name}"
             if any(part.licence_tick for part in MODELS[name].weights):
                 fix += f" --accept_licence {name}"
-            yield Check(f"model {name}", "note", "not on this disk, optional", fix)
+            yield Check(f"model {name}", "note", f"not on this disk, optional{_verdict(name)}", fix)
+
+
+def _verdict(name: str) -> str:
+    """What this machine can do with a model, as the rest of a sentence; "" for one that is small."""
+    from app.loading.verdict import verdict_on
+
+    here = verdict_on(MODELS[name])
+    return "" if here is None else f"; {here.told.removeprefix(f'{name} ')}"
 
 
 def _versions(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:

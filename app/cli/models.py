@@ -92,7 +92,11 @@ def show_command(
                 "fetch": pull_line(spec, folder, endpoint) if spec.where == "hub" else None,
             }
         )
+    from app.loading.verdict import verdict_on
+
+    here = verdict_on(model, models_dir=folder)
     told: dict[str, Any] = row_of(model, folder) | {
+        "here": None if here is None else here.as_data(),
         "about": model.about,
         "size": list(model.size),
         "fps": model.fps,
@@ -106,6 +110,8 @@ def show_command(
     presets = ", ".join(str(each) for each in row_of(model, folder)["presets"])
     needs = "" if told["weights_bytes"] is None else f", weights {_gigabytes(told['weights_bytes'])} in bfloat16"
     print(f"makes {width}x{height} at {model.fps} fps{needs}; presets: {presets or 'none of its own'}")
+    if here is not None:
+        print(printable(f"here, {here.preset} on {here.device}: {here.told}"))
     for line in _fits(model):
         print(line)
     for part in parts:
@@ -149,6 +155,11 @@ def pull_command(
     sizes = {spec.name: sum(each.size for each in _asked(spec, hub, wanted)) for spec in missing}
     for spec in missing:
         print(printable(f"{spec.name}: {_gigabytes(sizes[spec.name])} from {spec.page}"))
+    if name in MODELS:
+        from app.loading.verdict import verdict_on
+
+        if (here := verdict_on(MODELS[name], models_dir=folder)) is not None:
+            print(printable(f"On this machine, {here.preset} on {here.device}: {here.told}."))
     must_have_room(name, [each for spec in missing for each in _asked(spec, hub, wanted)], folder)
     if dry_run:
         return EXIT_OK
@@ -281,13 +292,13 @@ CARDS = (8, 12, 16, 24, 48, 80)
 
 def _fits(model: ModelSpec) -> list[str]:
     """What the model's first preset needs on cards of several sizes, a line each."""
-    from pipelines.presets import PRESETS
-
-    preset = next((preset for preset in PRESETS.values() if preset.model == model.name), PRESETS["self-forcing"])
     if model.tokenizer is None:
         return []
     from app.loading.fitting import needs_of
+    from app.loading.verdict import preset_for
     from pipelines.fit import verdict
+
+    preset = preset_for(model)
 
     needs = needs_of(model, preset, model.size)
     return [f"{card:>3} GB, {preset.name}: {verdict(model.name, needs, card * 10**9)}" for card in CARDS]

@@ -158,8 +158,15 @@ def text(what: str) -> Reader:
 
 
 def memory(label: str, value: object) -> str:
-    """Read auto, or 12GB, 12G, 11.5 GiB, 900MB; kept as written."""
+    """Read auto, or 12GB, 12G, 11.5 GiB, 900MB, or what to trade: text+tiny; kept as written."""
     written = _text(value).strip()
+    if written[:1].isalpha() and written.lower() != "auto":
+        from pipelines.memory_plan import read_memory_plan  # few commands need it
+
+        try:
+            return read_memory_plan(written.lower()).written
+        except ValueError as error:
+            raise UsageMistake(f"{label}: {error}; or give auto, or for example 12GB.") from None
     if written.lower() != "auto" and _MEMORY.fullmatch(written.lower()) is None:
         _wrong(label, value, "is no amount of memory", "auto, or for example 12GB")
     if written.lower() != "auto" and not 10**8 <= memory_bytes(written) <= 10**13:

@@ -113,9 +113,10 @@ class Film:
     )
     vram: str | None = _model(
         None,
-        "Fit into so much memory of the device; auto: what is free. What is traded for it is told.",
+        "Fit into so much memory of the device, auto: what is free; or what to trade for it, some of "
+        "text+int8+tiny+fp8+streamed+window.",
         read.memory,
-        written="12GB|auto",
+        written="12GB|auto|PLAN",
         usual="no limit",
     )
     use_ema: bool | None = _model(

@@ -26,6 +26,7 @@ from app.live.quota import Quota, clear_halves
 from app.live.saves import Saves
 from app.live.scheduling import next_film
 from app.live.session import Session
+from app.live.shrinking import go_on_smaller
 from app.live.spelling import Spelling
 from app.live.worker import Worker
 from app.loading.live import LiveModel, LiveOpener, films_at_once, open_live
@@ -221,6 +222,8 @@ class LiveEngine:
             if made := session.step():
                 self._chunks += made
                 self.chunk_took(session.pace.last)
+            if session.stuck is not None:
+                self._failure = go_on_smaller(self._shared, self._all(), session)
             if session.over:
                 self._remove(session)
             self._encode.wake()

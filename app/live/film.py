@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from app.live.beginning import Beginning
 from app.live.branches import Branches, LeftBranch
 from app.live.checkpoint import Checkpoint
+from app.live.history import History, Mark
 from app.live.pictures import PictureMark
 from app.live.player import Receipt
 from app.live.prompts import ChunkPlan, PromptSchedule, latent_of
@@ -75,70 +76,6 @@ class Studio:
     spelling: Spelling
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The state before a chunk."""
-
-    chunk: int
-    copy: Copy
-
-
-class History:
-    """Copies of a stream's past, as dense as the memory allows: the way back over the last `reach` chunks.
-
-    A chunk between two copies is reached by going forward from the one before: the film is a function of its seed and
-    its controls, so it comes out the same.
-
-    Args:
-        memory: bytes that the copies may take.
-        reach: how many chunks back there shall be copies.
-    """
-
-    def __init__(self, memory: int, reach: int) -> None:
-        self._memory, self._reach = memory, max(1, reach)
-        self._every = 1  # chunks between two copies; 0: not even one fits
-        self._marks: deque[Mark] = deque()
-
-    def limit(self, memory: int) -> None:
-        """Let the copies take so many bytes from now on."""
-        self._memory, self._every = memory, self._every or 1  # the next copy tells whether it fits
-        if self._marks:
-            fit = memory // max(1, self._marks[-1].copy.size)
-            while len(self._marks) > fit:
-                self._marks.popleft()
-
-    def due(self, chunk: int) -> bool:
-        """Whether the state before this chunk should be copied."""
-        return self._every > 0 and (not self._marks or chunk - self._marks[-1].chunk >= self._every)
-
-    def add(self, chunk: int, copy: Copy) -> None:
-        """Keep a copy of the state before a chunk, and let go of what is out of reach."""
-        fit = self._memory // max(1, copy.size)
-        if fit < 2:
-            self._every = 0
-            return
-        self._every = -(-self._reach // fit)
-        self._marks.append(Mark(chunk, copy))
-        while len(self._marks) > fit or self._marks[0].chunk < chunk - self._reach - self._every:
-            self._marks.popleft()
-
-    def before(self, chunk: int) -> Mark | None:
-        """The newest copy from which a chunk can be reached, else the oldest there is."""
-        return next((mark for mark in reversed(self._marks) if mark.chunk <= chunk), self._first())
-
-    def at(self, chunk: int) -> Copy | None:
-        """The copy of the state before this chunk, if there is one."""
-        return self._marks[-1].copy if self._marks and self._marks[-1].chunk == chunk else None
-
-    def forget(self, after: int = -1) -> None:
-        """Drop the copies of states behind a chunk's beginning: they belong to another branch."""
-        while self._marks and self._marks[-1].chunk > after:
-            self._marks.pop()
-
-    def _first(self) -> Mark | None:
-        return self._marks[0] if self._marks else None
-
-
 class LiveFilm:
     """Of one session.
 
@@ -177,6 +114,9 @@ class LiveFilm:
         self.branches = Branches()
         self._again: deque[int] = deque()  # chunks that a rewind has still to make again before the next
         self._logged: ChunkControls | None = None
+        self._begun: tuple[ChunkPlan, ChunkControls] | None = None  # a chunk's plan, until it is made
+        self._aside: tuple[int, Copy | None] | None = None
+        self._held_since = 0  # the first chunk under the memory plan that the model has
         self._stream = model.new_stream(schedule.controls.seed, schedule.controls.knobs)
 
     def make(self) -> MadeChunk:
@@ -186,8 +126,11 @@ class LiveFilm:
             Refused: the prompt or the settings that were to begin with it; the film goes on without them.
         """
         self._catch_up()
-        begun, before = self._clock(), self.schedule.controls
-        plan = self.schedule.plan(self.chunk)
+        begun = self._clock()
+        if self._begun is None:
+            before = self.schedule.controls
+            self._begun = self.schedule.plan(self.chunk), before
+        plan, before = self._begun
         if self._history.due(self.chunk):
             self.copy()
         controls, switched = plan.controls, plan.controls.prompt != before.prompt
@@ -198,6 +141,7 @@ class LiveFilm:
             self._stream.set_knobs(controls.knobs)
         except ValueError as error:  # nothing has changed yet
             self.schedule.take_back(self.chunk, self._read)
+            self._begun = None
             raise Refused(str(error), plan.receipts) from error
         shown = self.video.make(self._stream, controls.for_stream)
         chunk, marks = (shown.chunk, shown.marks) if shown else (self._stream.next_chunk(controls.for_stream), ())
@@ -216,7 +160,7 @@ class LiveFilm:
             self._session_log.decided(self.branch, self.chunk, kind, data)
         if source is not None:
             self._pictured.add(self.chunk)
-        self.chunk, self.made = self.chunk + 1, self.made + 1
+        self.chunk, self.made, self._begun = self.chunk + 1, self.made + 1, None
         return MadeChunk(chunk, plan, switched, begun, seconds, marks)
 
     def preview(self, prompt: Prompt) -> Chunk:
@@ -316,8 +260,10 @@ class LiveFilm:
         return True
 
     def _again_to(self, begin: int, target: int) -> int:
-        """How far chunks from `begin` on can be made again: those that were made of pictures cannot, which are gone."""
-        return target if self._pictured.isdisjoint(range(begin, target)) else begin
+        """How far chunks from `begin` on can be made again: those that were made of pictures cannot, which are gone,
+        nor those that were made under another memory plan."""
+        again = begin >= self._held_since and self._pictured.isdisjoint(range(begin, target))
+        return target if again else begin
 
     def _go_back(self, mark: Mark, target: int) -> None:
         """The stream goes back to the mark, and is `behind` by the chunks up to `target`."""
@@ -337,6 +283,43 @@ class LiveFilm:
         self._stream.next_chunk(controls.for_stream)
         self._again.popleft()
 
+    def set_aside(self, *, failed: bool, saved: tuple[int, Copy] | None = None) -> None:
+        """Let go of the stream and keep its state on the host, until `go_on`: the model is about to be loaded anew.
+
+        Args:
+            failed: the stream broke off in the middle of a chunk, so that the newest copy of its past has to do.
+            saved: a copy on the disk and the chunk before which it was made, should there be no other.
+        """
+        if not failed:
+            self._aside = self.chunk, self.copy()
+        elif (mark := self._history.before(self.chunk)) is not None:
+            self._aside = mark.chunk, mark.copy
+        else:
+            self._aside = saved or (0, None)
+        self._again.clear()
+        del self._stream
+
+    def go_on(self) -> int:
+        """Go on from what was set aside, with the model as it is held now; returns how many chunks were lost."""
+        assert self._aside is not None  # set aside before
+        (chunk, copy), self._aside = self._aside, None
+        lost, self._held_since = self.chunk - chunk, chunk
+        before = self.schedule.at(max(0, chunk - 1)) if copy is not None else self.schedule.controls
+        self._stream = self.model.new_stream(before.seed, before.knobs)
+        self.video.forget()
+        if copy is not None:
+            self._stream.go_back(copy)
+        elif lost:
+            self.schedule.begin(replace(before, transition=Transition()))
+        if lost:
+            self._history.forget(after=chunk)
+            if copy is not None:
+                self.schedule.go_back(chunk)
+            self._branch_off(chunk, self.branch)
+        if self.model.held is not None:
+            self._session_log.held(self.model.held.plan, chunk)
+        return lost
+
     def load(self, checkpoint: Checkpoint, copy: Copy) -> None:
         """Go on from where the checkpoint has it; ValueError if the copy does not fit.
 
@@ -355,7 +338,9 @@ class LiveFilm:
         self._history.forget()
         self.branches.forget()
         self.video.end("The film is over.")
-        del self._stream
+        if self._aside is None:
+            del self._stream
+        self._aside = None
 
     def _numbered(self, chunk: Chunk) -> Chunk:
         """A chunk as the film counts: what shows nothing new is a chunk of the film, and none of the stream."""
@@ -370,6 +355,7 @@ class LiveFilm:
             self.make_again()
 
     def _branch_off(self, chunk: int, parent: int) -> None:
+        self._begun = None
         self._session_log.branch(self.branch + 1, parent, chunk)
         self.branch, self.chunk = self.branch + 1, chunk
         self.video.forget()

@@ -115,6 +115,12 @@ class Previews:
             self._tell(refused)
         return True
 
+    def forget(self) -> None:
+        """Let go of what was begun; the model is about to be loaded anew."""
+        with self._lock:
+            self._asked = None
+        self._takes.forget()
+
     def _take(self, spare: float, now: float, *, playing: bool) -> bool:
         """A chunk of a take, if it fits."""
         if not self._takes.wait:

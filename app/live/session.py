@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from app.errors import out_of_memory
 from app.live import status
 from app.live.audience import Audience
 from app.live.beginning import Beginning
@@ -24,6 +25,7 @@ from app.live.messages import (
     Done,
     Hello,
     LookUp,
+    Problem,
     PromptUpdate,
     QueueEdit,
     QueueItem,
@@ -33,7 +35,6 @@ from app.live.messages import (
     Stop,
 )
 from app.live.pacing import Pace
-from app.live.player import LiveFrame as LiveFrame
 from app.live.player import Player, Receipt, Viewer
 from app.live.preview import Previews
 from app.live.prompts import PromptSchedule
@@ -45,10 +46,8 @@ from app.record.log_writer import LogWriter
 from app.record.session_log import ChunkControls
 from pipelines.types import in_words
 
-GRACE = 5.0
-"""Seconds without a viewer after which a session is parked."""
-UNWATCHED_RECORDING = 120.0
-"""Seconds without anybody who takes a frame after which a recording ends."""
+GRACE, UNWATCHED_RECORDING = 5.0, 120.0
+"""Seconds without a viewer after which a session is parked, and without anybody who takes a frame, a recording ends."""
 _REPORT_SECONDS, _LATE = 0.5, 0.001
 
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class Session:
         player: what is shown.
         audience: who watches.
         debt: what it owes other films.
-        epoch: how often the picture began anew.
+        epoch: how often the picture began anew; `stuck`: what to tell if it stays out of memory.
     """
 
     def __init__(
@@ -102,6 +101,7 @@ class Session:
         session_log.gap = lambda why: self.audience.tell(status.gap(why))
         self._owed: tuple[Receipt, ...] = ()  # of a prompt that is in force and was not seen yet
         self.epoch, self.over = 0, False
+        self.stuck: Problem | None = None
         self._new_picture = False  # the next chunk takes the screen at once
         self._arriving = False  # after a rewind, until its first chunk is made
         self.debt = Debt(clock())
@@ -210,6 +210,9 @@ class Session:
                 self._go_on(now, at_once=jumped)
         except Exception as error:
             _log.exception("a film has failed", extra={"session": self.id, "chunk": self.film.chunk})
+            if out_of_memory(error):
+                self.stuck = status.failed(error)  # which the engine sees to, once nothing holds the error any more
+                return 0
             self.audience.tell(status.failed(error))
             self.end("error")
         switching = self.pace.switching if self.film.made != made else 0.0
@@ -366,14 +369,12 @@ class Session:
         self._play()
         self.audience.tell(status.track(self))
 
-    def _recorded(self, ended: Ended) -> None:
-        """A recording takes no more frames; on any thread."""
+    def _recorded(self, ended: Ended) -> None:  # on any thread
         self.film.recorded(ended)
         if ended.ended != "asked" and ended.ended != "over":
             self.audience.tell(status.ended(ended, UNWATCHED_RECORDING))
 
-    def _saving(self, trouble: str | None) -> None:
-        """Nothing is saved any more, or all is again; on the disk's thread."""
+    def _saving(self, trouble: str | None) -> None:  # on the disk's thread
         self.audience.tell(status.saving(trouble))
 
     def _take_up(self, checkpoint: Checkpoint, copy: Copy) -> None:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from app.loading.live import TextFacts
+from app.loading.held import TextFacts
 from pipelines.types import Prompt
 
 AT_ONCE = 0.02

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from app.config.lengths import Rhythm
-from app.loading.model import EngineRequest, load_model, rhythm_of, weights_checksum
+from app.loading.held import HeldModel, HeldText, TextFacts
+from app.loading.model import EngineRequest, rhythm_of, weights_checksum
 from app.loading.system import as_data, system_of
+from pipelines.memory_plan import MemoryPlan
 from pipelines.presets.knobs import apply_knobs, knob_values
 from pipelines.types import Chunk, Controls, Prompt
 
@@ -104,20 +106,32 @@ class LiveStream(Protocol):
         ...
 
 
-class TextFacts(Protocol):
-    """What a text encoder knows (models/text.py)."""
+class Holding(Protocol):
+    """How a model lies in memory (app/loading/held.py)."""
 
     @property
-    def knows(self) -> Mapping[str, Sequence[str]]:
-        """Words by category, and all `words`; empty where any text is read."""
+    def request(self) -> EngineRequest: ...
+
+    @property
+    def plan(self) -> str:
+        """The memory plan, as records write it; "" where nobody chose one."""
         ...
 
-    def unknown_words(self, prompt: str) -> Mapping[str, Sequence[str]]:
-        """Words of a text that it does not know, each with known ones that mean the same."""
+    @property
+    def can_shrink(self) -> bool:
+        """Whether there is a smaller plan."""
         ...
 
-    def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
-        """The text in words that it knows; `unknown` are all words of it that `unknown_words` tells."""
+    def shrink(self) -> tuple[str, ...]:
+        """Load it anew under the next smaller plan, and return what that trades, a phrase each; no stream may be left.
+
+        Raises:
+            NoSmallerPlan: there is none.
+        """
+        ...
+
+    def hold_as(self, plan: MemoryPlan) -> None:
+        """Load it anew under this plan; no stream may be left."""
         ...
 
 
@@ -129,7 +143,7 @@ class LiveModel:
     `text` tells what the model knows and what it makes of a text, on any thread.
     `memory` is the bytes in use on the device; `system` and `knobs` spell the preset out. `lanes` is how many
     chunks are on their way at once; `no_video` says why it takes no pictures; `remembers` is how many latent frames its
-    memory holds.
+    memory holds, `held` how it lies in memory, which can be made smaller where that is known.
     """
 
     name: str
@@ -152,6 +166,7 @@ class LiveModel:
     lanes: int = 1
     no_video: str = ""
     remembers: int = 0
+    held: Holding | None = None
 
     @property
     def chunk_frames(self) -> int:
@@ -194,45 +209,33 @@ def open_live(request: EngineRequest) -> LiveModel:
     Raises:
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
-    loaded = load_model(request)
-    from pipelines.build import build_stream
-
-    components, device = loaded.components, loaded.device
-
-    def build(preset: Preset, seed: int) -> Stream:
-        return build_stream(
-            preset,
-            components,
-            height=request.height,
-            width=request.width,
-            seed=seed,
-            untrained=request.untrained,
-        )
-
-    first = build(request.preset, 0)
+    held = HeldModel(request)
+    request, first, loaded = held.request, held.first, held.loaded
     height, width = first.state.latents.ring.shape[-2:]
-    scale = components.autoencoder.spatial_scale
+    device = loaded.device
+    scale = loaded.components.autoencoder.spatial_scale
     return LiveModel(
         name=loaded.name,
-        checksum=weights_checksum(components.sources),
+        checksum=weights_checksum(loaded.components.sources),
         preset=request.preset.name,
         system=system_of(request.preset),
         knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},
         untrained=request.untrained,
-        device=device,
+        device=loaded.device,
         threads=loaded.threads,
         fps=first.fps,
         height=height * scale,
         width=width * scale,
         rhythm=rhythm_of(request.preset),
-        new_stream=lambda seed, knobs: EngineStream(build, request.preset, device, seed, knobs),
+        new_stream=lambda seed, knobs: EngineStream(held.build, request.preset, device, seed, knobs),
         check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
-        read_prompt=lambda prompt: _embed(first, prompt),
-        text=components.text_encoder,
-        memory=loaded.memory,
+        read_prompt=held.read,
+        text=HeldText(held),
+        memory=held.memory,
         lanes=first.engine.policies.plan.lanes,
         no_video=_no_video(first),
         remembers=first.engine.policies.cache.capacity,
+        held=held,
     )
 
 
@@ -326,7 +329,7 @@ class EngineStream:
         return self._stream.fork().next_chunk(controls)
 
     def copy(self) -> HostCopy:
-        snapshot = self._stream.snapshot().to("cpu")
+        snapshot = self._stream.snapshot("cpu")
         return HostCopy(snapshot, snapshot.nbytes)
 
     def go_back(self, copy: Copy) -> None:
@@ -368,7 +371,3 @@ def _no_video(stream: Stream) -> str:
     except ValueError as error:
         return f"{str(error)[0].upper()}{str(error)[1:]}."
     return ""
-
-
-def _embed(stream: Stream, prompt: Prompt) -> None:
-    stream.engine.conditioner.embed(prompt)

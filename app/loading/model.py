@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from app.config.lengths import Rhythm
 from app.config.readers import lora_parts
 from app.loading.launch import asked_plan, launched
+from pipelines.memory_plan import MemoryPlan
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
 from weights.catalog import MODELS, get_model
@@ -36,7 +37,8 @@ class EngineRequest:
     the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
     `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
     weights of a training script's file and the others (None: the release's own choice). `vram` is the memory that it
-    has to fit into, as `--vram` writes it. `parallel` and `gpus` spread it over ranks, as the flags are written.
+    has to fit into, as `--vram` writes it, and `plan` how it is held for that, with `preset` as that leaves it and
+    `whole` as it was; None: `vram` says. `parallel` and `gpus` spread it over ranks, as the flags are written.
     """
 
     preset: Preset
@@ -54,6 +56,8 @@ class EngineRequest:
     vae: str = "auto"
     ema: bool | None = None
     vram: str | None = None
+    plan: MemoryPlan | None = None
+    whole: Preset | None = None
     parallel: str = ""
     gpus: int | None = None
 
@@ -111,7 +115,8 @@ class Opened:
     unknown to the model, each with known words near it. `memory` is the bytes in use, on the device that
     computes. `save` writes the stream's state to a file and returns its sha256; `restore` puts it back, with
     ValueError if the file is not what it was. `video_input` is the way of a video into a stream that is open for one.
-    `begins` is how it begins with pictures, `parallel` the plan it is spread by, "" for none.
+    `begins` is how it begins with pictures, `parallel` the plan it is spread by, "" for none. `engine` is the request
+    as it was carried out, where that says more than was asked: under which plan it is held.
     """
 
     stream: FilmStream
@@ -128,6 +133,7 @@ class Opened:
     video_input: Callable[[], "VideoInput"] | None = None
     begins: "Beginnings | None" = None
     parallel: str = ""
+    engine: EngineRequest | None = None
 
 
 class StreamOpener(Protocol):
@@ -158,7 +164,7 @@ class Spread(Protocol):
 class Loaded:
     """A model in memory, where it computes and with how many threads; `memory` is the bytes in use there.
 
-    `ranks` are those that help with its films.
+    `ranks` are those that help with its films. `request` is what was asked for, under the plan that it is held by.
     """
 
     name: str
@@ -166,6 +172,7 @@ class Loaded:
     device: str
     threads: int
     memory: Callable[[], int]
+    request: EngineRequest
     ranks: "Spread | None" = None
 
 
@@ -180,7 +187,7 @@ def load_model(request: EngineRequest) -> Loaded:
     asked = asked_plan(request.parallel, request.gpus, launched())
     import torch
 
-    from app.loading.fitting import fitting_plan
+    from app.loading.fitting import fitted
     from pipelines.components import choose_device, load_components
 
     device, dtype = choose_device(request.device)
@@ -188,13 +195,14 @@ def load_model(request: EngineRequest) -> Loaded:
     if asked is not None:
         from app.loading.ranks import Ranks
 
-        if request.vram is not None:
+        if request.vram is not None or request.plan is not None:
             raise ValueError("--vram fits a film into one device: leave it out, or give --parallel single")
         own = None if device == "cuda" else max(1, torch.get_num_threads() // asked.ranks)
         request = replace(request, device=device, threads=request.threads or own)
         ranks = Ranks(asked, request)
     threads = use_threads(request.threads)
-    plan = None if request.vram is None else fitting_plan(request, name, device, dtype)
+    request = fitted(request, name, device, dtype)
+    plan = request.plan
     components = load_components(
         name,
         device=device,
@@ -210,7 +218,7 @@ def load_model(request: EngineRequest) -> Loaded:
     memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
     if ranks is not None:
         ranks.loaded(components.transformer)
-    return Loaded(name, components, device, threads, memory, ranks)
+    return Loaded(name, components, device, threads, memory, request, ranks)
 
 
 class OneModel:
@@ -238,8 +246,11 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
     from pipelines.snapshots import load_snapshot, save_snapshot
 
     components, device = loaded.components, loaded.device
+    held = request
+    if loaded.request.plan is not None:
+        held = replace(request, preset=loaded.request.preset, plan=loaded.request.plan, whole=loaded.request.whole)
     stream = build_stream(
-        request.preset,
+        held.preset,
         components,
         height=request.height,
         width=request.width,
@@ -260,7 +271,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
 
     return Opened(
         stream=stream,
-        rhythm=rhythm_of(request.preset),
+        rhythm=rhythm_of(held.preset),
         fps=stream.fps,
         model=loaded.name,
         checksum=weights_checksum(components.sources),
@@ -268,11 +279,12 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         threads=loaded.threads,
         read_prompt=read_prompt,
         memory=loaded.memory,
-        save=lambda path: save_snapshot(stream.snapshot(), path),
-        restore=lambda path, sha256: stream.restore(load_snapshot(path, device, sha256=sha256)),
+        save=lambda path: save_snapshot(stream.snapshot("cpu"), path),
+        restore=lambda path, sha256: stream.restore(load_snapshot(path, sha256=sha256)),
         video_input=video_input if request.video else None,
         begins=beginnings_of(stream),
         parallel="" if loaded.ranks is None else loaded.ranks.written,
+        engine=held,
     )
 
 

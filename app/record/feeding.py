@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.errors import UsageMistake, printable, shorten
-from app.loading.live import LiveModel, LiveStream
+from app.loading.live import Knobs, LiveModel, LiveStream
 from app.record.kept_input import KeptInput
 from app.record.session_log import Entered, LoggedChunk
+from pipelines.memory_plan import read_memory_plan
 from pipelines.types import Chunk, Controls, prompt_text
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class FedStream:
     def __init__(self, model: LiveModel, stream: LiveStream, kept: KeptInput | None) -> None:
         self._model, self._stream, self._kept = model, stream, kept
         self._ready: deque[Chunk] = deque()
+        self._plan = "" if model.held is None else model.held.plan
+        self._knobs: Knobs = ()
 
     def make(self, wanted: LoggedChunk) -> Chunk:
         """Make this chunk, which follows those that were made before.
@@ -57,7 +60,10 @@ class FedStream:
             UsageMistake: what entered it cannot have.
         """
         controls = wanted.controls.for_stream
-        self._stream.set_knobs(wanted.controls.knobs)
+        if wanted.plan != self._plan:
+            self._hold_as(wanted)
+        self._knobs = wanted.controls.knobs
+        self._stream.set_knobs(self._knobs)
         try:
             for entered in wanted.entered:
                 self._feed(entered, controls)
@@ -71,6 +77,18 @@ class FedStream:
                 f"What entered chunk {wanted.index} is damaged ({told}). Give another copy of the log and its pictures."
             ) from error
         return self._stream.next_chunk(controls)
+
+    def _hold_as(self, wanted: LoggedChunk) -> None:
+        """The model ran out of memory before this chunk, and went on under another plan."""
+        held, self._plan = self._model.held, wanted.plan
+        if held is None:
+            return
+        copy, knobs = self._stream.copy(), self._knobs
+        del self._stream
+        held.hold_as(read_memory_plan(wanted.plan or "full"))
+        self._stream = self._model.new_stream(wanted.controls.seed, knobs)
+        self._stream.go_back(copy)
+        self._ready.clear()
 
     def _feed(self, entered: Entered, controls: Controls) -> None:
         stream, action = self._stream, entered.action

@@ -14,6 +14,7 @@ from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS
 from app.config.readers import SEED_LIMIT, VIEWING_SIDE
 from app.config.table import READERS
 from app.errors import UsageMistake, printable, shorten, shorten_path
+from pipelines.memory_plan import read_memory_plan
 
 LARGEST_RECORD = 256 * 2**20
 """Bytes of a sidecar or a log; those of a day of film are a third of this."""
@@ -42,6 +43,16 @@ def _check_plan(value: str) -> str:
 
 
 _as_plan = AfterValidator(_check_plan)
+
+
+def _check_held(value: str) -> str:
+    """Read as a plan's words."""
+    if read_memory_plan(value).written != value:
+        raise ValueError(f"{shorten(printable(value), 40)} is no memory plan")
+    return value
+
+
+HeldAs = Annotated[str, AfterValidator(_check_held)]
 Threads = Annotated[int, _as_flag("threads")]
 Height = Annotated[int, _as_flag("height")]
 Width = Annotated[int, _as_flag("width")]

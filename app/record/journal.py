@@ -245,6 +245,8 @@ class Journal:
         for kind, record in records:
             line, chain = _seal(kind, record, chain)
             lines.append(line)
+        if self._file is not None:
+            self._file.close()
         write_text(self.path, "".join(lines))
         self._chain = chain
         self._file = self.path.open("a", encoding="utf-8", newline="\n")

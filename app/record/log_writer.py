@@ -19,6 +19,7 @@ from app.record.session_log import (
     ChunkControls,
     Decided,
     Entered,
+    Held,
     Line,
     Made,
     MadeOf,
@@ -112,6 +113,10 @@ class LogWriter:
     def decided(self, branch: int, chunk: int, kind: str, data: Mapping[str, float | str | bool]) -> None:
         """A controller decided something about a chunk of a source."""
         self._write(Decided(branch=branch, chunk=chunk, kind=kind, data=dict(data)), chunk)
+
+    def held(self, plan: str, chunk: int) -> None:
+        """From the next chunk on, `chunk`, the model is held under another memory plan."""
+        self._write(Held(chunk=chunk, plan=plan), chunk)
 
     def shown(self, branch: int, chunk: int, frames: int) -> None:
         """The rest of a chunk was dropped."""

@@ -23,6 +23,7 @@ from app.loading.model import rhythm_of
 from app.loading.system import as_data, same_system, system_of
 from app.media.mp4 import viewing_scale
 from app.record.beginning import BeginningRequest
+from app.record.held import MOST_PLANS, PlanRecord
 from app.record.request import SEGMENT_CHUNKS
 from app.record.session_log import ChunkControls, SessionLog, read_log, shots_of
 from app.record.sidecar import FORMAT, Carried, Config, FilmRecord, PictureRecord, carried, shot_records
@@ -122,6 +123,8 @@ def provenance_of(record: Carried, source: str) -> Provenance:
     if config.height is not None and config.width is not None:
         settings["size"] = f"{config.width}x{config.height}"
     settings |= {name: value for name in _USUAL if (value := getattr(config, name)) != _USUAL[name]}
+    if config.plans and config.plans[-1].why == "memory":  # its preset has what that took of window and precision
+        settings["vram"] = replace(config.plans[-1].held, keys="full", window="full").written
     return Provenance(
         kind="take" if record.status == LIVE else "film",
         source=source,
@@ -200,6 +203,11 @@ def record_of_log(log: SessionLog, source: str) -> Carried:
             scale=0,
             crf=18,
             segment_chunks=SEGMENT_CHUNKS,
+            lora=header.lora,
+            vae=header.vae,
+            use_ema=header.use_ema,
+            vram=header.vram,
+            plans=_plans(log),
         ),
         model=header.model,
         versions=header.versions,
@@ -300,6 +308,17 @@ def _shots(log: SessionLog) -> tuple[ScriptShot, ...]:
         )
         before = controls
     return tuple(shots)
+
+
+def _plans(log: SessionLog) -> list[PlanRecord]:
+    """How its model was held, from the chunks on at which that changed."""
+    plans: list[PlanRecord] = []
+    now = ""
+    for chunk in log.chunks:
+        if chunk.plan != now:
+            now = chunk.plan
+            plans.append(PlanRecord(chunk=chunk.index, plan=now or "full", why="memory" if chunk.index else "vram"))
+    return plans[:MOST_PLANS]
 
 
 def _rhythm(log: SessionLog) -> Rhythm:

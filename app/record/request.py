@@ -15,12 +15,14 @@ from app.loading.model import EngineRequest, Opened, at_hand
 from app.loading.system import as_data, same_system, system_of
 from app.media.times import Times
 from app.record.beginning import BeginningRecord, BeginningRequest
+from app.record.held import PlanRecord, check_plans
 from app.record.journal import FORMAT, Header, LeftOut
 from app.record.sidecar import Config, ModelRecord, beside, library_versions, machine
 from app.record.video import VideoRecord, VideoRequest
 from app.script.script import Script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import Timeline
+from pipelines.memory_plan import preset_under
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
 from weights.catalog import MODELS
@@ -42,7 +44,8 @@ class RenderRequest:
 
     `video` is what the film is made of. By it are settled (app/render/from_video.py): `moments`, which of its pictures
     are taken, `times`, when they are shown where their rate varies, and `audio_begin`, the moment of the sound at
-    which the film begins. `beginning` is what it begins with, where that is not words alone.
+    which the film begins. `beginning` is what it begins with, where that is not words alone. `plans` says how it is
+    held in memory and from which chunk on, if anything does.
     """
 
     script: Script
@@ -65,6 +68,7 @@ class RenderRequest:
     moments: Sequence[int] = ()
     audio_begin: Fraction | None = None
     beginning: BeginningRequest | None = None
+    plans: tuple[PlanRecord, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -107,6 +111,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
         vram=request.engine.vram,
         parallel=opened.parallel,
+        plans=list(request.plans),
     )
 
 
@@ -167,6 +172,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         segment_chunks=config.segment_chunks,
         video=None if config.video is None else config.video.request(),
         beginning=None if config.beginning is None else config.beginning.request(),
+        plans=check_plans(config.plans, source),
     )
 
 
@@ -288,10 +294,14 @@ def reconcile(request: RenderRequest, before: Header) -> RenderRequest:
             beginning=begun.beginning and replace(begun.beginning, input=before.beginning or begun.beginning.input),
         )
     engine = replace(request.engine, parallel=plan)
+    plans = check_plans(before.config.plans, str(request.folder / "journal.jsonl"))
+    if plans and engine.plan is None:
+        under = preset_under(plans[-1].held, engine.preset)
+        engine = replace(engine, preset=under or engine.preset, whole=engine.preset)
     if engine.threads is None:
         engine = replace(engine, threads=before.config.threads)
     seed = before.seed if request.seed == -1 else request.seed
-    return replace(request, engine=engine, seed=seed, segment_chunks=before.config.segment_chunks)
+    return replace(request, engine=engine, seed=seed, segment_chunks=before.config.segment_chunks, plans=plans)
 
 
 def _sound(before: Header) -> Path | None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -56,7 +56,7 @@ class _Line(BaseModel):
 
 
 class Header(_Line):
-    """What the film is made with."""
+    """What the film is made with; `lora` to `vram` as they were given, `plan` how the model was held in memory."""
 
     event: Literal["take"] = "take"
     format: Format = FORMAT
@@ -72,6 +72,11 @@ class Header(_Line):
     fps: recorded.Fps
     versions: dict[str, str]
     machine: dict[str, str | int]
+    lora: recorded.Loras = []
+    vae: recorded.VaeName = "auto"
+    use_ema: bool | None = None
+    vram: recorded.Vram | None = None
+    plan: recorded.HeldAs | Literal[""] = ""
 
 
 class Branched(_Line):
@@ -156,6 +161,14 @@ class Entered(_Line):
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
 
 
+class Held(_Line):
+    """From the next chunk on, which is `chunk`, the model is held under another memory plan, in every branch."""
+
+    event: Literal["held"] = "held"
+    chunk: recorded.Count
+    plan: recorded.HeldAs
+
+
 class Shown(_Line):
     """Of this chunk only the first `frames` were shown: a cut or a new branch took the place of the others."""
 
@@ -186,14 +199,25 @@ class Decided(_Line):
     data: dict[str, float | str | bool]
 
 
-Line = Header | Branched | Steered | Entered | Made | Shown | Recorded | Decided
+Line = Header | Branched | Steered | Entered | Made | Held | Shown | Recorded | Decided
 Event = TypeVar("Event", Made, Steered)
 _EVENT: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
 
 def header_of(model: LiveModel) -> Header:
     """What the log begins with."""
+    asked = None if model.held is None else model.held.request
+    parts: dict[str, Any] = {}
+    if asked is not None and model.held is not None:
+        parts = {
+            "lora": list(asked.loras),
+            "vae": asked.vae,
+            "use_ema": asked.ema,
+            "vram": asked.vram,
+            "plan": model.held.plan,
+        }
     return Header(
+        **parts,
         preset=model.preset,
         knobs=dict(model.knobs),
         system=dict(model.system),
@@ -212,8 +236,8 @@ def header_of(model: LiveModel) -> Header:
 @dataclass(frozen=True, slots=True)
 class LoggedChunk:
     """A chunk that is part of the film: what it was made under, its hash, and how many of its `count` frames, of which
-    `first` is the first, were shown; `source` is what it was made of beside words, `entered` how, and `kept` whether
-    that was recorded."""
+    `first` is the first, were shown; `source` is what it was made of beside words, `entered` how, `kept` whether
+    that was recorded, and `plan` how the model was held."""
 
     index: int
     controls: ChunkControls
@@ -224,6 +248,7 @@ class LoggedChunk:
     source: str | None = None
     kept: bool = False
     entered: tuple[Entered, ...] = ()
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +276,7 @@ def parse_log(data: bytes, source: str) -> SessionLog:
         raise UsageMistake(f"{source}, line 1: this is no log of a live film. Give the session.jsonl of one.")
     shown: dict[tuple[int, int], int] = {}
     entered: dict[tuple[int, int], list[Entered]] = {}
+    plans, plan = dict[tuple[int, int], str](), header.plan
     made: _Chain[Made] | None = None
     steered: _Chain[Steered] | None = None
     now, left = 0, dict[int, tuple[_Chain[Made] | None, _Chain[Steered] | None]]()
@@ -261,14 +287,16 @@ def parse_log(data: bytes, source: str) -> SessionLog:
             made, steered = _before(made, event.chunk), _before(steered, event.chunk)  # what lay behind is off screen
             now = event.branch
         elif isinstance(event, Made):
-            made = _Chain(event, made)
+            made, plans[event.branch, event.chunk] = _Chain(event, made), plan
+        elif isinstance(event, Held):
+            plan = event.plan
         elif isinstance(event, Steered):
             steered = _Chain(event, steered)
         elif isinstance(event, Shown):
             shown[event.branch, event.chunk] = event.frames
         elif isinstance(event, Entered):
             entered.setdefault((event.branch, event.chunk), []).append(event)
-    return SessionLog(header, _film(_all(made), deque(_all(steered)), shown, entered, source))
+    return SessionLog(header, _film(_all(made), deque(_all(steered)), shown, entered, plans, source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +326,7 @@ def _film(
     steered: deque[Steered],
     shown: dict[tuple[int, int], int],
     entered: dict[tuple[int, int], list[Entered]],
+    plans: dict[tuple[int, int], str],
     source: str,
 ) -> tuple[LoggedChunk, ...]:
     chunks: list[LoggedChunk] = []
@@ -317,8 +346,9 @@ def _film(
         ):
             raise UsageMistake(f"{source}: chunk {index} of the film is missing, so it cannot be made again.")
         fed = tuple(entered.get((each.branch, each.chunk), ()))
+        plan = plans[each.branch, each.chunk]
         chunks.append(
-            LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source, each.kept, fed)
+            LoggedChunk(index, controls, each.sha256, first, end - first, visible, each.source, each.kept, fed, plan)
         )
     if not any(chunk.shown for chunk in chunks):
         raise UsageMistake(f"{source}: nothing was shown, so there is no film. Give the log of a film that played.")

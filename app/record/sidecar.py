@@ -14,14 +14,15 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.atomic import write_text
 from app.errors import UsageMistake, printable, shorten_path
 from app.record import fields as recorded
 from app.record.beginning import BeginningRecord
+from app.record.held import MOST_PLANS, PlanRecord
 from app.record.video import VideoRecord
 from app.script.timeline import Timecode, Timeline
 from pipelines.types import prompt_text
@@ -130,7 +131,8 @@ class Config(_Record):
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
     chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
-    `use_ema` and `vram` are as they were given, `parallel` is the plan that spread it over ranks, if one did.
+    `use_ema` and `vram` are as they were given, `parallel` is the plan that spread it over ranks, if one did,
+    `plans` how it was held in memory and from which chunk on, where `vram` or a lack of memory decided that.
     """
 
     script: str
@@ -154,6 +156,7 @@ class Config(_Record):
     beginning: BeginningRecord | None = None
     vram: recorded.Vram | None = None
     parallel: recorded.ParallelPlan = ""
+    plans: Annotated[list[PlanRecord], Field(max_length=MOST_PLANS)] = []
 
 
 class Timing(_Record):

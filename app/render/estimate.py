@@ -4,6 +4,7 @@ A guess from a table would be wrong on most machines; a few chunks of the film's
 """
 
 import math
+import shlex
 import shutil
 import tempfile
 import time
@@ -15,8 +16,9 @@ from statistics import fmean
 
 from rich.console import Console
 
-from app.errors import EXIT_OK
-from app.loading.model import Opened, open_stream
+from app.errors import EXIT_OK, UsageMistake
+from app.loading.model import Opened, at_hand, open_stream
+from app.loading.verdict import Verdict, verdict_on
 from app.media.join import join
 from app.media.stills import sink_kind
 from app.record.journal import KEPT, Journal
@@ -30,6 +32,7 @@ from app.render.output import Film
 from app.script.script import check_script
 from app.script.timeline import Shot, Timeline
 from pipelines.types import Controls
+from weights.catalog import MODELS, get_model
 
 SHARE, LEAST = 1 / 50, 12
 """How much of a film is tried, and how many chunks at least."""
@@ -55,10 +58,15 @@ def dry_run(request: RenderRequest, *, console: Console, as_json: bool = False) 
     Raises:
         UsageMistake, ValueError, OSError: what `render` would refuse.
     """
+    here = _verdict(request)
     timeline, estimate = estimate_film(request)
     if as_json:
-        print(one_line(dry_run_data(timeline, estimate, notes=request.script.notes)), file=console.file)
+        told = dry_run_data(timeline, estimate, notes=request.script.notes)
+        told["verdict"] = None if here is None else here.as_data()
+        print(one_line(told), file=console.file)
         return EXIT_OK
+    if here is not None:
+        console.print(f"{here.told}.", soft_wrap=True)
     for line in dry_run_lines(timeline, estimate, notes=request.script.notes):
         console.print(line, soft_wrap=True)
     free = shutil.disk_usage(request.output.absolute().parent).free if request.output.absolute().parent.is_dir() else 0
@@ -67,6 +75,28 @@ def dry_run(request: RenderRequest, *, console: Console, as_json: bool = False) 
             f"There are only {free / 1e9:.1f} GB free where {request.output} goes: it will not fit.", style="red"
         )
     return EXIT_OK
+
+
+def _verdict(request: RenderRequest) -> Verdict | None:
+    """What this machine can do with the model, before it is loaded; a dry run fetches nothing.
+
+    Raises:
+        UsageMistake: its weights are not here; the text says what it needs, and how to fetch them.
+    """
+    engine = request.engine
+    name = engine.model or engine.preset.model
+    model = get_model(name)
+    size = (engine.height or model.size[0], engine.width or model.size[1])
+    here = verdict_on(
+        model, engine.preset, device=engine.device, size=size, models_dir=engine.models_dir, vae=engine.vae
+    )
+    if name in MODELS and not at_hand(name, engine.models_dir):
+        to = "" if engine.models_dir is None else f" --models_dir {shlex.quote(str(engine.models_dir))}"
+        told = "" if here is None else f" {here.told}."
+        raise UsageMistake(
+            f"{name} is not here, and a dry run fetches nothing.{told} Say: rivulet models pull {name}{to}"
+        )
+    return here
 
 
 def estimate_film(request: RenderRequest) -> tuple[Timeline, Estimate]:

@@ -71,9 +71,11 @@ class Film:
         """Length of the film so far."""
         return self.frames / self.timeline.fps
 
-    def begin_chunk(self, opened: Opened) -> None:
-        """Begin a segment if it is time for one; call before each chunk."""
-        if self.next % self._segment_chunks or self.next == self._begun or not isinstance(self._writer, FilmWriter):
+    def begin_chunk(self, opened: Opened, *, at_once: bool = False) -> None:
+        """Begin a segment if it is time for one, or `at_once`; call before each chunk."""
+        if self.next == self._begun or not isinstance(self._writer, FilmWriter):
+            return
+        if self.next % self._segment_chunks and not at_once:
             return
         size, film_sha256 = self._writer.begin_segment()
         path = self._journal.snapshot_path(self.next)

@@ -6,7 +6,9 @@ them to the film. The stream comes from `open_stream`, so that the job can be te
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -21,14 +23,17 @@ from app.errors import (
     UsageMistake,
     disk_full,
     explain,
+    out_of_memory,
     printable,
     shorten,
 )
+from app.loading.fitting import let_go
 from app.loading.model import Opened, StreamOpener, open_stream
 from app.loading.system import plain_system
 from app.media.source import SourceLost
 from app.media.stills import sink_kind
 from app.record import sidecar
+from app.record.held import plan_at
 from app.record.journal import Header, Journal, RenderHistory, Segment
 from app.record.request import RenderRequest, header_of, reconcile
 from app.render.beginning import begun_with
@@ -36,6 +41,7 @@ from app.render.destination import check_free, check_name
 from app.render.from_video import made_of_video
 from app.render.interrupt import Interrupt
 from app.render.judging import judge
+from app.render.memory import Again, as_held, from_here, last_resort, next_plan, short, switched
 from app.render.output import Film
 from app.render.progress import Progress
 from app.render.remains import Remains, examine, finished, take_over
@@ -77,7 +83,13 @@ def render(request: RenderRequest, *, console: Console, opener: StreamOpener = o
             check_script(request.script)
         if request.resume and history is None:
             _say(console, request, f"Nothing to resume beside {request.output}: starting from the beginning.")
-        return _render(request, journal, history, console, opener)
+        fresh = history is None and not request.part.exists()
+        ended = _render(request, journal, history, console, opener, fresh=fresh)
+        while isinstance(ended, tuple):
+            (request, history), ended = ended, EXIT_FAILURE
+            let_go()
+            ended = _render(request, journal, history, console, opener, fresh=fresh and history is None)
+        return ended
 
 
 def check_request(request: RenderRequest) -> bool:
@@ -95,18 +107,29 @@ def check_request(request: RenderRequest) -> bool:
 
 
 def _render(
-    request: RenderRequest, journal: Journal, history: RenderHistory | None, console: Console, opener: StreamOpener
-) -> int:
-    remains, fresh = Remains(()), history is None and not request.part.exists()
+    request: RenderRequest,
+    journal: Journal,
+    history: RenderHistory | None,
+    console: Console,
+    opener: StreamOpener,
+    *,
+    fresh: bool,
+) -> int | tuple[RenderRequest, RenderHistory | None]:
+    """An exit code; or what to go on with, where the model has to be held in another way from here on."""
+    remains = Remains(())
     if history is not None:
         remains = examine(request.part, request.folder, history, asked=bool(request.script.shots))
         request = reconcile(request, history.header)
         for told in (history.damage, remains.told):
             if told:
                 _say(console, request, told)
+    held = plan_at(request.plans, remains.segments[-1].chunk if remains.segments else 0)
+    if held is not None:
+        request = replace(request, engine=replace(request.engine, plan=held))
     with made_of_video(request, opener, lambda text: _say(console, request, text)) as (settled, stream_opener):
         begins = begun_with(settled, stream_opener)
-        return _film(settled, journal, history, remains, console, begins, fresh=fresh)
+        ended = _film(settled, journal, history, remains, console, begins, fresh=fresh)
+    return (ended.of(request), ended.history) if isinstance(ended, Again) else ended
 
 
 def _film(
@@ -118,12 +141,21 @@ def _film(
     opener: StreamOpener,
     *,
     fresh: bool,
-) -> int:
+) -> int | Again:
     seed = secrets.randbelow(2**31) if request.seed == -1 else request.seed
+    say = partial(_say, console, request)
     begun = time.perf_counter()
-    opened = opener(request.engine, seed)
-    ready = time.perf_counter()
-    judged = judge(request, opened)
+    try:
+        opened = opener(request.engine, seed)
+        ready = time.perf_counter()
+        judged = judge(request, opened)
+    except Exception as error:
+        if (again := next_plan(error, request, seed, history, say, during="loading")) is not None:
+            return again
+        if out_of_memory(error):
+            raise RenderFailure(f"{short(error)}.{last_resort(error, request, begun=history is not None)}") from error
+        raise
+    request = as_held(request, opened)
     timeline, fps = judged.timeline, judged.fps
     pictures = sink_kind(request.output) != "mp4"
     header = header_of(request, opened, timeline, fps, seed)
@@ -132,9 +164,17 @@ def _film(
         header = journal.begin(header)
     else:
         _check_same(history.header, header, request.folder)
-        kept = _restore(opened, journal, remains, request, console)
-        header = journal.go_on(history, kept, header)
+        try:
+            kept = _restore(opened, journal, remains, request, console)
+        except Exception as error:
+            if (again := next_plan(error, request, seed, history, say, during="loading")) is None:
+                raise
+            return again
         start = kept[-1] if kept else None
+        request, same = from_here(request, start.chunk if start else 0)
+        history = history if same else replace(history, expected=())
+        header = header.model_copy(update={"config": header.config.model_copy(update={"plans": list(request.plans)})})
+        header = journal.go_on(history, kept, header)
     if not request.json_progress:
         announce(console, request, opened, timeline, seed, ready - begun, judged.unknown)
     film = Film(
@@ -150,9 +190,13 @@ def _film(
         name=header.film,
     )
     expected = {} if history is None else {chunk.index: chunk.sha256 for chunk in history.expected}
+    switches = {each.chunk for each in request.plans if each.chunk > film.next}
     with Interrupt() as interrupt:
         try:
-            first = _shoot(opened, film, request, interrupt, console, expected)
+            first = _shoot(opened, film, request, interrupt, console, expected, switches)
+            if film.next in switches and not film.whole and not interrupt.asked:
+                film.abandon()
+                return switched(request, seed, film.next, journal)
             if not film.fresh and interrupt.lost:
                 raise RenderFailure(f"{interrupt.lost}, so there is no film. Give another video.")
             if not film.fresh:
@@ -180,6 +224,11 @@ def _film(
             status = "whole" if film.whole else f"ended early by {interrupt.word}"
             record = finish(request, header, film, journal, timing, status)
         except BaseException as error:
+            if out_of_memory(error) and not film.whole and not interrupt.asked:
+                again = next_plan(error, request, seed, journal.read(), say, during="the film")
+                if again is not None:
+                    film.abandon()
+                    return again
             return _stopped(error, request, film, journal, opened, console, fresh=fresh)
         conclude(console, request, record)
         if not request.json_progress:
@@ -198,8 +247,10 @@ def _shoot(
     interrupt: Interrupt,
     console: Console,
     expected: Mapping[int, str],
+    switches: Collection[int],
 ) -> float:
-    """Run the loop until the film is whole or stopped, and return the moment its first frame was in the file."""
+    """Run the loop until the film is whole or stopped, or the model is to be held in another way (at `switches`), and
+    return the moment its first frame was in the file."""
     timeline = film.timeline
     progress = Progress(
         console, chunks=timeline.chunks, frames=timeline.frames, done=film.frames, as_json=request.json_progress
@@ -210,7 +261,9 @@ def _shoot(
     first = 0.0
     while not film.whole and not interrupt.asked:
         index, timecode = film.next, timeline.timecode(film.frames)
-        film.begin_chunk(opened)
+        film.begin_chunk(opened, at_once=index in switches)
+        if index in switches:
+            break
         try:
             chunk = opened.stream.next_chunk(controls[timeline.shot_at(index)])
         except SourceLost as lost:
@@ -255,6 +308,8 @@ def _stopped(
     if isinstance(error, KeyboardInterrupt):
         _say(console, request, f"Stopped at once. {left}")
         return EXIT_INTERRUPTED
+    if out_of_memory(error):
+        raise RenderFailure(f"{short(error)}. {left}{last_resort(error, request, begun=True)}") from error
     needed = f" About {film.missing_bytes(opened) / 1e6:.1f} MB more are needed." if disk_full(error) else ""
     raise RenderFailure(f"{explain(error)[0]}{needed} {left}") from error
 
@@ -270,7 +325,7 @@ def _check_same(before: Header, now: Header, folder: Path) -> None:
         *(
             (key, _comparable(key, value), getattr(now.config, key))
             for key, value in before.config
-            if key != "parallel"  # whether the pictures are the same shows in the chunks that are made again
+            if key not in ("parallel", "plans")  # what they make shows in the chunks that are made again
         ),
     ):
         if old != new:

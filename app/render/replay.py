@@ -23,6 +23,7 @@ from app.record import sidecar
 from app.record.beginning import find_beginning
 from app.record.provenance import LIVE, Provenance, provenance_of, provenance_of_log
 from app.record.request import RenderRequest, model_of_record, parts_of_record, request_of
+from app.record.session_log import Header as LogHeader
 from app.record.session_log import read_log
 from app.record.video import changed, find_input
 from app.render.batch import RunFlags, film_requests
@@ -193,7 +194,7 @@ def _same_model(asked: Asked, recorded: str) -> Asked:
     return replace(asked, changes=[layer for layer in others if layer], model=given)
 
 
-def _same_parts(asked: Asked, config: sidecar.Config) -> Asked:
+def _same_parts(asked: Asked, config: sidecar.Config | LogHeader) -> Asked:
     """LoRAs and an autoencoder that are named as the record names them are permission; others are a change."""
     recorded = {"lora": tuple(config.lora), "vae": config.vae}
     same = {
@@ -216,7 +217,7 @@ def _replay_log(
     opener: StreamOpener,
 ) -> int:
     log = read_log(path)
-    asked = _same_model(asked, log.header.model.name)
+    asked = _same_parts(_same_model(asked, log.header.model.name), log.header)
     output = output or _name_again(path, None)
     if asked.changes:
         _refuse_check(check, asked)
@@ -224,7 +225,14 @@ def _replay_log(
     from app.render.replay_log import replay_log
 
     return replay_log(
-        path, output, check=check, overwrite=overwrite, console=console, model=asked.model, pictures=asked.video
+        path,
+        output,
+        check=check,
+        overwrite=overwrite,
+        console=console,
+        model=asked.model,
+        pictures=asked.video,
+        parts=asked.parts,
     )
 
 

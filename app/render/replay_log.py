@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from app.record.feeding import FedStream
 from app.record.kept_input import KEPT, KeptInput
 from app.record.pictures import picture_record
 from app.record.provenance import tags_of
-from app.record.request import model_of_record, preset_of
+from app.record.request import model_of_record, parts_of_record, preset_of
 from app.record.session_log import Header, LoggedChunk, SessionLog, header_of, read_log, shots_of
+from pipelines.memory_plan import read_memory_plan
 from pipelines.presets.knobs import KnobError, apply_knobs
 from pipelines.types import Chunk, in_words
 
@@ -33,6 +34,7 @@ def replay_log(
     console: Console,
     model: str | None = None,
     pictures: str | None = None,
+    parts: Collection[str] = (),
     opener: LiveOpener = open_live,
 ) -> int:
     """Make the film of a log again, and return the exit code: 1 if a chunk came out differently.
@@ -44,6 +46,7 @@ def replay_log(
         overwrite: replace `output`.
         console: where to print.
         model: the model that the person named; None loads what the log names, if it is at hand.
+        parts: names of the settings, lora and vae, that the person gave as the log has them.
         pictures: where the recorded input of a film of pictures lies; None looks beside the log.
         opener: loads the model.
 
@@ -57,6 +60,7 @@ def replay_log(
     log = read_log(path)
     tags_of(log, str(path))  # refuses before the model loads what no script may hold
     kept = _kept_input(log, path, pictures)
+    parts_of_record(log.header.lora, log.header.vae, str(path), parts)
     request = _request(log, path, model)
     live = opener(request)
     part = output.with_name(f"{output.stem}.part.mp4")
@@ -121,6 +125,11 @@ def _request(log: SessionLog, path: Path, model: str | None) -> EngineRequest:
         height=header.height,
         width=header.width,
         offline=model is None,
+        loras=tuple(header.lora),
+        vae=header.vae,
+        ema=header.use_ema,
+        vram=header.vram,
+        plan=read_memory_plan(header.plan) if header.plan else None,
     )
 
 

@@ -20,7 +20,7 @@ from app.live.source_messages import PictureTaken, SourceFigures
 from app.server.metrics import ServerMetrics
 
 if TYPE_CHECKING:
-    from app.live.session import LiveFrame
+    from app.live.player import LiveFrame
 
 CREDIT = 3
 """Frames that may be on their way without having been drawn."""

@@ -17,7 +17,7 @@ import typer
 from app.config.readers import choose
 from app.config.table import READERS
 from benchmarks.benchmark import Benchmark, EveryPreset, Run
-from cache.kv_shape import KVShape
+from cache.kv_shape import KV_BITS, KVShape
 from cache.slots import SlotTable
 from cache.types import Pass, PassKind, Replay, Row, Slot, Slots, View, clean_row
 from pipelines.presets import PRESETS, Preset
@@ -90,11 +90,20 @@ def steady(preset: Preset) -> Steady:
     return Steady(preset.chunk, max(first, again), cycle, switch, slots, lanes, own, walk.staged, walk.means)
 
 
-def kv_bytes(config: Mapping[str, Any], grid: tuple[int, int], cost: Steady, width: int = 2) -> int:
-    """What a stream allocates for keys and values, numbers of `width` bytes; `grid` has rows and columns of tokens."""
+def kv_bytes(
+    config: Mapping[str, Any], grid: tuple[int, int], cost: Steady, width: int = 2, kv_cache_dtype: str = ""
+) -> int:
+    """What a stream allocates for keys and values, numbers of `width` bytes; `grid` has rows and columns of tokens.
+
+    With a `kv_cache_dtype` what is remembered has fewer bits, and steps beside them as cache/quantised.py keeps them.
+    """
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     shape = KVShape(config["num_layers"], 1, cost.slots // cost.lanes, cost.own, *grid, heads, head_dim)
-    return shape.allocated(cost.lanes, width, staged=cost.staged, means=cost.means)
+    dense = shape.allocated(cost.lanes, width, staged=cost.staged, means=cost.means)
+    if not kv_cache_dtype:
+        return dense
+    frame = shape.numbers * KV_BITS[kv_cache_dtype] // 8 + 2 * heads * head_dim * 4 + shape.tokens * heads * 2
+    return dense - shape.remembered(cost.lanes, width) + cost.slots * shape.layers * frame
 
 
 def _settle(name: str, chunks: Sequence[tuple[Forward, ...]]) -> tuple[int, tuple[tuple[Forward, ...], ...]]:

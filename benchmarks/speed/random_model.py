@@ -29,7 +29,8 @@ from pipelines.build import make_policies
 from pipelines.components import choose_device
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
-from pipelines.fit import MemoryPlan, hold
+from pipelines.fit import hold
+from pipelines.memory_plan import MemoryPlan
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from app.live.checkpoint import NotKept, read_checkpoint
 from app.live.engine import Busy, LiveEngine
-from app.live.film import History
+from app.live.history import History
 from app.live.messages import Do, Done, QueueEdit, QueueItem, Stop
 from app.live.pacing import CALM, SLACK, Pace
 from app.live.player import LiveFrame

@@ -18,7 +18,8 @@ from models.wan_vae import WanVAEStream
 from pipelines.build import make_policies
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine
-from pipelines.fit import PLANS, Film, MemoryPlan, choose_plan, hold, need, verdict
+from pipelines.fit import Film, choose_plan, hold, need, verdict
+from pipelines.memory_plan import PLANS, MemoryPlan
 from pipelines.presets import PRESETS
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -121,7 +122,10 @@ def test_plans_go_from_the_largest_need_to_the_smallest_and_say_what_they_trade(
     needs = [
         (plan, need(config, TINY if plan.decoder == "tiny" else FULL, film, plan, text_encoder=10**8)) for plan in PLANS
     ]
-    first, aside, tiny, _, small, streamed = (each for _, each in needs)
+    byplan = {plan.written: each for plan, each in needs}
+    first, aside, tiny, small, streamed = (
+        byplan[name] for name in ("full", "text", "text+tiny", "text+tiny+fp8", "text+tiny+streamed")
+    )
     assert first.peak - aside.peak == first.text == aside.host == 2 * 10**8
     assert tiny.decoder + tiny.work < aside.decoder + aside.work
     assert small.transformer < tiny.transformer

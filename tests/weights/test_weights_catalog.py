@@ -79,9 +79,10 @@ def test_the_catalogue_needs_no_torch() -> None:
 
 def test_offline_and_unaccepted_weights_are_not_downloaded(tmp_path: Path) -> None:
     spec = get_model("self-forcing-1.3b").transformer
-    with pytest.raises(FileNotFoundError, match="not on this machine"):
+    command = f"rivulet models pull self-forcing-1.3b --models_dir {tmp_path}"
+    with pytest.raises(FileNotFoundError, match=f"not on this machine.*{command}"):
         fetch(spec, tmp_path, offline=True)
-    with pytest.raises(PermissionError, match="licence"):
+    with pytest.raises(PermissionError, match=f"licence.*{command} --accept_licence self-forcing-1.3b"):
         fetch(spec, tmp_path)
     place = tmp_path / spec.repo / spec.file
     place.parent.mkdir(parents=True)
@@ -127,6 +128,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bytes) -> None:
         known = self.path == "/me/mine/resolve/main/a.pt"
+        if self.path.startswith("/api/models/me/mine"):
+            told = {"id": "me/mine", "sha": "0" * 40, "siblings": [{"rfilename": "a.pt", "size": len(self.content)}]}
+            body = json.dumps(told).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
         self.send_response(200 if known else 404)
         self.send_header("ETag", '"0123456789abcdef"')
         self.send_header("X-Repo-Commit", "0" * 40)
@@ -169,4 +179,5 @@ def test_a_download_lands_in_models_dir_and_a_failed_one_is_one_sentence(tmp_pat
     assert done.stdout.strip() == str(place)
     assert place.read_bytes() == Hub.content
     assert failed.returncode == 1
-    assert "FileNotFoundError: m could not be fetched" in failed.stderr
+    assert "CheckpointError: me/mine has no b.pt; look at https://huggingface.co/me/mine" in failed.stderr
+    assert "0.00 of 0.00 GB" in done.stderr  # how far it is, and no bar
