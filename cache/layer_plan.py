@@ -61,6 +61,13 @@ class LayerPlan:
         """Whether of the layer only keys and values are computed."""
         return any(layer in part for part in self.keys)
 
+    def spared(self, layers: int) -> int:
+        """Of so many layers those left out or run for their keys alone, because others did the work before.
+
+        The end of a pass that nobody asks for a prediction does not count: no other pass did that.
+        """
+        return sum(not self.runs(layer) or self.only_keys(layer) for layer in range(layers - (not self.flow)))
+
     def without_flow(self, layers: int) -> LayerPlan:
         """The same without a prediction: of the last of so many layers only the keys are left to do."""
         if not self.runs(layers - 1) or self.only_keys(layers - 1) or any(tap.layer == layers for tap in self.taps):

@@ -60,13 +60,22 @@ class ShotRecord(_Record):
     actual: TimecodeRecord
 
 
+class ReusedRecord(_Record):
+    """What a feature cache did for a chunk: of so many layers and passes, how many used features again."""
+
+    layers: recorded.Count
+    of_layers: recorded.Count
+    passes: recorded.Count
+    of_passes: recorded.Count
+
+
 class ChunkRecord(_Record):
     """One chunk: `latent` and `frames` are [first, past the last] of the whole film, `shown` how many are in
     it.
 
     `sha256` is of the chunk's uint8 RGB frames as the engine gave them, before trimming, scaling and
     encoding. `memory` is the bytes in use when it was done, of the device that computes. `said` is what a controller
-    decided with it.
+    decided with it, `reused` what a feature cache did, where there is one.
     """
 
     index: recorded.Count
@@ -80,6 +89,7 @@ class ChunkRecord(_Record):
     memory: int
     seconds: dict[str, float]
     said: str = ""
+    reused: ReusedRecord | None = None
 
 
 class FilmRecord(_Record):

@@ -7,6 +7,7 @@ order, so that whatever the journal names is there.
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from app.loading.model import Opened
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.stills import AnimatedImage, PngSequence, sink_kind
 from app.record.journal import KEPT, Journal, Segment
-from app.record.sidecar import ChunkRecord
+from app.record.sidecar import ChunkRecord, ReusedRecord
 from app.script.timeline import Timeline
 from pipelines.types import Chunk
 
@@ -115,6 +116,7 @@ class Film:
             memory=memory,
             seconds=chunk.seconds | {"encode": time.perf_counter() - start},
             said=chunk.said,
+            reused=None if chunk.reused is None else ReusedRecord(**asdict(chunk.reused)),
         )
         self._journal.chunk(record)
         return record

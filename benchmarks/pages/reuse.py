@@ -37,7 +37,8 @@ switched on by default, and every figure stands beside the rival that needs no c
 the pass that writes the memory all but its keys, `cross-chunk` uses what layers added for the chunk before at the same
 level, `first-block` what they added a pass ago while the first layer's contribution changes little, `taylorseer` the
 polynomial through the last passes, `step-rehash` every other pass. A new prompt or a cut forgets all of it, and passes
-that write the memory compute every layer's keys.
+that write the memory compute every layer's keys. A render ends with what was really used again, the page of
+`rivulet web --feature_cache NAME` shows it live.
 
 ## How alike things are
 

@@ -27,6 +27,7 @@ from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.streaming import Stream
+from pipelines.types import Reused
 from tests.tiny import FOX, HEIGHT, WIDTH, WOLF, FakeText, film, gap, tiny_engine, tiny_stream, tiny_transformer
 
 LAYERS, LEVELS, CHUNK = 4, (1000.0, 800.0, 600.0, 400.0), 3
@@ -70,6 +71,23 @@ def test_every_cache_saves_layers_and_changes_the_film(model: CausalWanTransform
     assert len(calls_of(model, short, 4)) < 0.95 * len(calls_of(model, whole, 4))
     frames = range(whole.state.cur - CHUNK, whole.state.cur)
     assert gap(whole.state.latents.get(frames), short.state.latents.get(frames)) > 1e-3
+
+
+@pytest.mark.parametrize("name", FEATURE_CACHES)
+def test_what_a_chunk_says_was_used_again_is_what_was_not_computed(
+    model: CausalWanTransformer3DModel, name: str
+) -> None:
+    stream, calls = stream_of(model, made(name)), list[int]()
+    handles = [block.ffn.register_forward_pre_hook(lambda _, __: calls.append(1)) for block in model.blocks]
+    told = [stream.next_chunk(FOX, decode=False).reused for _ in range(4)]
+    for handle in handles:
+        handle.remove()
+    sums = sum((each for each in told if each is not None), Reused())
+    assert sums.of_passes == 4 * (len(LEVELS) + 1)
+    assert sums.of_layers == sums.of_passes * LAYERS
+    writing = 4  # each ends with the keys of its last layer, whoever decides
+    assert sums.of_layers - sums.layers - writing == len(calls) < sums.of_layers - writing
+    assert stream_of(model, EveryLayer()).next_chunk(FOX, decode=False).reused is None
 
 
 @pytest.mark.parametrize("name", FEATURE_CACHES)
