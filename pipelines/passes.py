@@ -281,7 +281,7 @@ class Passes:
         layers = rows[0].layers
         if half and not self.engine.policies.layers.halves:
             return Taken(EVERY, [], {})
-        return taken(layers, self._left(rows, half)) if layers.taps else Taken(layers, [], {})
+        return taken(layers, self._left(rows, half), self.engine.corrections) if layers.taps else Taken(layers, [], {})
 
     def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory], along: Taken) -> Batch:
         """Rows that share a memory, stacked."""

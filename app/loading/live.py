@@ -195,7 +195,7 @@ def open_live(request: EngineRequest) -> LiveModel:
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
     loaded = load_model(request)
-    from pipelines.build import build_stream
+    from pipelines.build import build_stream, sources_of
 
     components, device = loaded.components, loaded.device
 
@@ -214,7 +214,7 @@ def open_live(request: EngineRequest) -> LiveModel:
     scale = components.autoencoder.spatial_scale
     return LiveModel(
         name=loaded.name,
-        checksum=weights_checksum(components.sources),
+        checksum=weights_checksum(sources_of(request.preset, components)),
         preset=request.preset.name,
         system=system_of(request.preset),
         knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},
