@@ -141,6 +141,7 @@ class Config(_Record):
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
     chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
     `use_ema` and `vram` are as they were given, `parallel` is the plan that spread it over ranks, if one did.
+    `encoder_preset` is x264's.
     """
 
     script: str
@@ -164,6 +165,7 @@ class Config(_Record):
     beginning: BeginningRecord | None = None
     vram: recorded.Vram | None = None
     parallel: recorded.ParallelPlan = ""
+    encoder_preset: recorded.EncoderPreset = "veryfast"
 
 
 class Timing(_Record):

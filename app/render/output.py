@@ -30,6 +30,7 @@ class Film:
         fps: frames a second of the file.
         scale: enlargement; 0 brings small films near a pleasant size.
         crf: x264's constant rate factor.
+        preset: x264's.
         segment_chunks: chunks a segment.
         begin: where to go on; None begins the film.
         keep: write over what `path` holds, rather than to cut it off first.
@@ -45,6 +46,7 @@ class Film:
         fps: Fraction,
         scale: int,
         crf: int,
+        preset: str,
         segment_chunks: int,
         begin: Segment | None = None,
         keep: bool = False,
@@ -57,7 +59,7 @@ class Film:
         self.height = self.width = 0
         self.scale = scale
         self._journal = journal
-        self._fps, self._crf, self._segment_chunks = fps, crf, segment_chunks
+        self._fps, self._crf, self._preset, self._segment_chunks = fps, crf, preset, segment_chunks
         self._begun = self.next
         self._keep, self._name = keep, name
         self._writer: FilmWriter | PngSequence | AnimatedImage | None = None
@@ -144,6 +146,7 @@ class Film:
             fps=self._fps,
             scale=self.scale,
             crf=self._crf,
+            preset=self._preset,
             frames=self.frames,
             size=self._size,
             keep=self._keep,

@@ -11,6 +11,7 @@ import pytest
 from app.errors import RenderFailure
 from app.loading.model import EngineRequest, Opened
 from app.record import sidecar
+from app.record.request import request_of
 from pipelines.presets import PRESETS
 from pipelines.types import Chunk, Controls, Reused
 from tests.app_doubles import Opener, PaintedStream
@@ -65,3 +66,22 @@ def test_a_cache_that_did_nothing_says_so_and_none_says_nothing(tmp_path: Path) 
         "passes": 0,
         "of_passes": 5,
     }
+
+
+def test_an_encoder_preset_changes_the_file_is_written_down_and_changes_no_picture(tmp_path: Path) -> None:
+    found: dict[str, tuple[bool, str]] = {}
+    for preset in ("veryfast", "ultrafast"):
+        folder = tmp_path / preset
+        folder.mkdir()
+        assert run(replace(film_request(folder, "a red ball", duration="9f"), encoder_preset=preset))[0] == 0
+        record = sidecar.read(folder / "out.json")
+        assert (
+            request_of(
+                record.config, seed=record.seed, model="embedded", source="it", output=folder / "again.mp4"
+            ).encoder_preset
+            == preset
+        )
+        # x264 writes its options into the film; without arithmetic coding is what ultrafast alone goes
+        found[preset] = b"cabac=0" in (folder / "out.mp4").read_bytes(), record.film.sha256
+    assert [plain for plain, _ in found.values()] == [False, True]
+    assert len({sha256 for _, sha256 in found.values()}) == 1
