@@ -133,8 +133,8 @@ def ended(process: psutil.Process) -> bool:
         process.wait(timeout=0)
         return True
     with suppress(psutil.Error):
-        # Another's child is a zombie as long as nobody waits for it. Ours looks like one while its last threads end, and
-        # is reaped here once they have.
+        # Another's child is a zombie as long as nobody waits for it. Ours looks like one while its last threads end,
+        # and is reaped here once they have.
         return process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
     return True
 
