@@ -1,27 +1,26 @@
 """Gallery: everything made on this machine, rendered films and what live films saved, with names, stars and a bin.
 
 Render jobs are everybody's who reaches the server, as everywhere; of live films those are shown whose token is given.
-What people say of an item lies in `marks.json` beside it. Only what lies in the bin can be deleted.
+What people say of an item lies beside it (app/server/marks.py). Only what lies in the bin can be deleted.
 """
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from starlette.concurrency import run_in_threadpool
 
-from app.atomic import write_text
 from app.errors import UsageMistake
 from app.media.excerpts import poster
 from app.record.session_log import LOG
 from app.server.access import Access
+from app.server.marks import Mark, read_marks, write_marks
 from app.server.refusals import Refusal, Refused, TooLong, read_body
 from app.server.restore import SessionToken, TakeKey, WrongToken
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from app.jobs.queue import Jobs
 
-MARKS = "marks.json"
 MOST_FILMS = 100
 """Live films that are asked for at a time."""
 LARGEST_BODY = 64 * 1024
@@ -44,16 +42,6 @@ class NoSuchItem(Refused):
     """The gallery has no such thing."""
 
     status = 404
-
-
-class Mark(BaseModel):
-    """What a person says of an item."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: Annotated[str, Field(max_length=200)] = ""
-    favourite: bool = False
-    binned: bool = False
 
 
 class GalleryItem(Mark):
@@ -131,10 +119,10 @@ class Shelf:
         """Change what is said of an item; refused like `poster`, and for a link that only watches."""
         folder, file = self._place(said.item, said.token, changes=True)
         with self._lock:
-            marks = _marks(folder)
+            marks = read_marks(folder)
             change = said.model_dump(include={"name", "favourite", "binned"}, exclude_none=True)
             marks[file] = marks.get(file, Mark()).model_copy(update=change)
-            _write(folder, marks)
+            write_marks(folder, marks)
         return self._item(said.item, said.token)
 
     def delete(self, name: str, token: str) -> DeletedItem:
@@ -145,14 +133,14 @@ class Shelf:
         """
         folder, file = self._place(name, token, changes=True)
         with self._lock:
-            marks = _marks(folder)
+            marks = read_marks(folder)
             if not marks.get(file, Mark()).binned:
                 raise UsageMistake("Only what lies in the bin can be deleted. Put it there first.")
             found = _FILM.fullmatch(name)
             if found is None:
                 (folder / file).unlink(missing_ok=True)
                 marks.pop(file)
-                _write(folder, marks)
+                write_marks(folder, marks)
         if found is not None and self._jobs is not None:
             self._jobs.delete(found[1])
         return DeletedItem(item=name)
@@ -197,7 +185,7 @@ class Shelf:
         job = self._jobs.get(job_id)
         if not job.frames_done:
             return
-        mark = _marks(self._jobs.folder / job.id).get("film.mp4", Mark())
+        mark = read_marks(self._jobs.folder / job.id).get("film.mp4", Mark())
         url = f"v1/videos/{job.id}/content"
         yield GalleryItem(
             item=f"film:{job.id}",
@@ -211,7 +199,7 @@ class Shelf:
 
     def _of_session(self, session: str, token: str) -> Iterator[GalleryItem]:
         folder = self._folder / session
-        marks = _marks(folder)
+        marks = read_marks(folder)
         with suppress(OSError):
             for path in sorted(folder.iterdir()):
                 made = _MADE.fullmatch(path.name)
@@ -231,18 +219,6 @@ class Shelf:
                     at=path.stat().st_mtime,
                     **mark.model_copy(update={"name": mark.name or usual}).model_dump(),
                 )
-
-
-def _marks(folder: Path) -> dict[str, Mark]:
-    with suppress(OSError, ValueError, ValidationError, AttributeError):
-        told: dict[str, Any] = json.loads((folder / MARKS).read_bytes())
-        return {name: Mark.model_validate(mark) for name, mark in told.items()}
-    return {}
-
-
-def _write(folder: Path, marks: dict[str, Mark]) -> None:
-    told = {name: mark.model_dump() for name, mark in marks.items()}
-    write_text(folder / MARKS, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
 
 
 def gallery_router(shelf: Shelf) -> "APIRouter":

@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from app.jobs.uploads import LARGEST, Upload, Uploads
 from app.media.excerpts import gif, poster
 from app.server.bodies import Told, as_it_came, bounded
 from app.server.desk import Desk, Turns
+from app.server.marks import is_binned
 from app.server.refusals import Refusal, TooLong, read_body
 from app.server.restore import VideoBody
 from app.server.schemas import Check, DeletedJob, JobList, MadeChunks, Plan, ShownJob
@@ -78,7 +80,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
         return judged if judged.status_code != 200 else await run_in_threadpool(lambda: add(judged.body))
 
     def add(judged: "bytes | memoryview[int]") -> Response:
-        return Told(shown(jobs.add(Job.model_validate_json(bytes(judged)))), 201)
+        return Told(shown(jobs.add(Job.model_validate_json(bytes(judged))), jobs.folder), 201)
 
     @router.post("/plan", summary="Where the shots come to stand; measures nothing", response_model=Plan)
     async def plan(body: AskedFor) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -106,11 +108,11 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
 
     @router.get("", summary="All jobs, the newest first", response_model=JobList)
     def every() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Told({"object": "list", "data": [listed(job) for job in jobs.list()]})
+        return Told({"object": "list", "data": [listed(job, jobs.folder) for job in jobs.list()]})
 
     @router.get("/{video_id}", summary="One job: status, progress, time left", response_model=ShownJob)
     def one(video_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Told(shown(jobs.get(video_id)))
+        return Told(shown(jobs.get(video_id), jobs.folder))
 
     @router.delete("/{video_id}", summary="Remove a job and its film")
     def delete(video_id: str) -> DeletedJob:  # pyright: ignore[reportUnusedFunction]
@@ -120,7 +122,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
     for name, act in (("pause", jobs.pause), ("resume", jobs.resume), ("cancel", jobs.cancel)):
         router.add_api_route(
             f"/{{video_id}}/{name}",
-            _turn(act),
+            _turn(act, jobs.folder),
             methods=["POST"],
             summary=f"{name.title()} a job",
             response_model=ShownJob,
@@ -128,7 +130,7 @@ def jobs_router(jobs: Jobs, desk: Desk) -> APIRouter:
 
     @router.post("/{video_id}/move", summary="Another place in the queue", response_model=ShownJob)
     async def move(video_id: str, body: MovedTo) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return await run_in_threadpool(lambda: Told(shown(jobs.move(video_id, body.to))))
+        return await run_in_threadpool(lambda: Told(shown(jobs.move(video_id, body.to), jobs.folder)))
 
     @router.get("/{video_id}/chunks", summary="What was made so far, chunk by chunk", response_model=MadeChunks)
     async def chunks(video_id: str, since: int = 0) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -207,16 +209,17 @@ def beginnings_router(uploads: Uploads) -> APIRouter:
     return router
 
 
-def shown(job: Job) -> dict[str, Any]:
-    """A job as clients see it."""
+def shown(job: Job, folder: Path) -> dict[str, Any]:
+    """A job of a folder as clients see it."""
     data = job.model_dump(mode="json", exclude={"rank", "process", "error"})
     code = "render_failed" if job.status == "failed" else job.status
-    return data | {"error": None if job.error is None else {"code": code, "message": job.error}}
+    error = None if job.error is None else {"code": code, "message": job.error}
+    return data | {"error": error, "binned": is_binned(folder / job.id, "film.mp4")}
 
 
-def listed(job: Job) -> dict[str, Any]:
+def listed(job: Job, folder: Path) -> dict[str, Any]:
     """A job in a list of many: the same without a long script or prompts, which GET /v1/videos/ID has."""
-    data = shown(job)
+    data = shown(job, folder)
     asked = data["request"]
     for name in ("prompt", "script"):
         if asked[name] is not None and len(json.dumps(asked[name])) > LONG:
@@ -236,8 +239,8 @@ def file_name(job: Job) -> str:
     return f"{words or job.id}.mp4"
 
 
-def _turn(act: Callable[[str], Job]) -> Callable[[str], Any]:
+def _turn(act: Callable[[str], Job], folder: Path) -> Callable[[str], Any]:
     def turn(video_id: str) -> Response:
-        return Told(shown(act(video_id)))
+        return Told(shown(act(video_id), folder))
 
     return turn

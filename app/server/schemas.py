@@ -40,8 +40,9 @@ class JobError(BaseModel):
 
 
 class ShownJob(Job):
-    """A render job as clients see it."""
+    """A render job as clients see it; `binned`: its film lies in the gallery's bin."""
 
+    binned: bool = False
     error: JobError | None = None  # type: ignore[assignment]  # told with a code
     rank: float = Field(0.0, exclude=True)
     process: tuple[int, float] | None = Field(None, exclude=True)

@@ -113,6 +113,19 @@ def test_a_cancelled_render_offers_its_film_so_far_and_goes_on(page: Any, painte
     assert "48.0 s, 768 frames" in line.inner_text()
 
 
+def test_a_film_that_is_deleted_lies_in_the_bin_and_comes_back(page: Any, painted: tuple[str, Painted]) -> None:
+    open_tab(page, "Long render")
+    line = page.locator(".rv-job", has_text="cut short")
+    line.get_by_role("button", name="Delete: cut short").click()
+    line.wait_for(state="detached")
+    banner = page.locator(".rv-jobs .rv-banner").first
+    assert "is in the gallery's bin" in banner.inner_text()
+    with urllib.request.urlopen(f"{painted[0]}v1/videos", timeout=30) as answer:
+        assert next(job for job in json.load(answer)["data"] if job["name"] == "cut short")["binned"]
+    banner.get_by_role("button", name="Undo").click()
+    line.wait_for()
+
+
 def test_a_check_can_be_left_and_another_one_takes_its_place(page: Any) -> None:
     open_tab(page, "Long render")
     place = page.locator(".rv-check-table")

@@ -22,9 +22,10 @@ class JobList {
   async look() {
     if (this.looking) return;
     this.looking = true;
-    const { data } = await api("").catch(() => ({ data: null }));
+    const told = await api("").catch(() => null);
     this.looking = false;
-    if (!data) return;
+    if (!told) return;
+    const data = told.data.filter((job) => !job.binned);
     this.root.querySelector("[data-empty]").hidden = data.length > 0;
     for (const [id, line] of this.lines) {
       if (data.some((job) => job.id === id)) continue;
@@ -73,7 +74,7 @@ class JobLine {
       cancel: this.button("stop", "Cancel", "End it; what there is of the film stays, and Resume goes on with it", turn("cancel")),
       again: this.button("copy", "Edit as new", "Its script and settings into the form above", async () => list.onAgain(await api(`/${this.id}`))),
       download: make("a", { className: "rv-button", href: pageUrl(this.film), download: "" }, make("span", { textContent: "Download" })),
-      delete: this.button("close", "Delete", "Delete the job and its film", () => this.remove()),
+      delete: this.button("close", "Delete", "Put its film into the gallery's bin; a job without one is gone", () => this.remove()),
     };
     setIcon(this.buttons.download, "save");
     this.buttons.download.ariaLabel = `Download: ${job.name}`;
@@ -88,8 +89,13 @@ class JobLine {
     return button;
   }
 
-  // Asked twice: a film cannot be brought back.
+  // What there is of a film goes into the gallery's bin; of a job without one nothing is lost, and it is asked twice.
   async remove() {
+    if (this.job.frames_done) {
+      const mark = (binned) => ask("v1/gallery/mark", { method: "POST", body: JSON.stringify({ item: `film:${this.id}`, binned }) });
+      await mark(true);
+      return this.list.banner.say(`“${this.job.name}” is in the gallery's bin.`, "Undo", () => this.list.act(() => mark(false)));
+    }
     const { delete: button } = this.buttons;
     if (button.dataset.sure) return api(`/${this.id}`, null, "DELETE");
     button.dataset.sure = "yes";
