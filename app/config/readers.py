@@ -29,6 +29,8 @@ LARGEST_PICTURE = 8192
 MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """torch starts every thread that it is given, and the system ends a process that starts too many."""
 DEVICES = ("auto", "cpu", "cuda")
+ATTENTION = ("auto", "native", "math", "cudnn", "flash", "flash3", "sage", "xformers")
+"""Attention kernels; which of them work here, and how fast, `rivulet bench attention` measures."""
 MOST_RANKS = 64
 """As parallel.MOST_RANKS."""
 SEED_MODES = ("fixed", "increment", "random")

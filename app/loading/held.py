@@ -55,9 +55,8 @@ class HeldModel:
     def __init__(self, request: EngineRequest) -> None:
         self._loaded: Loaded | None = None
         self._first: Stream | None = None
-        asked: EngineRequest | None = request
-        while asked is not None and not self._begin(asked):
-            request, asked = asked, smaller(asked, begun=False)
+        while not self._begin(request):
+            asked = smaller(request, begun=False)
             if asked is None:
                 name = request.model or request.preset.model
                 raise NoSmallerPlan(
@@ -65,6 +64,7 @@ class HeldModel:
                     "model, or --device cpu."
                 )
             assert asked.plan is not None
+            request = asked
             _log.warning("Out of memory while loading: held with %s.", " and ".join(asked.plan.traded))
 
     @property
