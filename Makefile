@@ -29,12 +29,12 @@ demo: $(APP)
 live: $(WEB)
 	@$(BIN)/rivulet web
 
-# Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time, then
-# those that drive a browser, alone: these count seconds.
+# Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time; those
+# that drive a browser come by themselves, because they count seconds.
 test: $(DEV)
 	@.ci/axe $(BIN)/python
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not multigpu and not network and not browser'
-	@$(BIN)/python -m pytest -q -m browser
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m browser
 
 test-gpu: $(DEV)
 	@$(BIN)/python -m pytest -q -m 'gpu or multigpu'

@@ -10,9 +10,12 @@ from cache.deep_forcing import DeepForcing, DeepSink
 from cache.features.clean_pass import CleanPass
 from cache.features.cross_chunk import CrossChunk
 from cache.features.first_block import FirstBlock
+from cache.features.planned import Planned
+from cache.features.profiled import Profiled
 from cache.features.reuse import FeatureCache
 from cache.features.step_rehash import StepRehash
 from cache.features.taylorseer import TaylorSeer
+from cache.features.teacache import TeaCache
 from cache.fifo import SinkWindow
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
@@ -50,7 +53,10 @@ FEATURE_CACHES: dict[str, type[FeatureCache]] = {
     "clean-pass": CleanPass,
     "cross-chunk": CrossChunk,
     "first-block": FirstBlock,
+    "planned": Planned,
+    "profiled": Profiled,
     "taylorseer": TaylorSeer,
     "step-rehash": StepRehash,
+    "teacache": TeaCache,
 }
 SWITCH_POLICIES: dict[str, type[SwitchPolicy]] = {"keep": Keep, "recache": Recache}

@@ -11,17 +11,19 @@ from typing import Literal, Protocol
 
 from cache.types import Pass, Row, Slots
 
-Use = Literal["keep", "keep_change", "take", "add", "compare"]
+_WRITES = ("keep", "keep_modulated")
+Use = Literal["keep", "keep_modulated", "keep_change", "take", "add", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
     """What happens to the residual stream as it enters `layer`; the number of all layers names its end.
 
-    keep: it is left in `buffer`. take: it becomes what `buffer` holds. keep_change: `buffer` held it at an earlier
-    layer of this pass and now holds what was added since. add: what `buffer` holds, times `weight`, is added to it.
-    compare: how far `buffer` is from the buffer `other`, as a share of that (means of sizes), is measured for passes to
-    come.
+    keep: it is left in `buffer`. keep_modulated: it is left there as the layer's first modulation makes it. take: it
+    becomes what `buffer` holds. keep_change: `buffer` held it at an earlier layer of this pass and now holds what was
+    added since. add: what `buffer` holds, times `weight`, is added to it; where `corrected` names a correction, with a
+    factor and an offset of each channel. compare: how far `buffer` is from the buffer `other`, as a share of that
+    (means of sizes), is measured for passes to come.
 
     Attributes:
         layer: which.
@@ -30,6 +32,7 @@ class Tap:
         back: so many frames earlier, for what is taken or added, and for `other`.
         weight: of what is added.
         other: the buffer to compare with.
+        corrected: number of a correction of the engine's; -1 for none.
     """
 
     layer: int
@@ -38,6 +41,7 @@ class Tap:
     back: int = 0
     weight: float = 1.0
     other: int = -1
+    corrected: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,13 @@ class LayerPlan:
     def only_keys(self, layer: int) -> bool:
         """Whether of the layer only keys and values are computed."""
         return any(layer in part for part in self.keys)
+
+    def spared(self, layers: int) -> int:
+        """Of so many layers those left out or run for their keys alone, because others did the work before.
+
+        The end of a pass that nobody asks for a prediction does not count: no other pass did that.
+        """
+        return sum(not self.runs(layer) or self.only_keys(layer) for layer in range(layers - (not self.flow)))
 
     def without_flow(self, layers: int) -> LayerPlan:
         """The same without a prediction: of the last of so many layers only the keys are left to do."""
@@ -95,7 +106,7 @@ class LayerPlan:
                 first.setdefault(tap.buffer, tap.use)
             if tap.use == "compare" and not tap.back:
                 first.setdefault(tap.other, "take")
-        return frozenset(buffer for buffer, use in first.items() if use != "keep")
+        return frozenset(buffer for buffer, use in first.items() if use not in _WRITES)
 
     def reads_back(self) -> frozenset[tuple[int, int]]:
         """Buffers whose content of earlier frames matters, each with how many frames earlier."""
@@ -103,7 +114,7 @@ class LayerPlan:
 
     def writes(self) -> frozenset[int]:
         """Buffers that hold something else after the pass."""
-        return frozenset(tap.buffer for tap in self.taps if tap.use in ("keep", "keep_change"))
+        return frozenset(tap.buffer for tap in self.taps if tap.use in (*_WRITES, "keep_change"))
 
     @property
     def measures(self) -> bool:
@@ -125,6 +136,8 @@ class LayerPlan:
             raise ValueError("taps stand in the order of their layers: sort them")
         held: set[int] = set()
         for tap in self.taps:
+            if tap.use == "keep_modulated" and tap.layer == layers:
+                raise ValueError(f"{tap} is behind the last layer, where nothing is modulated: name a layer")
             if tap.use == "keep_change" and tap.buffer not in held:
                 raise ValueError(f"{tap} has nothing to compare with: keep the buffer at an earlier layer of the pass")
             (held.add if tap.use == "keep" else held.discard)(tap.buffer)

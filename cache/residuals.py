@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -122,12 +122,13 @@ class Taken(NamedTuple):
     leaves: dict[int, int]
 
 
-def taken(plan: LayerPlan, rows: Sequence[tuple[Residuals, range]]) -> Taken:
+def taken(plan: LayerPlan, rows: Sequence[tuple[Residuals, range]], corrections: Tensor | None = None) -> Taken:
     """Bring together what a pass of these rows takes and leaves.
 
     Args:
         plan: theirs, with buffers as the policy numbers them.
         rows: what was left of each one's lane, and its frames.
+        corrections: [count, 2, E], factor and offset of every channel, by number.
     """
     where: dict[tuple[int, int], int] = {}
     buffers: list[Tensor] = []
@@ -148,7 +149,13 @@ def taken(plan: LayerPlan, rows: Sequence[tuple[Residuals, range]]) -> Taken:
     taps: list[Tap] = []
     for tap in plan.taps:
         if tap.use != "compare":
-            taps.append(replace(tap, buffer=index(tap.buffer, tap.back), back=0))
+            corrected = -1
+            if tap.corrected >= 0:
+                if corrections is None:
+                    raise ValueError(f"{tap} names a correction, and the engine has none: load the model's profile")
+                corrected = len(buffers)
+                buffers.append(corrections[tap.corrected])
+            taps.append(replace(tap, buffer=index(tap.buffer, tap.back), back=0, corrected=corrected))
             continue
         own, other = index(tap.buffer, 0), index(tap.other, tap.back)
         measured = len(buffers)
@@ -177,14 +184,21 @@ def leave(plan: LayerPlan, given: Taken, rows: Sequence[tuple[Residuals, range]]
     return [None] * len(rows) if at is None else [*given.buffers[at].chunk(len(rows))]
 
 
-def tapped(plan: LayerPlan, layer: int, hidden: Tensor, buffers: Sequence[Tensor]) -> Tensor:
+def tapped(
+    plan: LayerPlan,
+    layer: int,
+    hidden: Tensor,
+    buffers: Sequence[Tensor],
+    modulated: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The residual stream [B, S, E] as it enters a layer, after the plan's taps there.
 
     Args:
         plan: of the pass.
         layer: its number, or that of all layers for the end.
         hidden: the residual stream; it is not written to.
-        buffers: [B, S, E] each, by number; what is compared goes to the number `back`, [B].
+        buffers: [B, S, E] each, by number; what is compared goes to the number `back`, [B]; corrections are [2, E].
+        modulated: the layer's first modulation of a residual stream; None behind the last layer.
     """
     for tap in plan.taps:
         if tap.layer != layer:
@@ -193,10 +207,16 @@ def tapped(plan: LayerPlan, layer: int, hidden: Tensor, buffers: Sequence[Tensor
         match tap.use:
             case "keep":
                 buffer.copy_(hidden)
+            case "keep_modulated":
+                assert modulated is not None  # LayerPlan.check
+                buffer.copy_(modulated(hidden))
             case "keep_change":
                 buffer.copy_(hidden - buffer)
             case "take":
                 hidden = buffer
+            case "add" if tap.corrected >= 0:
+                factor, offset = buffers[tap.corrected]
+                hidden = torch.add(hidden, torch.addcmul(offset, buffer, factor), alpha=tap.weight)
             case "add":
                 hidden = torch.add(hidden, buffer, alpha=tap.weight)
             case "compare":

@@ -8,6 +8,7 @@ arithmetic is stock's, computed in at least float32 (and in true float64 for a f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -79,6 +80,13 @@ class CausalWanBlock(WanTransformerBlock):
         self.norm3 = PreciseLayerNorm(dim, eps, elementwise_affine=False)
         if cross_attn_norm:
             self.norm2 = PreciseLayerNorm(dim, eps)
+
+    def modulated(self, temb: Tensor, hidden_states: Tensor) -> Tensor:
+        """What self-attention reads of a residual stream [B, S, E], under the modulation temb [B, F, 6, E]."""
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        shift, scale = (self.scale_shift_table.to(dtype)[:, None] + temb.to(dtype))[:, :, :2].unbind(2)
+        x = self.norm1(hidden_states.to(dtype)).unflatten(1, (temb.shape[1], -1))
+        return (x * (1 + scale[:, :, None]) + shift[:, :, None]).flatten(1, 2).type_as(hidden_states)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the parent takes one text tensor
         self,
@@ -288,7 +296,8 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for layer, block in enumerate(self.blocks):
             if layers.taps:
-                hidden_BSE = tapped(layers, layer, hidden_BSE, buffers)
+                modulated = partial(cast("CausalWanBlock", block).modulated, temb_BF6E)
+                hidden_BSE = tapped(layers, layer, hidden_BSE, buffers, modulated)
             if layers.skip and not layers.runs(layer):
                 continue
             of_layer = None if memory is None else memory[layer]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cache import FEATURE_CACHES
+from cache.features.facts import Facts
 from cache.layer_plan import EveryLayer
 from cache.quantised import KV_STORAGES
 from cache.room import short_of
@@ -14,6 +16,7 @@ from cache.types import NoisePlan, TokenScorer
 from pipelines.components import Components
 from pipelines.conditioning import Conditioner
 from pipelines.engine import Engine, Policies, Sigmas
+from pipelines.feature_profile import PROFILE_FILE, FeatureProfile, read_profile
 from pipelines.presets import Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
@@ -39,15 +42,34 @@ def build_engine(preset: Preset, components: Components, *, untrained: bool = Fa
             f"model {components.name!r} was not trained for preset {preset.name!r} (plan {preset.plan!r}; it knows "
             f"{', '.join(plans)}): choose another, or pass --untrained to see what happens"
         )
+    profile = profile_of(preset, components)
+    device, dtype = components.transformer.expects
     return Engine(
         transformer=components.transformer,
-        conditioner=Conditioner(components.text_encoder, device=components.transformer.expects[0]),
-        policies=make_policies(preset),
+        conditioner=Conditioner(components.text_encoder, device=device),
+        policies=make_policies(preset, None if profile is None else profile.facts),
+        corrections=None if profile is None else profile.corrections.to(device, dtype),
         autoencoder=components.autoencoder,
         fps=int(components.card.get("fps", 16)),
         drift_spreads=_spreads(components.card),
         storage=storage_of(preset),
     )
+
+
+def profile_of(preset: Preset, components: Components) -> FeatureProfile | None:
+    """The model's profile, if the preset's feature cache goes by one and there is one."""
+    features = FEATURE_CACHES.get(preset.feature_cache)
+    if features is None or not features.by_profile() or components.folder is None:
+        return None
+    return read_profile(components.folder / PROFILE_FILE, components.transformer)
+
+
+def sources_of(preset: Preset, components: Components) -> tuple[Path, ...]:
+    """The files that decide a film's pictures: the model's, and its profile where a feature cache goes by it."""
+    profile = profile_of(preset, components)
+    if profile is None or components.folder is None:
+        return components.sources
+    return (*components.sources, components.folder / PROFILE_FILE)
 
 
 def storage_of(preset: Preset) -> NewStorage:
@@ -97,8 +119,13 @@ def build_stream(
     return make(engine, height=height // scale, width=width // scale, seed=seed, video=video)
 
 
-def make_policies(preset: Preset) -> Policies:
-    """The preset's policies with its step list looked up; refuses pairs that cannot work together."""
+def make_policies(preset: Preset, facts: Facts | None = None) -> Policies:
+    """The preset's policies with its step list looked up; refuses pairs that cannot work together.
+
+    Args:
+        preset: what to stream like.
+        facts: what is known of the model, for a feature cache that goes by its profile.
+    """
     recipe = preset.schedule
     schedule, levels = make_schedule(recipe)
     plan = make_plan(preset, levels)
@@ -121,7 +148,7 @@ def make_policies(preset: Preset) -> Policies:
         guidance=recipe.guidance,
         guidance_delta=recipe.guidance_delta,
         video=preset.video,
-        layers=EveryLayer() if features is None else features(plan.levels, preset.chunk),
+        layers=EveryLayer() if features is None else features.of(plan.levels, preset.chunk, facts),
     )
 
 

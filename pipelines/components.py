@@ -50,7 +50,8 @@ DECODERS = ("auto", "full", "tiny")
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A loaded model: its networks, `card`, what it says of itself (card.json), and the paths it was loaded from."""
+    """A loaded model: its networks, `card`, what it says of itself (card.json), the paths it was loaded from, and the
+    folder of its transformer, where its profile lies (pipelines/feature_profile.py)."""
 
     name: str
     transformer: CausalWanTransformer3DModel
@@ -58,6 +59,7 @@ class Components:
     text_encoder: TextEncoder | UMT5TextEncoder
     card: dict[str, Any]
     sources: tuple[Path, ...] = ()
+    folder: Path | None = None
 
 
 def load_components(
@@ -135,7 +137,7 @@ def load_components(
             f"transformer reads {transformer.config['text_len']}; take all parts from one model"
         )
     sources = (*found.values(), *(file for file, _ in extra))
-    return Components(spec.name, transformer, autoencoder, text_encoder, card, sources)
+    return Components(spec.name, transformer, autoencoder, text_encoder, card, sources, found["transformer"].parent)
 
 
 def load_transformer(

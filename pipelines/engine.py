@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cache.layer_plan import EveryLayer, LayerPolicy
 from cache.storage import Dense, NewStorage
@@ -12,6 +12,9 @@ from models.autoencoder import Autoencoder
 from models.transformer import Transformer
 from pipelines.conditioning import Conditioner
 from pipelines.presets.base import Guidance, VideoEntry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Sigmas(Protocol):
@@ -42,7 +45,8 @@ class Policies:
 class Engine:
     """What all streams of a process share: weights and policies, none of which changes.
 
-    `storage` makes what holds a lane's keys and values.
+    `storage` makes what holds a lane's keys and values. `corrections` are of a feature cache that goes by a profile,
+    [count, 2, E]: factor and offset of every channel.
     """
 
     transformer: Transformer
@@ -52,3 +56,4 @@ class Engine:
     fps: int = 16
     drift_spreads: tuple[float, ...] | None = None
     storage: NewStorage = Dense
+    corrections: Tensor | None = None

@@ -21,7 +21,7 @@ from parallel.share import Share
 from pipelines.derived import RotaryTables, TextKeys
 from pipelines.engine import Engine
 from pipelines.state import StreamState
-from pipelines.types import Start
+from pipelines.types import Reused, Start
 from schedulers.flow_match import per_frame, to_x0
 from schedulers.noise import Address, NoiseSource
 from schedulers.steps import get_step, sigma_row
@@ -80,6 +80,7 @@ class Passes:
 
     Attributes:
         handover: where rows lie on several ranks.
+        reused: what a feature cache has done for the chunk so far; None where there is none.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Passes:
         self.texts = TextKeys(engine, batch)
         shape = state.kv[share.lanes.start].shape
         self._tables = RotaryTables((shape.rows, shape.columns), shape.head_dim, self._device, self._dtype)
+        self.reused: Reused | None = None
         self.begin_chunk(None)
 
     def begin_chunk(self, guidance_scale: float | None) -> None:
@@ -112,6 +114,7 @@ class Passes:
         self._clean: tuple[range, Tensor] = range(0), self.state.latents.ring
         self._past: list[Past] = []
         self.model_seconds = 0.0
+        self.reused = Reused() if self.engine.policies.layers.chunks else None
         policies, self._entered = self.engine.policies, range(0)
         self.guidance_scale = policies.guidance_scale if guidance_scale is None else guidance_scale
         self._residual = policies.guidance != "full" and self.guidance_scale != 1.0
@@ -175,6 +178,10 @@ class Passes:
             for (members, _), half in zip(groups, halves, strict=True):
                 self._leave(members, half, 1)
         self.model_seconds += perf_counter() - begun
+        if self.reused is not None:
+            for along in (*given, *halves):
+                spared = along.plan.spared(self._layers)
+                self.reused += Reused(spared, self._layers, spared > 0, 1)
         for each, flow in zip(new, bare, strict=True):  # what the empty prompt makes of them stands in for the video
             self.state.origin[0].put(each.row.frames, self._clean_of(each.row, each.latents, flow.transpose(1, 2)))
         for number, ((members, _), along) in enumerate(zip(groups, given, strict=True)):
@@ -274,7 +281,7 @@ class Passes:
         layers = rows[0].layers
         if half and not self.engine.policies.layers.halves:
             return Taken(EVERY, [], {})
-        return taken(layers, self._left(rows, half)) if layers.taps else Taken(layers, [], {})
+        return taken(layers, self._left(rows, half), self.engine.corrections) if layers.taps else Taken(layers, [], {})
 
     def _batch(self, rows: Sequence[_Ready], memory: Sequence[LayerMemory], along: Taken) -> Batch:
         """Rows that share a memory, stacked."""

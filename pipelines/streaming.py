@@ -190,6 +190,7 @@ class Stream:
             sha256=hashlib.sha256(content.tobytes()).hexdigest(),
             seconds={**clock.seconds, "model": self._passes.model_seconds},
             drift=drift,
+            reused=self._passes.reused,
         )
         self._emitted(emitted)
         return chunk

@@ -100,6 +100,24 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """What a feature cache did for a chunk: of so many layers, and in so many passes, how many used features again."""
+
+    layers: int = 0
+    of_layers: int = 0
+    passes: int = 0
+    of_passes: int = 0
+
+    def __add__(self, other: Reused) -> Reused:
+        return Reused(
+            self.layers + other.layers,
+            self.of_layers + other.of_layers,
+            self.passes + other.passes,
+            self.of_passes + other.of_passes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One delivered piece of film.
 
@@ -107,7 +125,7 @@ class Chunk:
     encoding (of the float32 latents without decoding). `latent` and `pixel` number frames of the whole film.
     `seconds` is wall time a hop: conditioning, plan, denoise, remember, decode, and "model", the part of denoise and
     remember spent inside the transformer. `drift` is None while there is nothing to compare with. `said` is what a
-    controller decided with it, in a sentence.
+    controller decided with it, in a sentence. `reused` is what a feature cache did, None where there is none.
     """
 
     index: int
@@ -120,6 +138,7 @@ class Chunk:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     drift: float | None = None
     said: str = ""
+    reused: Reused | None = None
 
 
 def prompt_text(prompt: Prompt) -> str:

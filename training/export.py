@@ -31,6 +31,8 @@ from training.windows import SINK, WINDOW
 VERSION = "2.4"
 PLANS = ("serial-clean", "rolling-window", "moving-buffer")
 """Noise plans that the weights are as good under as under the first one, which `rivulet bench quality` shows."""
+TRANSITION = "keep"
+"""How a prompt takes over that looks right soonest, which `rivulet bench quality` shows too."""
 
 
 def export(out: Path, target: Path) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def make_card(out: Path, denoiser: Denoiser, autoencoder: AutoencoderTAEHV) -> d
         "sink": SINK,
         "sizes": [[world.SIZE, world.SIZE]],
         "fps": world.FPS,
+        "transition": TRANSITION,
         "steps": STEPS if few else 2 * STEPS,
         "guidance_scale": 1.0 if few else GUIDANCE,
         "shift": SHIFT,

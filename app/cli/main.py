@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from app.cli import doctor as cli_doctor
+from app.cli import profile as cli_profile
 from app.cli import v2v as cli_v2v
 from app.cli import web as cli_web
 from app.cli.bench import bench
@@ -219,6 +220,10 @@ def presets_command(
 app.add_typer(bench, name="bench", short_help="Measure speed, cost, quality, the live server, robustness.")
 
 app.add_typer(models, name="models", short_help="List, fetch, check and remove weights.")
+
+app.command("profile", short_help="Find out what a model allows its feature caches.", epilog=cli_profile.EPILOG)(
+    cli_profile.profile_command
+)
 
 app.command("doctor", short_help="Check this machine and say what is missing.", epilog=cli_doctor.EPILOG)(
     cli_doctor.doctor_command

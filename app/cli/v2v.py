@@ -23,7 +23,7 @@ EPILOG = (
 )
 _SHOWN = (
     *("prompt", "script", "output", "fps", "audio", "config", "duration", "seed", "preset", "model", "untrained"),
-    *("transition", "transition_chunks", "size", "scale", "crf", "device", "threads"),
+    *("transition", "transition_chunks", "size", "scale", "crf", "encoder_preset", "device", "threads"),
     *("parallel", "gpus", "offline", "accept_licence"),
     *("report", "metadata", "resume", "overwrite", "json_progress"),
 )

@@ -37,6 +37,7 @@ def web_command(
     num_frame_per_block: Annotated[
         int | None, option(TABLE["num_frame_per_block"], usual="the preset's; 1 answers a camera soonest")
     ] = None,
+    feature_cache: Annotated[str | None, option(TABLE["feature_cache"])] = None,
     max_sessions: Annotated[
         int,
         typer.Option(
@@ -122,11 +123,12 @@ def web_command(
     from pipelines.presets.knobs import KnobError, apply_knobs
 
     system = PRESETS[choose(preset, list(PRESETS), "preset")]
-    if num_frame_per_block is not None:
+    knobs = {"num_frame_per_block": num_frame_per_block, "feature_cache": feature_cache}
+    for name, value in knobs.items():
         try:
-            system = apply_knobs(system, {"num_frame_per_block": num_frame_per_block})
+            system = system if value is None else apply_knobs(system, {name: value})
         except KnobError as error:
-            raise UsageMistake(f"--num_frame_per_block: {error}") from None
+            raise UsageMistake(f"--{name}: {error}") from None
     asked = Serving(
         request=EngineRequest(
             preset=system,

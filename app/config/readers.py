@@ -28,6 +28,8 @@ LARGEST_PICTURE = 8192
 """Pixels of the enlarged picture, either way: what players still decode."""
 MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """torch starts every thread that it is given, and the system ends a process that starts too many."""
+ENCODER_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+"""x264's, from the fastest on; the third is what a film gets."""
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTION = ("auto", "native", "math", "cudnn", "flash", "flash3", "sage", "xformers")
 """Attention kernels; which of them work here, and how fast, `rivulet bench attention` measures."""

@@ -207,6 +207,12 @@ class Film:
         control=Control("Enlarge", "Every pixel becomes so many squared, for viewing", ("render",)),
     )
     crf: int = _encoded(18, "H.264 quality, less is better.", Whole(0, 51), parser_bounds=True)
+    encoder_preset: str = _encoded(
+        read.ENCODER_PRESETS[2],
+        "x264's preset: ultrafast takes a third of the time, slower ones smaller files.",
+        read.one_of(read.ENCODER_PRESETS, "x264 preset"),
+        written="NAME",
+    )
     segment_chunks: int | None = _run(
         None,
         "What lies between two snapshots: what a kill can cost.",

@@ -133,9 +133,9 @@ def ended(process: psutil.Process) -> bool:
         process.wait(timeout=0)
         return True
     with suppress(psutil.Error):
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return False
-        process.wait(timeout=0)  # ours that died just now is still to be reaped; another's child nobody waits for
+        # Another's child is a zombie as long as nobody waits for it. Ours looks like one while its last threads end,
+        # and is reaped here once they have.
+        return process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
     return True
 
 

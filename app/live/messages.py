@@ -293,7 +293,8 @@ class SavingState(FromServer):
 class Metrics(FromServer):
     """About twice a second; the newest replaces one not yet sent. `memory` is in bytes, `position` a wait's place.
 
-    `rate` is how many times real time the film can be made; below 1 it is shown with pauses.
+    `rate` is how many times real time the film can be made; below 1 it is shown with pauses. `reused` is the share of
+    the newest chunk's layers that a feature cache spared, None where there is no cache.
     """
 
     type: Literal["metrics"] = "metrics"
@@ -302,6 +303,7 @@ class Metrics(FromServer):
     chunk_ms: float | None = None
     rate: float | None = None
     drift: float | None = None
+    reused: float | None = None
     memory: int = 0
     dropped: int = 0
     frame: int = 0

@@ -144,6 +144,7 @@ class Player:
         self.frame = -1
         self.encoded = 0
         self.drift: float | None = None
+        self.reused: float | None = None
         self.prompt_ms: float | None = None
         self.paused = False
         self._clock, self._period = clock, 1 / fps
@@ -187,6 +188,8 @@ class Player:
             for index, (pixels, frame) in enumerate(zip(chunk.pixels, chunk.pixel, strict=True)):
                 source = marks[index] if index < len(marks) else None
                 self._waiting.append(_Waiting(pixels, frame, chunk.index, index, epoch, made, chunk.drift, source))
+            again = chunk.reused
+            self.reused = None if again is None else again.layers / max(1, again.of_layers)
             self._receipts += [_Due(receipt, chunk.index, begun, now, chunk.seconds) for receipt in receipts]
         return late, lost
 

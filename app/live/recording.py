@@ -164,9 +164,13 @@ class Recording:
 
 
 def growing_film(path: Path, pixels: NDArray[np.uint8], fps: Fraction) -> FilmWriter:
-    """An MP4 for frames of this size, enlarged to be pleasant to watch."""
+    """An MP4 for frames of this size, enlarged to be pleasant to watch.
+
+    It is written while the film plays, so with x264's next faster preset: two thirds of the time, a tenth more bytes.
+    """
     from app.media.mp4 import FilmWriter, viewing_scale
 
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = pixels.shape[:2]
-    return FilmWriter(path, height=height, width=width, fps=fps, scale=viewing_scale(height, width))
+    scale = viewing_scale(height, width)
+    return FilmWriter(path, height=height, width=width, fps=fps, scale=scale, preset="superfast")

@@ -99,6 +99,7 @@ def metrics(session: Session, now: float) -> Metrics:
         chunk_ms=None if chunk_seconds is None else round(chunk_seconds * 1000, 1),
         rate=None if rate is None else round(rate, 3),
         drift=player.drift,
+        reused=None if player.reused is None else round(player.reused, 3),
         memory=session.studio.model.memory() if player.viewers else 0,
         frame=max(0, player.frame),
         t=max(0, player.frame) / session.fps,

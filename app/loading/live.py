@@ -209,6 +209,8 @@ def open_live(request: EngineRequest) -> LiveModel:
     Raises:
         ValueError, FileNotFoundError, PermissionError: what the engine refuses, in a sentence of its own.
     """
+    from pipelines.build import sources_of
+
     held = HeldModel(request)
     request, first, loaded = held.request, held.first, held.loaded
     height, width = first.state.latents.ring.shape[-2:]
@@ -216,7 +218,7 @@ def open_live(request: EngineRequest) -> LiveModel:
     scale = loaded.components.autoencoder.spatial_scale
     return LiveModel(
         name=loaded.name,
-        checksum=weights_checksum(loaded.components.sources),
+        checksum=weights_checksum(sources_of(request.preset, loaded.components)),
         preset=request.preset.name,
         system=system_of(request.preset),
         knobs={name: as_data(value) for name, value in knob_values(request.preset).items()},

@@ -248,7 +248,7 @@ def open_stream(request: EngineRequest, seed: int) -> Opened:
 
 def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
     """Build the stream of `request` over its model, which is loaded already."""
-    from pipelines.build import build_stream
+    from pipelines.build import build_stream, sources_of
     from pipelines.snapshots import load_snapshot, save_snapshot
 
     components, device = loaded.components, loaded.device
@@ -280,7 +280,7 @@ def stream_of(loaded: Loaded, request: EngineRequest, seed: int) -> Opened:
         rhythm=rhythm_of(held.preset),
         fps=stream.fps,
         model=loaded.name,
-        checksum=weights_checksum(components.sources),
+        checksum=weights_checksum(sources_of(request.preset, components)),
         device=device,
         threads=loaded.threads,
         read_prompt=read_prompt,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,8 @@ def facts_of(request: EngineRequest) -> Facts:
     """What a plan is judged by, before any weights are loaded."""
     from pipelines.build import make_policies
 
-    config, policies = config_of(get_model(request.model or request.preset.model)), make_policies(request.preset)
+    config = config_of(get_model(request.model or request.preset.model))
+    policies = make_policies(replace(request.preset, feature_cache=""))  # which may go by a profile of the weights
     return Facts(
         request.preset.name,
         policies.plan,

@@ -89,6 +89,7 @@ class FilmWriter:
         fps: frames a second of the file.
         scale: whole factor by which frames are enlarged (bicubic) before encoding; 1 keeps the engine's own pixels.
         crf: x264's constant rate factor, 0 (lossless) to 51.
+        preset: x264's, one of ENCODER_PRESETS; the pictures of a film that goes on have one.
         frames: with how many frames to go on; 0 begins a film.
         size: bytes of the file that hold them.
         keep: write over what the file holds behind them, which stays until then; otherwise it is cut off at once.
@@ -108,6 +109,7 @@ class FilmWriter:
         fps: Fraction,
         scale: int = 1,
         crf: int = 18,
+        preset: str = "veryfast",
         frames: int = 0,
         size: int = 0,
         keep: bool = False,
@@ -121,7 +123,7 @@ class FilmWriter:
         self.frames = frames
         self._shape = (height, width, 3)
         self._size = (width * scale, height * scale)
-        self._fps, self._crf = fps, crf
+        self._fps, self._crf, self._preset = fps, crf, preset
         self._tick = 1 / fps
         self._reformatter = VideoReformatter()  # one for all frames: its tables cost more than a frame
         self._name = name
@@ -202,7 +204,7 @@ class FilmWriter:
             "libx264",
             rate=self._fps,
             options={
-                "preset": "veryfast",
+                "preset": self._preset,
                 "tune": "zerolatency",  # no B-frames, no look-ahead: a frame in is a frame out
                 "x264-params": "sliced-threads=0",
                 "threads": "1",

@@ -60,6 +60,7 @@ Scale = Annotated[int, _as_flag("scale")]
 Enlarged = Annotated[int, Field(ge=1, le=VIEWING_SIDE // 8)]
 """What became of `scale` 0: the smallest pictures are enlarged most."""
 Crf = Annotated[int, _as_flag("crf")]
+EncoderPreset = Annotated[str, _as_flag("encoder_preset")]
 SegmentChunks = Annotated[int, _as_flag("segment_chunks")]
 FrameRate = Annotated[str, _as_flag("fps")]
 Device = Annotated[str, _as_flag("device")]

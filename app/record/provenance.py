@@ -41,6 +41,7 @@ _STEPS = {"num_inference_steps", "denoising_step_list"}
 _USUAL: dict[str, object] = {
     "scale": 0,
     "crf": 18,
+    "encoder_preset": "veryfast",
     "untrained": False,
     "lora": [],
     "vae": "auto",

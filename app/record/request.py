@@ -56,6 +56,7 @@ class RenderRequest:
     fps: Fraction | None = None
     scale: int = 0
     crf: int = 18
+    encoder_preset: str = "veryfast"
     overwrite: bool = False
     resume: bool = False
     report: Path | None = None
@@ -103,6 +104,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         fps=str(fps),
         scale=request.scale,
         crf=request.crf,
+        encoder_preset=request.encoder_preset,
         segment_chunks=request.segment_chunks,
         video=None if request.video is None else VideoRecord.of(request.video),
         lora=list(request.engine.loras),
@@ -171,6 +173,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
         fps=Fraction(config.fps),
         scale=config.scale,
         crf=config.crf,
+        encoder_preset=config.encoder_preset,
         segment_chunks=config.segment_chunks,
         video=None if config.video is None else config.video.request(),
         beginning=None if config.beginning is None else config.beginning.request(),

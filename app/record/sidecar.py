@@ -61,13 +61,22 @@ class ShotRecord(_Record):
     actual: TimecodeRecord
 
 
+class ReusedRecord(_Record):
+    """What a feature cache did for a chunk: of so many layers and passes, how many used features again."""
+
+    layers: recorded.Count
+    of_layers: recorded.Count
+    passes: recorded.Count
+    of_passes: recorded.Count
+
+
 class ChunkRecord(_Record):
     """One chunk: `latent` and `frames` are [first, past the last] of the whole film, `shown` how many are in
     it.
 
     `sha256` is of the chunk's uint8 RGB frames as the engine gave them, before trimming, scaling and
     encoding. `memory` is the bytes in use when it was done, of the device that computes. `said` is what a controller
-    decided with it.
+    decided with it, `reused` what a feature cache did, where there is one.
     """
 
     index: recorded.Count
@@ -81,6 +90,7 @@ class ChunkRecord(_Record):
     memory: int
     seconds: dict[str, float]
     said: str = ""
+    reused: ReusedRecord | None = None
 
 
 class FilmRecord(_Record):
@@ -133,6 +143,7 @@ class Config(_Record):
     chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
     `use_ema`, `vram` and `attention` are as they were given, `parallel` is the plan that spread it over ranks, if one
     did, `plans` how it was held in memory and from which chunk on, where `vram` or a lack of memory decided that.
+    `encoder_preset` is x264's.
     """
 
     script: str
@@ -158,6 +169,7 @@ class Config(_Record):
     parallel: recorded.ParallelPlan = ""
     attention: recorded.Attention = "auto"
     plans: Annotated[list[PlanRecord], Field(max_length=MOST_PLANS)] = []
+    encoder_preset: recorded.EncoderPreset = "veryfast"
 
 
 class Timing(_Record):

@@ -122,6 +122,7 @@ def film_requests(resolved: Resolved, flags: RunFlags, scripts: Sequence[Script]
             fps=fps,
             scale=settings.scale,
             crf=settings.crf,
+            encoder_preset=settings.encoder_preset,
             segment_chunks=settings.segment_chunks or SEGMENT_CHUNKS,
             overwrite=flags.overwrite,
             resume=flags.resume,

@@ -135,6 +135,7 @@ def measure(opened: Opened, timeline: Timeline, request: RenderRequest, fps: Fra
             fps=fps,
             scale=request.scale,
             crf=request.crf,
+            preset=request.encoder_preset,
             segment_chunks=timeline.chunks,
         )
         tried: list[_Tried] = []

@@ -7,6 +7,7 @@ order, so that whatever the journal names is there.
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from app.loading.model import Opened
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.stills import AnimatedImage, PngSequence, sink_kind
 from app.record.journal import KEPT, Journal, Segment
-from app.record.sidecar import ChunkRecord
+from app.record.sidecar import ChunkRecord, ReusedRecord
 from app.script.timeline import Timeline
 from pipelines.types import Chunk
 
@@ -29,6 +30,7 @@ class Film:
         fps: frames a second of the file.
         scale: enlargement; 0 brings small films near a pleasant size.
         crf: x264's constant rate factor.
+        preset: x264's.
         segment_chunks: chunks a segment.
         begin: where to go on; None begins the film.
         keep: write over what `path` holds, rather than to cut it off first.
@@ -44,6 +46,7 @@ class Film:
         fps: Fraction,
         scale: int,
         crf: int,
+        preset: str,
         segment_chunks: int,
         begin: Segment | None = None,
         keep: bool = False,
@@ -56,7 +59,7 @@ class Film:
         self.height = self.width = 0
         self.scale = scale
         self._journal = journal
-        self._fps, self._crf, self._segment_chunks = fps, crf, segment_chunks
+        self._fps, self._crf, self._preset, self._segment_chunks = fps, crf, preset, segment_chunks
         self._begun = self.next
         self._keep, self._name = keep, name
         self._writer: FilmWriter | PngSequence | AnimatedImage | None = None
@@ -117,6 +120,7 @@ class Film:
             memory=memory,
             seconds=chunk.seconds | {"encode": time.perf_counter() - start},
             said=chunk.said,
+            reused=None if chunk.reused is None else ReusedRecord(**asdict(chunk.reused)),
         )
         self._journal.chunk(record)
         return record
@@ -144,6 +148,7 @@ class Film:
             fps=self._fps,
             scale=self.scale,
             crf=self._crf,
+            preset=self._preset,
             frames=self.frames,
             size=self._size,
             keep=self._keep,

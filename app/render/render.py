@@ -184,6 +184,7 @@ def _film(
         fps=fps,
         scale=request.scale,
         crf=request.crf,
+        preset=request.encoder_preset,
         segment_chunks=request.segment_chunks,
         begin=start,
         keep=request.resume,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from app.render.dry_run import unknown_line
 from app.render.interrupt import OF_VIDEO
 from app.render.output import Film
 from app.script.timeline import Timeline
-from pipelines.types import prompt_text
+from pipelines.types import Reused, prompt_text
 
 
 def announce(
@@ -159,11 +160,30 @@ def _second(request: RenderRequest, film: Film, frame: int) -> float:
     return frame / film.timeline.fps if request.times is None else float(request.times.second(frame))
 
 
+def reused(record: sidecar.Sidecar) -> Reused | None:
+    """What a feature cache did for the chunks of a film, those from before it was gone on with included."""
+    told = [Reused(**chunk.reused.model_dump()) for chunk in record.chunks if chunk.reused is not None]
+    return sum(told[1:], told[0]) if told else None
+
+
+def reuse_line(name: str, sum_: Reused) -> str:
+    """The same in a sentence; `name` is the cache's."""
+    share = sum_.layers / max(1, sum_.of_layers)
+    if not sum_.layers:
+        return f"{name} used nothing again in {sum_.of_passes:,} passes: nothing was alike enough."
+    return (
+        f"{name} used features again in {sum_.passes:,} of {sum_.of_passes:,} passes and spared {sum_.layers:,} of "
+        f"{sum_.of_layers:,} layers ({100 * share:.0f} %)."
+    )
+
+
 def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) -> None:
     """Say what was made; as JSON for programs."""
-    film = record.film
+    film, again = record.film, reused(record)
     if request.json_progress:
         done = {"event": "done", "status": record.status, "film": film.model_dump(), "seed": record.seed}
+        if again is not None:
+            done["reused"] = asdict(again)
         print(sidecar.one_line(done), file=console.file, flush=True)
         return
     size = f"{film.width * film.scale}x{film.height * film.scale}"
@@ -176,10 +196,11 @@ def conclude(console: Console, request: RenderRequest, record: sidecar.Sidecar) 
     proof = f"; settings, seed and chunk hashes in {beside}" if beside.is_file() else ""
     size += enlarged
     size += f", {request.output.stat().st_size / 1e6:.1f} MB" if request.output.is_file() else ""
+    spared = "" if again is None else f"\n{reuse_line(request.engine.preset.feature_cache, again)}"
     console.print(
         f"{request.output}: {film.seconds:.2f} s{early}, {film.frames} frames, {size}; "
         f"first frame after {record.timing.first_frame:.2f} s, {record.timing.fps:.1f} fps end to end.\n"
-        f"Frames sha256 {film.sha256}{proof}.{report}",
+        f"Frames sha256 {film.sha256}{proof}.{report}{spared}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -44,7 +44,9 @@ def write_side_by_side(
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     assert request.fps is not None  # settled by the video
     try:
-        writer = FilmWriter(part, height=height, width=2 * width, fps=request.fps, crf=request.crf)
+        writer = FilmWriter(
+            part, height=height, width=2 * width, fps=request.fps, crf=request.crf, preset=request.encoder_preset
+        )
         with Reader(source, room=QUEUED, newest=False, progress=lambda: source.decoded) as reader:
             feed = FileFeed(reader)
             for pixels in _frames(request.output):

@@ -27,7 +27,9 @@ TEXT = """\
 # Using again what was computed
 
 ```sh
-rivulet render "a red fox" --feature_cache taylorseer    # clean-pass, cross-chunk, first-block, step-rehash; none
+rivulet render "a red fox" --feature_cache taylorseer    # clean-pass, cross-chunk, first-block, planned, profiled,
+                                                         # step-rehash, teacache; none
+rivulet profile                                          # what planned, profiled, teacache and clean-pass go by
 rivulet bench cache                                      # the numbers below
 python -m benchmarks.pages.reuse                         # this page, from benchmarks/results/cache.json
 ```
@@ -36,8 +38,13 @@ Systems that use features again were made for fifty steps; a distilled model has
 switched on by default, and every figure stands beside the rival that needs no cache: fewer steps. `clean-pass` spares
 the pass that writes the memory all but its keys, `cross-chunk` uses what layers added for the chunk before at the same
 level, `first-block` what they added a pass ago while the first layer's contribution changes little, `taylorseer` the
-polynomial through the last passes, `step-rehash` every other pass. A new prompt or a cut forgets all of it, and passes
-that write the memory compute every layer's keys.
+polynomial through the last passes, `step-rehash` every other pass, `teacache` the last pass while the changes of the
+first layer's input add up to little, `planned` (CacheQuant) the last computed pass where a dynamic program found the
+least error, corrected channel by channel, `profiled` (ProfilingDiT) the layers that do not look at what moves.
+`rivulet profile` plays a film and finds out what the last three need; that lies beside the model, and a film made by it
+is made again only with it. A new prompt or a cut forgets what was kept, and passes that write the memory compute every
+layer's keys. A render ends with what was really used again, the page of
+`rivulet web --feature_cache NAME` shows it live.
 
 ## How alike things are
 

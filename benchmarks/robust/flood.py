@@ -183,8 +183,11 @@ async def _beside(
     had, begun, lines = len(quiet.frames), time.monotonic(), server.log_lines()
     loop, fresh = _Loop(server), _Fresh(server.url)
     memory = disk = 0
+    seconds_of: list[list[float]] = []
+    worked = _processor_seconds(server.process)
     while not answer.done():
         await asyncio.wait([answer], timeout=1.0)
+        seconds_of.append([round(time.monotonic() - begun, 2), len(quiet.frames) - had])
         memory, disk = max(memory, server.resident()), max(disk, await asyncio.to_thread(_disk, folder))
         await asyncio.to_thread(loop.look)
         if part == "sockets":
@@ -196,13 +199,25 @@ async def _beside(
     found: dict[str, Any] = {
         "seconds": round(seconds, 1),
         "share": _share(quiet, fps, had, begun),
+        "frames": seconds_of,
         "loop": loop.worst,
+        "processor": {name: round(took - worked[name], 1) for name, took in _processor_seconds(server.process).items()},
         "memory": memory,
         "disk": disk,
         "lines": round((server.log_lines() - lines) / max(1.0, seconds / 60), 1),
         "told": json.loads(told),
     }
     return found | ({"fresh": fresh.found} if part == "sockets" else {})
+
+
+def _processor_seconds(process: psutil.Process) -> dict[str, float]:
+    """Of the whole server and of all processes on the machine."""
+    of_server, machine = process.cpu_times(), psutil.cpu_times()
+    busy = machine.user + machine.nice + machine.system
+    return {
+        "server": of_server.user + of_server.system + of_server.children_user + of_server.children_system,
+        "machine": busy,
+    }
 
 
 def _share(client: Client, fps: float, had: int, begun: float) -> float:

@@ -2,13 +2,16 @@
 
 Clean memory takes a pass of its own a chunk, a fifth of all work at four levels. Its residual stream is close to that
 of the last denoising pass, of which every layer's contribution is kept; the keys and values are computed from the
-stream that these make of the clean latents.
+stream that these make of the clean latents. Where the model has a profile (`rivulet profile`), each channel of a
+contribution is corrected by the factor and the offset that were fitted for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
+from cache.features.facts import Facts
 from cache.features.reuse import FeatureCache, in_order, kept
 from cache.layer_plan import EVERY, LayerPlan, Left, Tap
 from cache.types import Row
@@ -16,9 +19,18 @@ from cache.types import Row
 
 @dataclass(frozen=True, slots=True)
 class CleanPass(FeatureCache):
-    """Attributes: `whole`: so many first layers are computed in that pass too."""
+    """Attributes:
+    whole: so many first layers are computed in that pass too.
+    facts: numbers of the corrections of what the layers added, by channel; None corrects nothing.
+    """
 
     whole: int = 0
+    facts: Facts | None = None
+
+    @classmethod
+    def of(cls, levels: tuple[float, ...], chunk: int, facts: Facts | None) -> Self:
+        fits = facts is not None and facts.levels[-1] == levels[-1]
+        return cls(levels, chunk, facts=facts if fits else None)
 
     def buffers(self, layers: int) -> int:
         return layers - 1
@@ -33,5 +45,8 @@ class CleanPass(FeatureCache):
         used = range(self.whole, left.layers - 1)
         if any(left.age(layer, row.frames) is None for layer in used):
             return EVERY
-        taps = tuple(Tap(layer + 1, layer, "add") for layer in used)
+        facts = self.facts
+        taps = tuple(
+            Tap(layer + 1, layer, "add", corrected=-1 if facts is None else facts.of_clean(layer)) for layer in used
+        )
         return LayerPlan(taps=taps, keys=(range(self.whole, left.layers),))

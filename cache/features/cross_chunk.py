@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.features.reuse import FeatureCache, in_order, kept, middle
+from cache.features.reuse import NEAR, FeatureCache, in_order, kept, middle
 from cache.layer_plan import LayerPlan, Left, Tap
 from cache.types import Row
-
-_NEAR = 5.0
-"""Timesteps between levels that count as the same: of a video, the level follows the motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class CrossChunk(FeatureCache):
         part = middle(left.layers, self.first, self.last)
         before = range(row.frames.start - self.chunk, row.frames.stop - self.chunk)
         age, then = left.age(step, before), left.of(before)
-        if age is None or len(then) <= step or abs(then[step].level - row.levels[0]) > _NEAR:
+        if age is None or len(then) <= step or abs(then[step].level - row.levels[0]) > NEAR:
             return LayerPlan(taps=kept(part, step))
         if age < self.age and self._alike(row, left):
             return LayerPlan((part,), (Tap(part.stop, step, "add", back=self.chunk),))
@@ -53,6 +50,6 @@ class CrossChunk(FeatureCache):
     def _alike(self, row: Row, left: Left) -> bool:
         if self.limit >= 1:
             return True
-        near = [done for done in left.done if abs(done.level - row.levels[0]) <= _NEAR]
+        near = [done for done in left.done if abs(done.level - row.levels[0]) <= NEAR]
         known = [done.change for done in near if done.change is not None]
         return bool(known) and known[-1] < self.limit

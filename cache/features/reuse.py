@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from cache.features.facts import Facts
 from cache.layer_plan import EVERY, LayerPlan, LayerPolicy, Left, Tap
 from cache.types import Pass, Row, Slots
+
+NEAR = 5.0
+"""Timesteps between levels that count as the same: of a video, the level follows the motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,25 @@ class FeatureCache(LayerPolicy):
 
     levels: tuple[float, ...]
     chunk: int
+
+    @classmethod
+    def by_profile(cls) -> bool:
+        """Whether it goes by what `rivulet profile` found out about the model."""
+        return cls.of.__func__ is not FeatureCache.of.__func__
+
+    @classmethod
+    def of(cls, levels: tuple[float, ...], chunk: int, facts: Facts | None) -> Self:
+        """The policy as it serves a film.
+
+        Args:
+            levels: of a chunk's passes, falling.
+            chunk: latent frames.
+            facts: what is known of the model from `rivulet profile`; None if it never was.
+
+        Raises:
+            ValueError: it goes by a profile, and there is none that fits.
+        """
+        return cls(levels, chunk)
 
     @property
     def chunks(self) -> int:

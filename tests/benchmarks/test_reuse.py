@@ -33,6 +33,9 @@ def test_what_can_be_saved_is_what_the_literature_says() -> None:
     assert few["step-rehash"] == pytest.approx((2 + 2 / 30 + 1) / 5)
     assert few["cross-chunk"] == pytest.approx((4 * (1 + 1 / 30) / 2 + 1) / 5)
     assert few["first-block"] == pytest.approx((1 + 3 / 30 + 1) / 5)
+    assert few["planned"] == few["step-rehash"], "without a profile every other pass"
+    assert few["profiled"] == pytest.approx((2 + 2 * 12 / 30 + 1) / 5)
+    assert few["teacache"] == pytest.approx((2 + 1) / 5, abs=0.05), "first and last pass are computed"
     assert many["clean-pass"] > 0.98
     assert many["taylorseer"] < 0.55
 

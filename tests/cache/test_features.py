@@ -14,9 +14,12 @@ import torch
 from cache import FEATURE_CACHES
 from cache.features.clean_pass import CleanPass
 from cache.features.cross_chunk import CrossChunk
+from cache.features.facts import Facts
 from cache.features.first_block import FirstBlock
+from cache.features.profiled import Profiled
 from cache.features.reuse import FeatureCache, extrapolation, kept
 from cache.features.taylorseer import TaylorSeer
+from cache.features.teacache import TeaCache, polynomial
 from cache.layer_plan import EVERY, Done, EveryLayer, LayerPlan, LayerPolicy, Left, Tap
 from cache.residuals import Residuals, leave, taken
 from cache.rope import rotary_tables
@@ -27,10 +30,16 @@ from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KnobError, apply_knobs, knob_values
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.streaming import Stream
+from pipelines.types import Reused
 from tests.tiny import FOX, HEIGHT, WIDTH, WOLF, FakeText, film, gap, tiny_engine, tiny_stream, tiny_transformer
 
 LAYERS, LEVELS, CHUNK = 4, (1000.0, 800.0, 600.0, 400.0), 3
-READY: dict[str, dict[str, Any]] = {"first-block": {"threshold": 1.0}, "cross-chunk": {"limit": 1.0}}
+READY: dict[str, dict[str, Any]] = {
+    "first-block": {"threshold": 1.0},
+    "cross-chunk": {"limit": 1.0},
+    "profiled": {"background": (0, 1, 3)},
+    "teacache": {"threshold": 1e9},
+}
 """Settings under which a policy uses something again whatever the model's weights are."""
 
 
@@ -70,6 +79,23 @@ def test_every_cache_saves_layers_and_changes_the_film(model: CausalWanTransform
     assert len(calls_of(model, short, 4)) < 0.95 * len(calls_of(model, whole, 4))
     frames = range(whole.state.cur - CHUNK, whole.state.cur)
     assert gap(whole.state.latents.get(frames), short.state.latents.get(frames)) > 1e-3
+
+
+@pytest.mark.parametrize("name", FEATURE_CACHES)
+def test_what_a_chunk_says_was_used_again_is_what_was_not_computed(
+    model: CausalWanTransformer3DModel, name: str
+) -> None:
+    stream, calls = stream_of(model, made(name)), list[int]()
+    handles = [block.ffn.register_forward_pre_hook(lambda _, __: calls.append(1)) for block in model.blocks]
+    told = [stream.next_chunk(FOX, decode=False).reused for _ in range(4)]
+    for handle in handles:
+        handle.remove()
+    sums = sum((each for each in told if each is not None), Reused())
+    assert sums.of_passes == 4 * (len(LEVELS) + 1)
+    assert sums.of_layers == sums.of_passes * LAYERS
+    writing = 4  # each ends with the keys of its last layer, whoever decides
+    assert sums.of_layers - sums.layers - writing == len(calls) < sums.of_layers - writing
+    assert stream_of(model, EveryLayer()).next_chunk(FOX, decode=False).reused is None
 
 
 @pytest.mark.parametrize("name", FEATURE_CACHES)
@@ -113,7 +139,7 @@ def test_a_new_prompt_shows_nothing_of_the_old_one(
     expected = switched(throw=True)
     assert switched(throw=False) == expected
     monkeypatch.setattr(FeatureCache, "of_prompt", property(lambda _: False))
-    assert (switched(throw=False) != expected) == (policy.chunks > 1), "a stale cache goes unseen"
+    assert (switched(throw=False) != expected) == (policy.chunks > 1 or name == "teacache"), "a stale cache goes unseen"
 
 
 @pytest.mark.parametrize("name", FEATURE_CACHES)
@@ -140,7 +166,9 @@ def test_names_are_settings_and_what_cannot_be_is_refused() -> None:
     base = PRESETS["embedded"]
     for name in FEATURE_CACHES:
         preset = apply_knobs(base, {"feature_cache": name})
-        assert isinstance(make_policies(preset).layers, FEATURE_CACHES[name])
+        levels = make_policies(base).plan.levels
+        facts = Facts(6, levels, computed=((True,) * len(levels),), background=(1,))
+        assert isinstance(make_policies(preset, facts).layers, FEATURE_CACHES[name])
         assert knob_values(preset)["feature_cache"] == name
         assert apply_knobs(preset, {"feature_cache": "none"}) == base
     assert make_policies(base).layers == EveryLayer()
@@ -322,3 +350,70 @@ def test_a_forecast_goes_through_the_last_computed_passes() -> None:
         done.append(Done(0, LEVELS[step], not plans[-1].skip))
     assert [bool(plan.skip) for plan in plans] == [False, False, True, False]
     assert [(tap.buffer, tap.weight) for tap in plans[2].taps] == [(0, -1.0), (1, 2.0)]
+
+
+def test_teacache_adds_up_what_it_expects_from_the_chunk_before() -> None:
+    def short(before: Sequence[float | None], now: Sequence[tuple[bool, float | None]], **fields: Any) -> bool:
+        policy = TeaCache(LEVELS, CHUNK, **{"threshold": 0.3, **fields})
+        earlier = [Done(0, level, whole=True, change=change) for level, change in zip(LEVELS, before, strict=False)]
+        done = [Done(3, LEVELS[i], whole, change) for i, (whole, change) in enumerate(now)]
+        left = Left(LAYERS, ((3, 4, 5),) * 3, ((0, 0, 0),) * 3, (*earlier, *done))
+        return bool(policy.plan(Pass("denoise", ()), row_at(len(now), range(3, 6)), Slots(0, 3, ()), left).skip)
+
+    calm = (None, 0.1, 0.1, 0.1)
+    first = (True, None)
+    assert not short(calm, []), "the first pass is computed"
+    assert short(calm, [first])
+    assert short(calm, [first, (False, 0.15)]), "0.15 and 0.1 are less than 0.3"
+    assert not short(calm, [first, (False, 0.25)]), "added up they are not"
+    assert short(calm, [first, (True, 0.25)]), "what came before a computed pass does not count"
+    assert not short(calm, [first, (True, 0.1), (True, 0.1)]), "the last pass is computed"
+    assert not short((), [first]), "there is no chunk before"
+    assert not short((None, None, None, None), [first]), "nothing was measured"
+    assert not short(calm, [first], threshold=0.0)
+    assert not short(calm, [first], coefficients=(4.0, 0.0)), "the polynomial says 0.4"
+    assert polynomial((2.0, -1.0, 3.0), 2.0) == 9.0
+
+
+def test_what_is_kept_of_a_layer_modulated_is_what_its_attention_reads(model: CausalWanTransformer3DModel) -> None:
+    read: list[torch.Tensor] = []
+    handle = model.blocks[2].attn1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    buffers = [torch.empty(1, 2 * HEIGHT * WIDTH // 4, 64, dtype=torch.float64)]
+    forward(model, LayerPlan(taps=(Tap(2, 0, "keep_modulated"),)), buffers)
+    handle.remove()
+    assert torch.equal(read[0], buffers[0])
+    with pytest.raises(ValueError, match="behind the last layer"):
+        LayerPlan(taps=(Tap(LAYERS, 0, "keep_modulated"),)).check(LAYERS, 1)
+
+
+def test_runs_of_background_layers_are_left_out_and_the_others_computed(model: CausalWanTransformer3DModel) -> None:
+    policy = Profiled(LEVELS, CHUNK, background=(3, 0, 1))
+    assert policy.runs == (range(2), range(3, 4))
+    calls = calls_of(model, stream_of(model, policy), 1)
+    assert calls == [*range(LAYERS), 2, *range(LAYERS), 2, *[*range(LAYERS)][:-1]]
+    many = Profiled(tuple(1000.0 - step for step in range(50)), CHUNK, background=(1,))
+    held = Left(LAYERS, ((0, 1, 2),), ((0, 0, 0),))
+    whole = [step for step in range(50) if not many.denoise(row_at(0), step, held).skip]
+    assert whole == [*range(6), *range(11, 50, 6)]
+
+
+def test_a_correction_is_a_factor_and_an_offset_of_each_channel(model: CausalWanTransformer3DModel) -> None:
+    left = Residuals(1, (1, HEIGHT * WIDTH // 4, 64), 2, "cpu", torch.float64, LAYERS)
+    rows = [(left, range(2))]
+    draw = torch.Generator().manual_seed(5)
+    corrections = torch.randn(3, 2, 64, generator=draw, dtype=torch.float64)
+    part = range(1, LAYERS)
+    given = taken(LayerPlan(taps=kept(part, 0)), rows)
+    forward(model, given.plan, given.buffers)
+    leave(LayerPlan(taps=kept(part, 0)), given, rows)
+    factor, offset = corrections[1]
+    changed = left.get(0, range(2)) * factor + offset
+    plan = LayerPlan((part,), (Tap(LAYERS, 0, "add", corrected=1),))
+    given = taken(plan, rows, corrections)
+    out = forward(model, given.plan, given.buffers)
+    left.put(0, range(2), changed)
+    by_hand = LayerPlan((part,), (Tap(LAYERS, 0, "add"),))
+    given = taken(by_hand, rows)
+    assert gap(out, forward(model, given.plan, given.buffers)) < 1e-12
+    with pytest.raises(ValueError, match="names a correction, and the engine has none"):
+        taken(plan, rows)

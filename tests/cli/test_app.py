@@ -71,8 +71,8 @@ def test_the_module_is_the_command() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, doctor, bench, "
-        "models; did you mean render?\n"
+        == "rivulet: There is no command 'rendr': choose from web, render, v2v, replay, presets, profile, doctor, "
+        "bench, models; did you mean render?\n"
     )
 
 
@@ -111,7 +111,7 @@ def test_flags_may_be_written_either_way(written: list[str], understood: list[st
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["rendor"], "did you mean render?"),
-    "command not near": (["zzzz"], "choose from web, render, v2v, replay, presets, doctor, bench"),
+    "command not near": (["zzzz"], "choose from web, render, v2v, replay, presets, profile, doctor, bench"),
     "prompt as command": (["a red ball"], 'rivulet render "a red ball"'),
     "flag": (["render", "a ball", "--sede", "3"], "no flag --sede; did you mean"),
     "flag not near": (["render", "a ball", "--qqq"], "See `rivulet render --help`"),

@@ -58,6 +58,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "fps": ("23.976", "24000/1001"),
     "scale": ("2", 2),
     "crf": ("20", 20),
+    "encoder_preset": ("superfast", "superfast"),
     "segment_chunks": ("12", 12),
     "num_inference_steps": ("6", 6),
     "denoising_step_list": ("1000,600,300", (1000.0, 600.0, 300.0)),

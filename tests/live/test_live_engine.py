@@ -6,7 +6,7 @@ import io
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.live import status
 from app.live.checkpoint import NotKept, read_checkpoint
 from app.live.engine import Busy, LiveEngine
 from app.live.history import History
@@ -24,7 +25,8 @@ from app.loading.model import EngineRequest
 from app.record.session_log import read_log
 from app.render.replay_log import replay_log
 from pipelines.presets import PRESETS
-from tests.live_tiny import CHUNK_SECONDS, Clock, Stage, TinyModel, Watcher, say
+from pipelines.types import Reused
+from tests.live_tiny import CHUNK_SECONDS, Clock, SlowStream, Stage, TinyModel, Watcher, say, watched
 
 
 def test_two_films_share_the_engine_and_both_keep_their_rate(stage: Stage) -> None:
@@ -47,6 +49,20 @@ def test_the_film_that_is_due_first_is_served_first(stage: Stage) -> None:
         session.step = lambda session=session: order.append(session) or 0  # type: ignore[method-assign]
     stage.engine.step()
     assert order == [early]
+
+
+def test_metrics_tell_what_a_feature_cache_spared_of_the_newest_chunk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, session = watched(stage)
+    stage.play(1)
+    assert status.metrics(session, stage.clock.now).reused is None
+    made = SlowStream.next_chunk
+    monkeypatch.setattr(
+        SlowStream, "next_chunk", lambda self, controls: replace(made(self, controls), reused=Reused(3, 12, 1, 2))
+    )
+    stage.play(1)
+    assert status.metrics(session, stage.clock.now).reused == 0.25
 
 
 def test_no_more_films_than_allowed_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cache import FEATURE_CACHES
 from cache.deep_forcing import DeepForcing
+from cache.features.facts import Facts
 from cache.kv import KVStore
 from cache.refresh import SinkRefresh
 from cache.scorers.logit_sum import LogitSum
@@ -51,7 +52,13 @@ def networks() -> tuple[CausalWanTransformer3DModel, AutoencoderTAEHV]:
 
 def stream_of(preset: Preset, parts: tuple[nn.Module, nn.Module], observer: Observer | None = None) -> Stream:
     transformer, autoencoder = parts
-    engine = Engine(transformer, Conditioner(FakeText()), make_policies(preset), autoencoder)  # type: ignore[arg-type]
+    levels = make_policies(replace(preset, feature_cache="")).plan.levels
+    facts = Facts(
+        LAYERS, levels, computed=((True, *(step % 2 == 0 for step in range(1, len(levels)))),), background=(0,)
+    )
+    policies = make_policies(preset, facts)
+    corrections = torch.full((facts.corrections, 2, 64), 0.5).to(transformer.patch_embedding.weight.device)  # type: ignore[union-attr]
+    engine = Engine(transformer, Conditioner(FakeText()), policies, autoencoder, corrections=corrections)  # type: ignore[arg-type]
     return Stream(engine, height=HEIGHT, width=WIDTH, seed=3, observer=observer)
 
 

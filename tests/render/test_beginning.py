@@ -58,7 +58,7 @@ class Tiny:
     def __call__(self, request: EngineRequest, seed: int) -> Opened:
         from app.loading.model import Loaded
 
-        loaded = Loaded("embedded", components(), "cpu", 1, lambda: 2**20)
+        loaded = Loaded("embedded", components(), "cpu", 1, lambda: 2**20, request)
         opened = stream_of(loaded, replace(request, untrained=True), seed)
         usual = opened.stream.next_chunk
 

@@ -99,7 +99,7 @@ def ask(painted: tuple[str, Painted], **asked: Any) -> str:
 
 
 def test_a_cancelled_render_offers_its_film_so_far_and_goes_on(page: Any, painted: tuple[str, Painted]) -> None:
-    job = ask(painted, prompt=["a red ball", "a blue star"], seconds=12, name="cut short")
+    job = ask(painted, prompt=["a red ball", "a blue star"], seconds=48, name="cut short")  # long enough to be cut
     open_tab(page, "Long render")
     line = page.locator(f'.rv-job[data-id="{job}"]')
     until(page, "document.querySelector('.rv-job img')?.naturalWidth > 0")
@@ -110,7 +110,7 @@ def test_a_cancelled_render_offers_its_film_so_far_and_goes_on(page: Any, painte
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     line.get_by_role("button", name="Resume: cut short").click()
     until(page, f"document.querySelector('.rv-job[data-id={job}]').dataset.status === 'completed'")
-    assert "12.0 s, 192 frames" in line.inner_text()
+    assert "48.0 s, 768 frames" in line.inner_text()
 
 
 def test_a_check_can_be_left_and_another_one_takes_its_place(page: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_dropped_film_asks_and_opens_beside(page: Any, painted: tuple[str, Pai
     for answer in ("Cancel", "Open beside"):
         page.locator("#rv-open").set_input_files(tmp_path / "film.mp4")
         dialog = page.get_by_role("dialog")
-        assert "film.mp4: 2 prompts, 12.0 s, seed 42." in dialog.inner_text()
+        assert "film.mp4: 2 prompts, 48.0 s, seed 42." in dialog.inner_text()
         if answer == "Cancel":
             page.keyboard.press("Escape")
             dialog.wait_for(state="detached")

@@ -144,6 +144,9 @@ def test_a_blend_lies_between_the_run_and_the_model_it_went_on_from(
     card = export(tmp_path, tmp_path / "made")
     assert (card["training"]["blend_share"], card["training"]["blend_before"]) == (0.25, "7")
     assert all(0 < spread < 1 for spread in card["drift_spreads"])
+    shipped = json.loads(Path("weights/embedded/card.json").read_bytes())
+    assert not shipped.keys() - card.keys()
+    assert shipped["transition"] == card["transition"]
     assert "25% of the weights so made, the rest version 7's" in (tmp_path / "made" / "README.md").read_text()
     made = load_file(tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors")
     blended = dit.load_denoiser(tmp_path, "blend").transformer.state_dict()

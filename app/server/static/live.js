@@ -409,6 +409,7 @@ class Live {
     if (document.activeElement !== this.$("steps")) this.advice.trade(this.$("steps").valueAsNumber);
     this.figures.set("chunk", event.chunk_ms === null ? "–" : `${Math.round(event.chunk_ms)} / ${Math.round((1000 * this.hello.chunk_frames) / this.hello.fps)} ms`, event.chunk_ms > (1000 * this.hello.chunk_frames) / this.hello.fps);
     this.figures.drift(event.drift, facts.drift_limit);
+    this.figures.set("reused", event.reused === null ? "–" : `${Math.round(100 * event.reused)} %`);
     this.figures.set("memory", event.memory ? `${(event.memory / 2 ** 30).toFixed(2)} GiB` : "–");
     this.figures.set("viewers", String(event.viewers));
   }

@@ -323,6 +323,7 @@ const FIGURES = [
   ["prompt", "prompt to picture", "From Enter to the first frame of the new prompt drawn in this browser: the last prompt that was sent for now."],
   ["chunk", "chunk time", "Time to make one chunk of frames: network, memory and decoding. It must stay below the chunk's playing time, behind the slash."],
   ["drift", "drift", "How far light, colour and sharpness of the last 2 seconds are from the first ones after the last prompt, in standard deviations. Empty until there is enough to compare."],
+  ["reused", "used again", "Share of the newest chunk's layers that a feature cache (--feature_cache) spared, because what they add was there from another pass. Empty without one."],
   ["memory", "memory", "Memory of the process, or of the graphics card where one computes."],
   ["dropped", "dropped", "Frames of this film that were made and not drawn here: the newest one always wins."],
   ["where", "position", "Time of the film and number of the frame that was drawn last."],
