@@ -36,7 +36,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), EXIT_USAGE
     if isinstance(error, RenderFailure):
         return str(error), EXIT_FAILURE
-    if type(error).__name__ == "LinkLost":  # of parallel/, which few commands load
+    if type(error).__name__ in ("LinkLost", "NoSmallerPlan"):  # of parallel/ and of loading/, which few commands load
         return str(error), EXIT_FAILURE
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Interrupted.", EXIT_INTERRUPTED

@@ -17,6 +17,7 @@ from benchmarks.robust.damage import DamagedFilms
 from benchmarks.robust.flood import Flood
 from benchmarks.robust.fuzz import Fuzz
 from benchmarks.robust.resume import Resume
+from benchmarks.speed.attention import AttentionKernels
 from benchmarks.speed.cost import Cost
 from benchmarks.speed.graphics_card import GraphicsCard
 from benchmarks.speed.long_film import LongFilm
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "startup": Startup,
     "film": LongFilm,
     "cost": Cost,
+    "attention": AttentionKernels,
     "random_weights": RandomWeights,
     "gpu": GraphicsCard,
     "quality": Quality,

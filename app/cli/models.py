@@ -36,6 +36,8 @@ def root(context: typer.Context) -> None:
 @models.command("list", short_help="All models: which are here, and which presets they serve.")
 def list_command(models_dir: ModelsDir = None, offline: Offline = False, as_json: AsJson = False) -> int:
     """List the models. It asks no network, with or without --offline."""
+    from app.loading.inventory import row_of
+
     rows = [row_of(spec, _folder(models_dir)) for spec in MODELS.values()]
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -72,28 +74,12 @@ def show_command(
     as_json: AsJson = False,
 ) -> int:
     """Tell everything of one model, of the catalogue or of this disk. It asks no network."""
-    from weights.hub import pull_line
-    from weights.store import place_of, size_of
+    from app.loading.inventory import parts_of, row_of
+    from app.loading.verdict import verdict_on
 
     folder = _folder(models_dir)
     model = _model(name)
-    parts: list[dict[str, Any]] = []
-    for spec in model.weights:
-        place = place_of(spec, folder)
-        parts.append(
-            {
-                "kind": spec.kind,
-                "name": spec.name,
-                "licence": spec.licence,
-                "licence_tick": spec.licence_tick,
-                "page": spec.page,
-                "path": None if place is None else str(place),
-                "bytes": None if place is None else size_of(place),
-                "fetch": pull_line(spec, folder, endpoint) if spec.where == "hub" else None,
-            }
-        )
-    from app.loading.verdict import verdict_on
-
+    parts = parts_of(model, folder, endpoint)
     here = verdict_on(model, models_dir=folder)
     told: dict[str, Any] = row_of(model, folder) | {
         "here": None if here is None else here.as_data(),
@@ -265,25 +251,6 @@ def remove_command(
 
 TINY_BY_NAME = {spec.name: spec for spec in TINY.values()}
 """Tiny autoencoders, which `pull` knows beside the models."""
-
-
-def row_of(model: ModelSpec, models_dir: Path | None) -> dict[str, Any]:
-    """One model as data: state (here, part, away), bytes on the disk, what its transformer takes, licence, presets."""
-    from pipelines.presets import PRESETS
-    from weights.shapes import wan_parameters
-    from weights.store import place_of, size_of, state_of
-
-    places = {place for spec in model.weights if (place := place_of(spec, models_dir)) is not None}
-    licences = dict.fromkeys(spec.licence for spec in model.weights)
-    return {
-        "name": model.name,
-        "state": state_of(model, models_dir),
-        "bytes": sum(size_of(place) for place in places),
-        "weights_bytes": 2 * wan_parameters(model.config) if model.config else None,
-        "licence": "; ".join(licences),
-        "licence_tick": any(spec.licence_tick for spec in model.weights),
-        "presets": [preset.name for preset in PRESETS.values() if preset.model == model.name],
-    }
 
 
 CARDS = (8, 12, 16, 24, 48, 80)

@@ -31,6 +31,7 @@ def web_command(
     lora: Annotated[list[str] | None, option(TABLE["lora"])] = None,
     vae: Annotated[str, option(TABLE["vae"])] = "auto",
     vram: Annotated[str | None, option(TABLE["vram"])] = None,
+    attention: Annotated[str, option(TABLE["attention"])] = "auto",
     device: DeviceName = "auto",
     threads: Annotated[int | None, option(TABLE["threads"], usual="all cores but one")] = None,
     num_frame_per_block: Annotated[
@@ -135,6 +136,7 @@ def web_command(
             loras=READERS["lora"]("--lora", lora or []),
             vae=READERS["vae"]("--vae", vae),
             vram=None if vram is None else READERS["vram"]("--vram", vram),
+            attention=READERS["attention"]("--attention", attention),
             device=choose(device, DEVICES, "device"),
             threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,9 @@ class TextFacts(Protocol):
         ...
 
 
+_log = logging.getLogger(__name__)
+
+
 class NoSmallerPlan(RuntimeError):
     """There is no smaller plan, or none that still loads."""
 
@@ -45,11 +49,23 @@ class HeldModel:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: as `load_model`.
+        NoSmallerPlan: it does not fit under any plan.
     """
 
     def __init__(self, request: EngineRequest) -> None:
-        self._loaded: Loaded | None = load_model(request)
+        self._loaded: Loaded | None = None
         self._first: Stream | None = None
+        while not self._begin(request):
+            asked = smaller(request, begun=False)
+            if asked is None:
+                name = request.model or request.preset.model
+                raise NoSmallerPlan(
+                    f"{name} does not fit into this card's memory, even held as small as it can be. Give a smaller "
+                    "model, or --device cpu."
+                )
+            assert asked.plan is not None
+            request = asked
+            _log.warning("Out of memory while loading: held with %s.", " and ".join(asked.plan.traded))
 
     @property
     def loaded(self) -> Loaded:
@@ -129,6 +145,20 @@ class HeldModel:
             self._loaded = self._first = None
             let_go()
             self._loaded = load_model(request)
+
+    def _begin(self, request: EngineRequest) -> bool:
+        """Load it the first time, with room for a film; False: there is none."""
+        try:
+            self._loaded = load_model(request)
+            _ = self.first
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return True
+        self._loaded = self._first = None
+        let_go()
+        return False
 
     def _load(self, request: EngineRequest) -> bool:
         self._loaded = self._first = None

@@ -38,7 +38,8 @@ class EngineRequest:
     `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
     weights of a training script's file and the others (None: the release's own choice). `vram` is the memory that it
     has to fit into, as `--vram` writes it, and `plan` how it is held for that, with `preset` as that leaves it and
-    `whole` as it was; None: `vram` says. `parallel` and `gpus` spread it over ranks, as the flags are written.
+    `whole` as it was; None: `vram` says. `attention` is the kernel that computes it. `parallel` and `gpus` spread it
+    over ranks, as the flags are written.
     """
 
     preset: Preset
@@ -58,6 +59,7 @@ class EngineRequest:
     vram: str | None = None
     plan: MemoryPlan | None = None
     whole: Preset | None = None
+    attention: str = "auto"
     parallel: str = ""
     gpus: int | None = None
 
@@ -215,6 +217,10 @@ def load_model(request: EngineRequest) -> Loaded:
         loras=[lora_parts(written) for written in request.loras],
         ema=request.ema,
     )
+    if request.attention != "auto":
+        from app.loading.attention import use_attention
+
+        use_attention(components.transformer, request)
     memory = torch.cuda.memory_reserved if device == "cuda" else resident_bytes
     if ranks is not None:
         ranks.loaded(components.transformer)

@@ -47,6 +47,7 @@ _USUAL: dict[str, object] = {
     "vae": "auto",
     "use_ema": None,
     "vram": None,
+    "attention": "auto",
 }
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Provenance:
         if "preset" in gone:
             gone |= KNOBS.keys()
         if gone & {"model", "height", "width"}:
-            gone |= {"size", "fps", "lora", "vae", "use_ema", "vram"} if "model" in gone else {"size"}
+            gone |= {"size", "fps", "lora", "vae", "use_ema", "vram", "attention"} if "model" in gone else {"size"}
         if gone & _STEPS:
             gone |= _STEPS
         return {name: value for name, value in self.settings.items() if name not in gone}
@@ -208,6 +209,7 @@ def record_of_log(log: SessionLog, source: str) -> Carried:
             vae=header.vae,
             use_ema=header.use_ema,
             vram=header.vram,
+            attention=header.attention,
             plans=_plans(log),
         ),
         model=header.model,

@@ -112,6 +112,7 @@ def config_of(request: RenderRequest, opened: Opened, timeline: Timeline, fps: F
         use_ema=request.engine.ema,
         beginning=None if request.beginning is None else BeginningRecord.of(request.beginning),
         vram=request.engine.vram,
+        attention=request.engine.attention,
         parallel=opened.parallel,
         plans=list(request.plans),
     )
@@ -165,6 +166,7 @@ def request_of(config: Config, *, seed: int, model: str, source: str, output: Pa
             vae=config.vae,
             ema=config.use_ema,
             vram=config.vram,
+            attention=config.attention,
         ),
         length=Length(config.frames, "f"),
         seed=seed,

@@ -76,6 +76,7 @@ class Header(_Line):
     vae: recorded.VaeName = "auto"
     use_ema: bool | None = None
     vram: recorded.Vram | None = None
+    attention: recorded.Attention = "auto"
     plan: recorded.HeldAs | Literal[""] = ""
 
 
@@ -214,6 +215,7 @@ def header_of(model: LiveModel) -> Header:
             "vae": asked.vae,
             "use_ema": asked.ema,
             "vram": asked.vram,
+            "attention": asked.attention,
             "plan": model.held.plan,
         }
     return Header(

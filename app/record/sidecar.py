@@ -141,8 +141,8 @@ class Config(_Record):
     `script` is the native shot list, `knobs` and `system` are the preset as it was used: by name, and spelled out.
     `fps` is a fraction, `scale` the enlargement that was asked for (0 = as is pleasant), `segment_chunks` how many
     chunks an encoder lasts, `video` what the film was made of, `beginning` what it began with. `lora`, `vae`,
-    `use_ema` and `vram` are as they were given, `parallel` is the plan that spread it over ranks, if one did,
-    `plans` how it was held in memory and from which chunk on, where `vram` or a lack of memory decided that.
+    `use_ema`, `vram` and `attention` are as they were given, `parallel` is the plan that spread it over ranks, if one
+    did, `plans` how it was held in memory and from which chunk on, where `vram` or a lack of memory decided that.
     `encoder_preset` is x264's.
     """
 
@@ -167,6 +167,7 @@ class Config(_Record):
     beginning: BeginningRecord | None = None
     vram: recorded.Vram | None = None
     parallel: recorded.ParallelPlan = ""
+    attention: recorded.Attention = "auto"
     plans: Annotated[list[PlanRecord], Field(max_length=MOST_PLANS)] = []
     encoder_preset: recorded.EncoderPreset = "veryfast"
 

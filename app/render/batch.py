@@ -262,6 +262,7 @@ def _engine(resolved: Resolved, flags: RunFlags) -> EngineRequest:
         vae=settings.vae,
         ema=settings.use_ema,
         vram=settings.vram,
+        attention=settings.attention,
         parallel=settings.parallel or "",
         gpus=settings.gpus,
     )

@@ -129,6 +129,7 @@ def _request(log: SessionLog, path: Path, model: str | None) -> EngineRequest:
         vae=header.vae,
         ema=header.use_ema,
         vram=header.vram,
+        attention=header.attention,
         plan=read_memory_plan(header.plan) if header.plan else None,
     )
 

@@ -11,6 +11,8 @@ from typing import Any
 
 MOST_HOPS = 32
 """Proxies in a row that are followed."""
+FORWARDED = "rivulet.forwarded"
+"""The key of a scope: whether the request says that somebody passed it on."""
 _CARRIED = (b"forwarded", b"x-real-ip")
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
@@ -34,7 +36,8 @@ class Proxies:
 
         The client is the right-most address in X-Forwarded-For that is no trusted proxy: what stands left of it the
         client may have written itself. A hop that is no address ends the search at the proxy that told of it.
-        `Forwarded` and X-Real-IP never count, because proxies that do not know them pass them on as they came.
+        `Forwarded` and X-Real-IP never count, because proxies that do not know them pass them on as they came. Whether
+        any of them was there stands under FORWARDED.
         """
         told: dict[bytes, list[str]] = {}
         kept: list[tuple[bytes, bytes]] = []
@@ -43,7 +46,7 @@ class Proxies:
                 told.setdefault(name, []).extend(part.strip() for part in value.decode("latin-1").split(","))
             else:
                 kept.append((name, value))
-        scope["headers"] = kept
+        scope["headers"], scope[FORWARDED] = kept, bool(told)
         peer = scope.get("client")
         if peer is None or not self.trusts(peer[0]):
             return

@@ -45,10 +45,11 @@ SCRIPTS = (
     "plots.js",
     "compare.js",
     "gallery.js",
+    "models.js",
     "start.js",
 )
 LIVE_TAB = {"Live": "Live"}
-JOBS_TABS = {"Long render": "Jobs", "Compare": "Compare", "Gallery": "Gallery"}
+JOBS_TABS = {"Long render": "Jobs", "Compare": "Compare", "Gallery": "Gallery", "Models": "Models"}
 STYLES = ("live.css", "camera.css", "tabs.css")
 DRIFT_LIMIT = 3.0
 """Standard deviations from which the drift counts as too much (app/server/static/live.js marks it)."""
@@ -109,7 +110,7 @@ def _transition(model: str) -> str:
 def page_script(engine_facts: Mapping[str, Any]) -> str:
     """Everything that runs in the browser, in one scope, so that no further request has to be answered."""
     facts = dict(engine_facts) | {"html": _text("live.html"), "css": "".join(map(_text, STYLES))}
-    facts |= {f"{name}_html": _text(f"{name}.html") for name in ("jobs", "compare", "gallery")}
+    facts |= {f"{name}_html": _text(f"{name}.html") for name in ("jobs", "compare", "gallery", "models")}
     told = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")  # no text of it can end the script
     return "\n".join(("(() => {", f"const facts = {told};", *map(_text, SCRIPTS), "})();"))
 

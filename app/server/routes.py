@@ -22,10 +22,12 @@ from app.server.addresses import Proxies
 from app.server.bodies import Told
 from app.server.connection import Connection
 from app.server.desk import Desk
+from app.server.downloads import Downloads
 from app.server.gallery import Shelf, gallery_router
 from app.server.jobs_api import beginnings_router, jobs_router
 from app.server.loop_pauses import LoopPauses
 from app.server.metrics import CONTENT_TYPE, ServerMetrics
+from app.server.models_api import Models, models_router
 from app.server.restore import restore_router
 from app.server.rooms import Lobby, Room
 from app.server.schemas import Detail, Health, Readiness
@@ -61,6 +63,7 @@ def make_app(
     proxies: Proxies | None = None,
     autostart: bool = True,
     perform: bool = False,
+    models: Models | None = None,
 ) -> FastAPI:
     """Build the application around an engine that the caller starts and closes.
 
@@ -75,13 +78,16 @@ def make_app(
         proxies: whose X-Forwarded-For, -Proto and -Host count; None: nobody's.
         autostart: whether a new film plays at once.
         perform: whether the page changes the film now and then while nobody types.
+        models: those of the catalogue; None: where downloads usually lie.
     """
     access = Access(secret, login, frozenset(hosts))
     desk = Desk(engine.folder, access)
+    models = models or Models(None, Downloads(None))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
+        models.downloads.close()
         await run_in_threadpool(desk.close)
 
     app = FastAPI(
@@ -99,6 +105,7 @@ def make_app(
     if jobs is not None:
         app.include_router(jobs_router(jobs, desk))
         app.include_router(beginnings_router(jobs.uploads))
+        app.include_router(models_router(models))
 
     def openapi(request: Request) -> Told:
         told: dict[str, Any] = dict(app.openapi())

@@ -167,6 +167,26 @@ class Cost(BaseModel):
     unknown: dict[str, list[str]]
 
 
+class Needs(BaseModel):
+    """What of one kind of memory a model needs and what there is, in bytes."""
+
+    kind: str
+    needs: int
+    has: int
+
+
+class Fits(BaseModel):
+    """What this machine can do with a model; `fps_computed` is computed, not measured."""
+
+    verdict: str
+    preset: str
+    device: str
+    plan: str | None
+    traded: list[str]
+    rooms: list[Needs]
+    fps_computed: float | None
+
+
 class Check(BaseModel):
     """What a film would become, and what it would cost."""
 
@@ -177,6 +197,7 @@ class Check(BaseModel):
     totals: Totals
     estimate: Cost | None
     notes: list[str]
+    verdict: Fits | None
 
 
 class ShotOfChunks(BaseModel):

@@ -40,6 +40,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "vae": ("tiny", "tiny"),
     "use_ema": ("false", False),
     "vram": ("12GB", "12GB"),
+    "attention": ("math", "math"),
     "untrained": ("true", True),
     "device": ("cpu", "cpu"),
     "threads": ("2", 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from app.errors import explain
 from app.live.messages import Done, Problem
 from app.loading import held as held_models
 from app.loading.held import HeldModel, NoSmallerPlan
@@ -205,3 +207,34 @@ def test_a_held_model_is_loaded_anew_under_the_plan_and_its_film_goes_on(
     again = EngineStream(held.build, request.preset, "cpu", 3)
     again.go_back(copy)
     assert again.next_chunk(Controls("a red ball")).sha256 == exact
+
+
+def test_a_model_that_does_not_fit_when_it_is_loaded_is_held_smaller_and_nothing_of_it_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = EngineRequest(PRESETS["embedded"], model=str(save_tiny_model(tmp_path)), untrained=True, device="cpu")
+    plans = [MemoryPlan("fp8"), MemoryPlan("fp8", layers="streamed")]
+    monkeypatch.setattr(
+        held_models, "smaller", lambda now, *, begun: replace(now, plan=plans.pop(0)) if plans else None
+    )
+    gone: list[Any] = []
+
+    def small(self: HeldModel, preset: Any, seed: int) -> Any:
+        assert all(each() is None for each in gone)
+        gone.append(weakref.ref(self.loaded.components.transformer))
+        if len(gone) < 3 or (not plans and full):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return build(self, preset, seed)
+
+    build, full = HeldModel.build, False
+    monkeypatch.setattr(HeldModel, "build", small)
+    held = HeldModel(request)
+    assert (held.plan, len(gone)) == ("fp8+streamed", 3)
+    assert caplog.text.count("Out of memory while loading") == 2
+    full, held = True, None  # type: ignore[assignment]
+    gone.clear()
+    plans.append(MemoryPlan("fp8"))
+    with pytest.raises(NoSmallerPlan, match="does not fit into this card's memory"):
+        HeldModel(request)
+    told, code = explain(NoSmallerPlan("it does not fit"))
+    assert (told, code) == ("it does not fit", 1)

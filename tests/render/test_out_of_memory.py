@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from rich.console import Console
 
 from app.errors import RenderFailure, UsageMistake, card_out_of_memory, explain, out_of_memory
 from app.loading.fitting import smaller
-from app.loading.model import EngineRequest, Opened
+from app.loading.model import EngineRequest, Opened, open_stream
 from app.record import sidecar
 from app.record.held import PlanRecord, check_plans
 from app.record.request import RenderRequest, request_of
+from app.render import memory
+from app.render.render import render
+from models.taehv import AutoencoderTAEHV
+from models.wan import CausalWanTransformer3DModel
 from pipelines import components
 from pipelines.memory_plan import PLANS, MemoryPlan, preset_under, read_memory_plan
 from pipelines.presets import PRESETS
-from tests.app_doubles import Opener
+from pipelines.streaming import Stream
+from tests.app_doubles import Opener, save_tiny_model
 from tests.media.test_video import decode
 from tests.render.test_render import film_request, run
 
@@ -236,3 +245,48 @@ def test_every_form_of_the_error_is_known(form: str) -> None:
     assert card_out_of_memory(error) == (form in ("torch", "CUDA", "cuBLAS"))
     assert explain(error)[1] == 1
     assert not out_of_memory(RuntimeError("the memory of a fox"))
+
+
+@pytest.mark.parametrize("place", ["denoise", "decode", "snapshot"])
+def test_a_real_film_goes_on_and_nothing_of_the_larger_model_is_left_when_the_smaller_one_loads(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(components, "choose_device", lambda device: ("cpu", torch.float32))
+    folder = save_tiny_model(tmp_path / "model")
+    engine = EngineRequest(PRESETS["embedded"], model=str(folder), untrained=True, device="cpu", threads=1)
+    monkeypatch.setattr(
+        memory, "smaller", lambda now, *, begun: replace(now, plan=MemoryPlan("fp8")) if now.plan is None else None
+    )
+    owner, name = {
+        "denoise": (CausalWanTransformer3DModel, "forward"),
+        "decode": (AutoencoderTAEHV, "decode_stream"),
+        "snapshot": (Stream, "snapshot"),
+    }[place]
+    original, left = getattr(owner, name), [{"denoise": 22, "decode": 4, "snapshot": 2}[place]]
+
+    def full(self: Any, *args: Any, **settings: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, *args, **settings)
+
+    monkeypatch.setattr(owner, name, full)
+    loaded: list[Any] = []
+
+    def opener(request: EngineRequest, seed: int) -> Opened:
+        assert all(each() is None for each in loaded), "the larger model is still in memory"
+        opened = open_stream(request, seed)
+        loaded.append(weakref.ref(cast("Stream", opened.stream).engine.transformer))
+        return opened
+
+    request = replace(film_request(tmp_path, "a red ball", duration="57f", segment_chunks=2), engine=engine)
+    assert render(request, console=Console(file=io.StringIO()), opener=opener) == 0
+    assert left[0] < 0
+    assert len(loaded) == 2
+    record = sidecar.read(tmp_path / "out.json")
+    (changed,) = record.config.plans
+    assert (changed.plan, changed.why, changed.chunk % 2) == ("fp8", "memory", 0)
+    assert len(decode(tmp_path / "out.mp4")) == 57
+    again = request_of(record.config, seed=record.seed, model=str(folder), source="it", output=tmp_path / "again.mp4")
+    assert render(again, console=Console(file=io.StringIO()), opener=open_stream) == 0
+    assert sidecar.read(tmp_path / "again.json").film.sha256 == record.film.sha256  # bit for bit, plan for plan

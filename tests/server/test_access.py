@@ -175,3 +175,11 @@ def test_the_gallery(page: Any, painted: tuple[str, Painted]) -> None:
     open_tab(page, "Gallery")
     until(page, "document.querySelectorAll('.rv-shelf li').length > 0")
     assert faults(page) == []
+
+
+def test_the_models(page: Any) -> None:
+    open_tab(page, "Models")
+    until(page, "document.querySelectorAll('.rv-model-list > li').length > 5")
+    page.evaluate("document.querySelectorAll('.rv-models details').forEach((node) => (node.open = true))")
+    assert page.get_by_role("button", name="Fetch longlive-1.3b").is_disabled()  # until the licence is accepted
+    assert faults(page) == []

@@ -35,8 +35,10 @@ from app.record.log_writer import LARGEST
 from app.server import connection, schemas
 from app.server import routes as server
 from app.server.access import MAX_BODY, Access
+from app.server.downloads import Download
 from app.server.gallery import DeletedItem, Gallery, GalleryItem
 from app.server.jobs_api import LARGEST_BODY
+from app.server.models_api import ModelList, ModelVerdict
 from app.server.refusals import Refusal
 from app.server.restore import LARGEST_UPLOAD
 from app.server.rooms import MAX_VIEWERS, MAX_WAITING
@@ -135,6 +137,9 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
     path = "/v1/videos/{video_id}"
     (tmp_path / "film1" / "still-20261130-120000-a-red-ball.png").write_bytes(b"x")
     binned = {"item": "live:film1/still-20261130-120000-a-red-ball.png", **token, "binned": True}
+    here = TestClient(client.app, base_url="http://localhost", client=("127.0.0.1", 5))  # of embedded all is here
+    here.headers.update(client.headers)
+    here.auth = client.auth
     answers: list[tuple[str, str, Any, type[BaseModel]]] = [
         ("get", "/healthz", client.get("/healthz"), schemas.Health),
         ("get", "/readyz", client.get("/readyz"), schemas.Readiness),
@@ -155,6 +160,11 @@ def test_the_description_says_what_is_answered(client: TestClient, jobs: Jobs, t
         ("post", "/v1/gallery", client.post("/v1/gallery", json={"films": [{"session": "film1", **token}]}), Gallery),
         ("post", "/v1/gallery/mark", client.post("/v1/gallery/mark", json=binned), GalleryItem),
         ("delete", "/v1/gallery", client.delete("/v1/gallery", params={"item": binned["item"], **token}), DeletedItem),
+        ("get", "/v1/models", client.get("/v1/models"), ModelList),
+        ("get", "/v1/models/{name}/verdict", client.get("/v1/models/embedded/verdict"), ModelVerdict),
+        ("get", "/v1/models/download", client.get("/v1/models/download"), Download),
+        ("post", "/v1/models/download", here.post("/v1/models/download", json={"model": "embedded"}), Download),
+        ("delete", "/v1/models/download", here.delete("/v1/models/download"), Download),
     ]
     for method, route, answer, model in answers:
         assert answer.is_success, (method, route, answer.text)
@@ -186,6 +196,7 @@ def test_the_description_says_what_is_asked_and_how_it_is_refused(client: TestCl
     } == {
         "/v1/gallery": "Asked",
         "/v1/gallery/mark": "Said",
+        "/v1/models/download": "PullRequest",
         "/v1/videos": "VideoBody",
         "/v1/videos/plan": "VideoBody",
         "/v1/videos/check": "VideoBody",
