@@ -134,6 +134,9 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         latents_std: per-channel spread, likewise; None means 1 (taew2_1 works on normalised latents already).
     """
 
+    latents_at_once = 0
+    """So many go through the decoder of a stream together, which takes memory; 0: all that are given."""
+
     @register_to_config
     def __init__(
         self,
@@ -272,8 +275,12 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             new state.
         """
         self._check_latents(latents)
-        seen = int(state[0])
-        raw, memory = _run(self.decoder, self._denormalise(latents), state[1:])
+        seen, memory = int(state[0]), state[1:]
+        parts: list[Tensor] = []
+        for part in self._denormalise(latents).split(self.latents_at_once or latents.shape[1], dim=1):
+            raw, memory = _run(self.decoder, part, memory)
+            parts.append(raw)
+        raw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         pixels = self.unfold(raw)[:, self.time_scale - 1 if seen == 0 else 0 :].clamp(0.0, 1.0)
         return pixels, [state[0] + latents.shape[1], *memory]
 

@@ -63,7 +63,13 @@ class PreciseLayerNorm(nn.LayerNorm):
 
 
 class CausalWanBlock(WanTransformerBlock):
-    """A Wan block whose modulation differs from frame to frame: temb [B, F, 6, E] instead of [B, 6, E]."""
+    """A Wan block whose modulation differs from frame to frame: temb [B, F, 6, E] instead of [B, 6, E].
+
+    `tokens_at_once`: so many, in whole frames, go together through what is no self-attention (the Feature Slicer and
+    Operator Grouping of Streamlined Inference, 2024, arXiv 2411.01171); 0: all.
+    """
+
+    tokens_at_once = 0
 
     def __init__(
         self,
@@ -85,8 +91,8 @@ class CausalWanBlock(WanTransformerBlock):
         """What self-attention reads of a residual stream [B, S, E], under the modulation temb [B, F, 6, E]."""
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         shift, scale = (self.scale_shift_table.to(dtype)[:, None] + temb.to(dtype))[:, :, :2].unbind(2)
-        x = self.norm1(hidden_states.to(dtype)).unflatten(1, (temb.shape[1], -1))
-        return (x * (1 + scale[:, :, None]) + shift[:, :, None]).flatten(1, 2).type_as(hidden_states)
+        x = self.norm1(hidden_states.to(dtype))
+        return _modulated(x, shift[:, :, None], scale[:, :, None]).type_as(hidden_states)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the parent takes one text tensor
         self,
@@ -98,29 +104,56 @@ class CausalWanBlock(WanTransformerBlock):
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         frames = temb.shape[1]
         modulation = self.scale_shift_table.to(dtype)[:, None] + temb.to(dtype)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=2)
-
-        def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-            return (x.unflatten(1, (frames, -1)) * (1 + scale) + shift).flatten(1, 2)
-
-        def gated(x: Tensor, gate: Tensor) -> Tensor:
-            return (x.unflatten(1, (frames, -1)) * gate).flatten(1, 2)
-
-        # 1. Self-attention
-        x = self.norm1(hidden_states.to(dtype))
-        attended = self.attn1(modulate(x, shift_1, scale_1).type_as(hidden_states), None, None, rotary_emb)
+        shift, scale, *others = modulation.chunk(6, dim=2)
+        tokens = hidden_states.shape[1] // frames
+        at_once = max(1, self.tokens_at_once // tokens) if self.tokens_at_once else frames
+        if at_once >= frames:
+            # 1. Self-attention
+            x = self.norm1(hidden_states.to(dtype))
+            attended = self.attn1(_modulated(x, shift, scale).type_as(hidden_states), None, None, rotary_emb)
+            if rotary_emb.only_keys:
+                return hidden_states
+            return self._rest(hidden_states, attended, encoder_hidden_states, others)
+        # The same, some frames at a time where a token does not depend on others; attention reads them all.
+        parts = [slice(first, first + at_once) for first in range(0, frames, at_once)]
+        rows = [slice(part.start * tokens, part.stop * tokens) for part in parts]
+        held = torch.empty_like(hidden_states)
+        for part, row in zip(parts, rows, strict=True):
+            x = self.norm1(hidden_states[:, row].to(dtype))
+            held[:, row] = _modulated(x, shift[:, part], scale[:, part])
+        attended = self.attn1(held, None, None, rotary_emb)
         if rotary_emb.only_keys:
             return hidden_states
-        hidden_states = (hidden_states.to(dtype) + gated(attended, gate_1)).type_as(hidden_states)
+        for part, row in zip(parts, rows, strict=True):
+            own = [each[:, part] for each in others]
+            held[:, row] = self._rest(hidden_states[:, row], attended[:, row], encoder_hidden_states, own)
+        return held
+
+    def _rest(
+        self, hidden_states: Tensor, attended: Tensor, text: tuple[Tensor, Tensor], modulation: Sequence[Tensor]
+    ) -> Tensor:
+        """What comes behind self-attention, of some frames: none of their tokens depends on another."""
+        gate_1, shift_2, scale_2, gate_2 = modulation
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        hidden_states = (hidden_states.to(dtype) + _gated(attended, gate_1)).type_as(hidden_states)
 
         # 2. Cross-attention
         x = self.norm2(hidden_states.to(dtype)).type_as(hidden_states)
-        hidden_states = hidden_states + self.attn2(x, encoder_hidden_states, None, None)
+        hidden_states = hidden_states + self.attn2(x, text, None, None)
 
         # 3. Feed-forward
         x = self.norm3(hidden_states.to(dtype))
-        x = self.ffn(modulate(x, shift_2, scale_2).type_as(hidden_states))
-        return (hidden_states.to(dtype) + gated(x.to(dtype), gate_2)).type_as(hidden_states)
+        x = self.ffn(_modulated(x, shift_2, scale_2).type_as(hidden_states))
+        return (hidden_states.to(dtype) + _gated(x.to(dtype), gate_2)).type_as(hidden_states)
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Each frame of [B, S, E] times 1 + scale and moved by shift, [B, F, 1, E] both."""
+    return (x.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+
+
+def _gated(x: Tensor, gate: Tensor) -> Tensor:
+    return (x.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
 
 
 class CausalWanTransformer3DModel(WanTransformer3DModel):
@@ -185,6 +218,11 @@ class CausalWanTransformer3DModel(WanTransformer3DModel):
             block.attn2.set_processor(CausalAttnProcessor())  # pyright: ignore[reportArgumentType]
         self.blocks = nn.ModuleList(blocks)
         self.norm_out = PreciseLayerNorm(width, eps, elementwise_affine=False)
+
+    def slice_work(self, tokens: int) -> None:
+        """Compute what is no self-attention for so many tokens at a time, in whole frames; 0: for all. Bits stay."""
+        for block in self.blocks:
+            cast("CausalWanBlock", block).tokens_at_once = tokens
 
     def set_attention_backend(self, backend: str) -> None:
         """The attention backend of this model, by diffusers' name; its process-wide default stays as it is."""

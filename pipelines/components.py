@@ -113,6 +113,7 @@ def load_components(
     hold(transformer, plan, device, dtype)
     autoencoder = _load_autoencoder(spec, found["autoencoder"], dtype, device)
     if isinstance(autoencoder, AutoencoderTAEHV):
+        autoencoder.latents_at_once = int(plan.work == "sliced")
         channels: int = autoencoder.config["latent_channels"]
     else:
         channels = autoencoder.latent_channels

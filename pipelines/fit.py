@@ -25,6 +25,10 @@ _ATTENTION = (2.2, 7.4)
 _FEED_FORWARD = (1.1, 4.4, 2.0)
 """Copies of a pass's tokens that a layer holds at once beside its input: in float32, and in the model's type; of the
 feed-forward layer also of its inner width. Measured on a CPU, where attention keeps no scores, as on a card."""
+_SLICED = (0.0, 8.3)
+"""The same of attention where all else is done some frames at a time."""
+TOKENS_AT_ONCE = 1024
+"""In whole frames, of work that is sliced: fewer take longer, more take memory. Measured (docs/log.md, 2026-11-30)."""
 _DECODING = (9.2, 2.3)
 """Pictures of full size that Wan's autoencoder holds at once, in channels of its first width, and a tiny one, in
 channels of its last but one. Measured likewise."""
@@ -101,11 +105,15 @@ def need(
     kept += 2 * config["num_layers"] * rows * width * size  # keys and values of the words
     kept += (film.keys + film.queries) * grid * config["attention_head_dim"] * 4  # tables of turns
     tokens = film.queries * grid
-    attention = tokens * width * (_ATTENTION[0] * 4 + _ATTENTION[1] * size)
-    inner = tokens * config["ffn_dim"] * _FEED_FORWARD[2] * size
-    inner += tokens * width * (_FEED_FORWARD[0] * 4 + _FEED_FORWARD[1] * size)
+    sliced = plan.work == "sliced" and film.queries > 1
+    copies = _SLICED if sliced else _ATTENTION
+    attention = tokens * width * (copies[0] * 4 + copies[1] * size)
+    together = min(tokens, grid * max(1, TOKENS_AT_ONCE // grid)) if sliced else tokens
+    inner = together * config["ffn_dim"] * _FEED_FORWARD[2] * size
+    inner += together * width * (_FEED_FORWARD[0] * 4 + _FEED_FORWARD[1] * size)
+    inner += 2 * (tokens - together) * width * size  # what attention added, and what has been made of it
     widened = widest * size if plan.weights == "fp8" else 0
-    decoder, decoding = _decoder_need(vae, film, plan.decoder, dtype)
+    decoder, decoding = _decoder_need(vae, film, plan, dtype)
     return Need(
         transformer=resident + ends,
         memory=kept,
@@ -134,7 +142,7 @@ def verdict(name: str, needs: Sequence[tuple[MemoryPlan, Need]], room: int) -> s
 
 
 def hold(transformer: CausalWanTransformer3DModel, plan: MemoryPlan, device: str, dtype: torch.dtype) -> None:
-    """Hold a loaded transformer as a plan says, through diffusers' own hooks.
+    """Hold a loaded transformer as a plan says, through diffusers' own hooks, and let it work so.
 
     Args:
         transformer: on the CPU where its layers are streamed, else on the device.
@@ -142,6 +150,8 @@ def hold(transformer: CausalWanTransformer3DModel, plan: MemoryPlan, device: str
         device: where it computes.
         dtype: in which type.
     """
+    if plan.work == "sliced":
+        transformer.slice_work(TOKENS_AT_ONCE)
     if plan.weights == "fp8":
         for block in transformer.blocks:
             from diffusers.hooks.layerwise_casting import apply_layerwise_casting
@@ -191,18 +201,17 @@ def _held(module: nn.Module, dtype: torch.dtype, weights: str) -> int:
     return total
 
 
-def _decoder_need(
-    config: Mapping[str, Any], film: Film, kind: Literal["full", "tiny"], dtype: torch.dtype
-) -> tuple[int, float]:
+def _decoder_need(config: Mapping[str, Any], film: Film, plan: MemoryPlan, dtype: torch.dtype) -> tuple[int, float]:
     """Bytes that a decoder keeps, its stream's memory with it, and those it holds for the moment."""
-    return _counted_decoder(_frozen(config), film.latent, film.chunk, kind, dtype)
+    together = 1 if plan.work == "sliced" else film.chunk
+    return _counted_decoder(_frozen(config), film.latent, together, plan.decoder, dtype)
 
 
 @lru_cache(maxsize=64)  # Wan's has to be walked through to know its memory, and plans ask for the same one
 def _counted_decoder(
     settings: tuple[tuple[str, Any], ...],
     latent: tuple[int, int],
-    chunk: int,
+    together: int,
     kind: Literal["full", "tiny"],
     dtype: torch.dtype,
 ) -> tuple[int, float]:
@@ -212,7 +221,7 @@ def _counted_decoder(
     weights = sum(value.numel() for value in vae.parameters()) * dtype.itemsize
     state = sum(value.nbytes for value in vae.init_decode_state(1, *latent, "meta", dtype)[1:])
     if isinstance(vae, AutoencoderTAEHV):
-        picture = 4 * chunk * prod(latent) * vae.spatial_scale**2 / vae.config["patch_size"] ** 2
+        picture = 4 * together * prod(latent) * vae.spatial_scale**2 / vae.config["patch_size"] ** 2
         return weights + state, state + _DECODING[1] * picture * vae.config["decoder_widths"][-2] * dtype.itemsize
     width = config.get("decoder_base_dim") or config.get("base_dim", 96)
     picture = 4 * prod(latent) * (vae.spatial_scale / vae.patch_size) ** 2

@@ -23,6 +23,8 @@ class MemoryPlan:
         decoder: Wan's autoencoder or a tiny one.
         keys: what is remembered, in the type that computes or in 8 bits.
         window: how much of the preset's window is remembered, all or half.
+        work: of all frames of a pass at once, or of some at a time where they do not depend on each other, which is
+            exact but for the order of sums.
     """
 
     weights: Literal["full", "fp8"] = "full"
@@ -31,6 +33,7 @@ class MemoryPlan:
     decoder: Literal["full", "tiny"] = "full"
     keys: Literal["full", "int8"] = "full"
     window: Literal["full", "half"] = "full"
+    work: Literal["whole", "sliced"] = "whole"
 
     @property
     def traded(self) -> tuple[str, ...]:
@@ -53,6 +56,7 @@ class MemoryPlan:
                 ("fp8", self.weights == "fp8"),
                 ("streamed", self.layers == "streamed"),
                 ("window", self.window == "half"),
+                ("slices", self.work == "sliced"),
             )
             if there
         }
@@ -70,24 +74,26 @@ _PHRASES = {
     "fp8": "layers held in fp8 and widened one by one (a little precision)",
     "streamed": "layers brought to the card one by one (much slower)",
     "window": "half the window (the film forgets sooner)",
+    "slices": "some frames computed at a time (the same picture)",
 }
 """What a plan can trade, by the word for it, in the order in which it is told."""
 
 PLANS = (
     MemoryPlan(),
-    MemoryPlan(text="aside"),
-    MemoryPlan(text="aside", keys="int8"),
-    MemoryPlan(text="aside", decoder="tiny"),
-    MemoryPlan("fp8", text="aside"),
-    MemoryPlan("fp8", text="aside", keys="int8"),
-    MemoryPlan(text="aside", keys="int8", decoder="tiny"),
-    MemoryPlan("fp8", text="aside", decoder="tiny"),
-    MemoryPlan("fp8", text="aside", keys="int8", decoder="tiny"),
-    MemoryPlan(layers="streamed", text="aside"),
-    MemoryPlan(layers="streamed", text="aside", keys="int8"),
-    MemoryPlan(layers="streamed", text="aside", decoder="tiny"),
-    MemoryPlan(layers="streamed", text="aside", keys="int8", decoder="tiny"),
-    MemoryPlan(layers="streamed", text="aside", keys="int8", decoder="tiny", window="half"),
+    MemoryPlan(work="sliced"),
+    MemoryPlan(text="aside", work="sliced"),
+    MemoryPlan(text="aside", keys="int8", work="sliced"),
+    MemoryPlan(text="aside", decoder="tiny", work="sliced"),
+    MemoryPlan("fp8", text="aside", work="sliced"),
+    MemoryPlan("fp8", text="aside", keys="int8", work="sliced"),
+    MemoryPlan(text="aside", keys="int8", decoder="tiny", work="sliced"),
+    MemoryPlan("fp8", text="aside", decoder="tiny", work="sliced"),
+    MemoryPlan("fp8", text="aside", keys="int8", decoder="tiny", work="sliced"),
+    MemoryPlan(layers="streamed", text="aside", work="sliced"),
+    MemoryPlan(layers="streamed", text="aside", keys="int8", work="sliced"),
+    MemoryPlan(layers="streamed", text="aside", decoder="tiny", work="sliced"),
+    MemoryPlan(layers="streamed", text="aside", keys="int8", decoder="tiny", work="sliced"),
+    MemoryPlan(layers="streamed", text="aside", keys="int8", decoder="tiny", window="half", work="sliced"),
 )
 """From the fastest and most exact to the smallest."""
 
@@ -108,6 +114,7 @@ def read_memory_plan(written: str) -> MemoryPlan:
         decoder="tiny" if "tiny" in words else "full",
         keys="int8" if "int8" in words else "full",
         window="half" if "window" in words else "full",
+        work="sliced" if "slices" in words else "whole",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from app.config.aliases import ALIASES, GROUPS, primary
+from app.config.file_settings import Files
 from app.config.json_tree import parse_json
 from app.config.lengths import Length, parse_length
 from app.config.nodes import Node, read_text
@@ -44,7 +45,7 @@ _FOLLOWS = {
 }
 
 
-class Settings(BaseModel, Video, Film):
+class Settings(BaseModel, Video, Files, Film):
     """Every setting that holds, by the names of the flags; values are checked by their readers on the way in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from app.config import readers as read
+from app.config.file_settings import Files
 from app.config.lengths import FASTEST_FPS
 from app.config.live_settings import Live
 from app.config.readers import LARGEST_SIDE, MOST_RANKS, MOST_THREADS, SEED_LIMIT, Reader, Whole
@@ -30,7 +31,6 @@ _encoded = partial(setting, group="Picture", section="output", replay="file", jo
 _model = partial(setting, group="Model", replay="film")
 _schedule = partial(setting, None, group="Denoising", usual="the preset's", replay="film", job="settings")
 _memory = partial(setting, None, group="Memory", usual="the preset's", section="cache", replay="film", job="settings")
-_file = partial(setting, group="Files", section="output")
 _here = partial(setting, group="This machine")
 _run = partial(setting, group="This run")
 
@@ -340,33 +340,6 @@ class Film:
         usual="4",
         job="transition_chunks",
     )
-    output: str | None = _file(
-        None,
-        "The film: .mp4, .gif, .webp or a folder.",
-        read.text("a file name such as out.mp4"),
-        written="FILE|FOLDER",
-        usual="out.mp4",
-        aliases=("output_path", "output_folder", "output_dir", "save_result_path"),
-        section="output.path",
-        short="-o",
-        first=True,
-    )
-    report: str | None = _file(
-        None, "Write an .html page about the render.", read.text("a file name such as report.html"), written="FILE"
-    )
-    audio: str | None = _file(None, "Sound for the film.", read.text("the name of a sound file"), written="FILE")
-    metadata: bool = _file(
-        True,
-        "Without: the .mp4 tells no prompt, seed or setting, and its chapters are numbers. The .json and .vtt beside "
-        "it still do.",
-        read.truth,
-    )
-    subtitles: bool = _file(True, "Without: no .vtt, which holds the prompts.", read.truth)
-    sidecar: bool = _file(
-        True,
-        "Without: no .json, which holds prompts, seed and settings; nothing can then prove the film.",
-        read.truth,
-    )
 
 
 class Spellings:
@@ -385,6 +358,7 @@ class Spellings:
 
 TABLE: Mapping[str, Setting] = {
     **entries_of(Film, "film"),
+    **entries_of(Files, "film"),
     **entries_of(Video, "video"),
     **entries_of(Spellings, "spelling"),
     **entries_of(Run, "run"),

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.loading.model import EngineRequest, open_stream, resident_bytes
+from app.loading.model import EngineRequest, Opened, open_stream, resident_bytes
 from benchmarks.benchmark import EngineBenchmark, Run
 from pipelines.types import Controls
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROMPTS = ("a red ball bounces over the sea at sunset", "a blue star drifts to the right over snow")
 SWITCHES = 5
+_TURNS = 3
+"""Of a chunk and of its heavy operations alone, one after the other."""
 HOPS = ("conditioning", "plan", "denoise", "remember", "decode", "rest", "encode")
 
 
@@ -88,6 +90,7 @@ def measure(engine: EngineRequest, *, seconds: float) -> dict[str, Any]:
                 }
             )
         film.close()
+        limit, ratio = _near_the_limit(opened, controls)
 
     middle = {name: median(row[name] for row in rows) for name in rows[0]}
     return {
@@ -110,9 +113,32 @@ def measure(engine: EngineRequest, *, seconds: float) -> dict[str, Any]:
         "chunk_with_switch_s": median(switched) if switched else None,
         "hops_s": {hop: middle[hop] for hop in HOPS} | {"model": middle["model"]},
         "overhead": middle["overhead"],
+        "limit_s": limit,
+        "ratio_to_limit": ratio,
         "rss_bytes": resident_bytes(),
         "peak_rss_bytes": peak_resident_bytes(),
     }
+
+
+def _near_the_limit(opened: Opened, controls: Controls) -> tuple[float | None, float | None]:
+    """What a chunk's own products, convolutions and attention take, and how many times that a chunk takes.
+
+    In processor time, which other work on the machine changes little; on a graphics card, whose time that is not, None.
+    """
+    if opened.device != "cpu":
+        return None, None
+    from benchmarks.speed.limit import Recorded  # torch takes seconds
+
+    with Recorded() as recorded:
+        opened.stream.next_chunk(controls)
+    chunks: list[float] = []
+    limits: list[float] = []
+    for _ in range(_TURNS):
+        begun = process_time()
+        opened.stream.next_chunk(controls)
+        chunks.append(process_time() - begun)
+        limits.append(recorded.seconds())
+    return min(limits), min(chunks) / min(limits)
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -143,6 +169,11 @@ def table(result: dict[str, Any]) -> Table:
     rows.add_row(
         "overhead", f"{result['overhead']:.1%}", "of a chunk is the engine outside transformer, decoder and encoder"
     )
+    if result["limit_s"] is not None:
+        limit, ratio = result["limit_s"], result["ratio_to_limit"]
+        rows.add_row("engine", f"{limit * ratio * 1e3:.1f} ms", "of processor time, a chunk without encoding")
+        rows.add_row("limit", f"{limit * 1e3:.1f} ms", "its matrix products, convolutions and attention alone")
+        rows.add_row("ratio", f"{ratio:.2f}x", "how far the engine is from that")
     rows.add_row("memory", f"{result['rss_bytes'] / 2**20:.0f} MiB", "resident, at the end")
     rows.add_row("peak memory", f"{result['peak_rss_bytes'] / 2**20:.0f} MiB", "resident, of the whole run")
     return rows

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from app.cli.main import main
 from app.errors import UsageMistake
 from app.loading.model import EngineRequest
 from benchmarks import numbers
 from benchmarks.speed import long_film, startup, stream
+from benchmarks.speed.limit import Recorded, Shaped
 from pipelines.presets import PRESETS
 from tests.app_doubles import save_tiny_model
 
@@ -43,6 +45,8 @@ def test_the_stream_benchmark_accounts_for_the_whole_chunk(
     assert {"versions", "machine"} <= result.keys()
     printed = capsys.readouterr().out
     assert all(hop in printed for hop in stream.HOPS)
+    assert result["ratio_to_limit"] > 0
+    assert f"{result['ratio_to_limit']:.2f}x" in printed
 
 
 def test_the_memory_benchmark_compares_two_late_moments(
@@ -94,3 +98,18 @@ def test_numbers_go_where_they_were_asked_to(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ".git").mkdir()
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert numbers.result_file("stream", None) == tmp_path / "benchmarks" / "results" / "stream.json"
+
+
+def test_the_limit_is_what_the_heavy_operations_take_alone() -> None:
+    layer, conv = torch.nn.Linear(8, 4), torch.nn.Conv2d(3, 2, 3)
+    with torch.inference_mode(), Recorded() as recorded:
+        for _ in range(2):
+            layer(torch.ones(5, 8)).add_(1).relu()
+        conv(torch.ones(1, 3, 6, 6).contiguous(memory_format=torch.channels_last))
+    counts = {func.overloadpacket.__name__: count for (func, _), count in recorded.calls.items()}
+    assert sorted(counts.values()) == [1, 2], counts
+    ticks = iter(range(1000))
+    seconds = recorded.seconds(clock=lambda: next(ticks) * 0.5, times=2)
+    assert seconds == 3 * 0.5, "each run is a tick: two products and a convolution"
+    like = Shaped.of(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    assert Shaped.filled(like).stride() == like.stride

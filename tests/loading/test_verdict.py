@@ -36,7 +36,11 @@ def test_the_first_plan_that_fits_is_told_with_what_it_trades_and_every_need(tmp
         words.append(told.word)
         assert told.fits == (told.plan in PLANS)
         assert (told.fps is not None) == (told.plan is not None)
-    assert words == ["fits", "fits with text", "fits with text+tiny", "fits with text+int8+tiny", "does not fit"]
+    assert words == [
+        "fits",
+        *(f"fits with {each}+slices" for each in ("text", "text+tiny", "text+int8+tiny")),
+        "does not fit",
+    ]
     whole = verdict_on(MODELS["longlive-1.3b"], card=80 * GB, models_dir=tmp_path)
     assert whole is not None
     assert whole.fps == pytest.approx(20.7, rel=0.02)  # what its authors tell of such a card
