@@ -38,7 +38,7 @@ def test_the_first_plan_that_fits_is_told_with_what_it_trades_and_every_need(tmp
         assert (told.fps is not None) == (told.plan is not None)
     assert words == [
         "fits",
-        *(f"fits with {each}+slices" for each in ("text", "text+tiny", "text+int8+tiny")),
+        *(f"fits with {each}+slices" for each in ("text", "text+tiny", "text+tiny")),
         "does not fit",
     ]
     whole = verdict_on(MODELS["longlive-1.3b"], card=80 * GB, models_dir=tmp_path)
