@@ -118,7 +118,11 @@ TINY: Mapping[int, WeightSpec] = MappingProxyType(
         48: WeightSpec("taew2_2", "autoencoder", "taew2_2.pth", _TINY_LICENCE, repo="lightx2v/Autoencoders"),
     }
 )
-"""The tiny autoencoders by the channels of their latents (madebyollin/taehv, MIT; this repository carries both)."""
+"""The tiny autoencoders by the channels of their latents (madebyollin/taehv, MIT, which is on GitHub alone).
+
+The repository named here carries both under these names: its card says Apache-2.0, and a mirror of it lists its files
+(huggingface.co/daydreamlive/Autoencoders, seen in November 2026). Their bytes have not been held against the originals.
+"""
 
 _EMBEDDED_LICENCE = "Apache-2.0"  # trained by this repository's own recipe on its own painted world
 

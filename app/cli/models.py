@@ -74,28 +74,27 @@ def show_command(
     as_json: AsJson = False,
 ) -> int:
     """Tell everything of one model, of the catalogue or of this disk. It asks no network."""
-    from app.loading.inventory import parts_of, row_of
+    from app.loading.inventory import makes, parts_of, row_of
     from app.loading.verdict import verdict_on
 
     folder = _folder(models_dir)
     model = _model(name)
     parts = parts_of(model, folder, endpoint)
-    here = verdict_on(model, models_dir=folder)
+    here, ((height, width), fps) = verdict_on(model, models_dir=folder), makes(model)
     told: dict[str, Any] = row_of(model, folder) | {
         "here": None if here is None else here.as_data(),
         "about": model.about,
-        "size": list(model.size),
-        "fps": model.fps,
+        "size": [height, width],
+        "fps": fps,
         "parts": parts,
     }
     if as_json:
         print(json.dumps(told, indent=2))
         return EXIT_OK
     print(printable(f"{model.name}: {model.about}"))
-    height, width = model.size
     presets = ", ".join(str(each) for each in row_of(model, folder)["presets"])
     needs = "" if told["weights_bytes"] is None else f", weights {_gigabytes(told['weights_bytes'])} in bfloat16"
-    print(f"makes {width}x{height} at {model.fps} fps{needs}; presets: {presets or 'none of its own'}")
+    print(f"makes {width}x{height} at {fps} fps{needs}; presets: {presets or 'none of its own'}")
     if here is not None:
         print(printable(f"here, {here.preset} on {here.device}: {here.told}"))
     for line in _fits(model):

@@ -123,10 +123,7 @@ class Film:
         None, "Of a training script's file the averaged weights, or the others.", read.truth, usual="the release's"
     )
     attention: str = _model(
-        "auto",
-        "Attention kernel; `rivulet bench attention` says which work here. auto: native.",
-        read.one_of(read.ATTENTION, "attention kernel"),
-        written="KERNEL",
+        "auto", "Attention kernel (`rivulet bench attention`).", read.one_of(read.ATTENTION, "kernel"), written="KERNEL"
     )
     untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
     device: str = _here(

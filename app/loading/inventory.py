@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.presets import PRESETS
+from weights.card import read_card
 from weights.catalog import ModelSpec
 from weights.hub import pull_line
 from weights.shapes import wan_parameters
@@ -25,6 +26,18 @@ def row_of(model: ModelSpec, models_dir: Path | None) -> dict[str, Any]:
         "licence_tick": any(spec.licence_tick for spec in model.weights),
         "presets": [preset.name for preset in PRESETS.values() if preset.model == model.name],
     }
+
+
+def makes(model: ModelSpec) -> tuple[tuple[int, int], int]:
+    """Height and width of its pictures, and how many a second: as its card says, where it brings one."""
+    if model.transformer.where == "hub":
+        return model.size, model.fps
+    try:
+        card = read_card(Path(model.transformer.file).parent)
+        height, width = card["sizes"][0]
+        return (int(height), int(width)), int(card.get("fps", model.fps))
+    except (KeyError, IndexError, ValueError, OSError):  # whoever loads the model says what is wrong with it
+        return model.size, model.fps
 
 
 def parts_of(model: ModelSpec, models_dir: Path | None, endpoint: str | None = None) -> list[dict[str, Any]]:

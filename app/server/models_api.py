@@ -97,7 +97,7 @@ class Models:
 
     def rows(self) -> list[ModelRow]:
         """All models of the catalogue; it asks no network."""
-        from app.loading.inventory import parts_of, row_of
+        from app.loading.inventory import makes, parts_of, row_of
 
         rows: list[ModelRow] = []
         for name, model in MODELS.items():
@@ -110,12 +110,13 @@ class Models:
                 )
                 for part in parts_of(model, self._models_dir)
             ]
+            size, fps = makes(model)
             tick = f" --accept_licence {name}" if told["licence_tick"] else ""
             rows.append(
                 ModelRow(
                     about=model.about,
-                    size=list(model.size),
-                    fps=model.fps,
+                    size=list(size),
+                    fps=fps,
                     pull=f"rivulet models pull {name}{tick}",
                     parts=parts,
                     **told,

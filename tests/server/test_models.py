@@ -80,7 +80,7 @@ def rows(client: TestClient) -> dict[str, dict[str, Any]]:
 def test_every_model_is_listed_with_what_a_person_decides_by(client: TestClient) -> None:
     found = rows(client)
     assert list(found) == list(MODELS)
-    assert found["embedded"]["state"] == "here"
+    assert (found["embedded"]["state"], found["embedded"]["size"]) == ("here", [192, 192])
     assert found["embedded"]["parts"][0]["page"] == ""  # a folder of this machine is nobody's business
     row = found[ASKED]
     assert (row["state"], row["bytes"]) == ("away", 0)
