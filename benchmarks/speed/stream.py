@@ -21,7 +21,6 @@ import typer
 
 from app.loading.model import EngineRequest, Opened, open_stream, resident_bytes
 from benchmarks.benchmark import EngineBenchmark, Run
-from benchmarks.speed.limit import Recorded
 from pipelines.types import Controls
 
 if TYPE_CHECKING:
@@ -126,6 +125,8 @@ def _near_the_limit(opened: Opened, controls: Controls) -> tuple[float | None, f
 
     In processor time, which other work on the machine changes little; on a graphics card, whose time that is not, None.
     """
+    from benchmarks.speed.limit import Recorded
+
     if opened.device != "cpu":
         return None, None
     with Recorded() as recorded:
