@@ -8,7 +8,7 @@ its own and no drift. Work is counted in layers, and time is the processor's, wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from time import process_time
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.benchmark import EngineBenchmark, Quick, Run
+from benchmarks.quality.layer_count import Counting, counted
 from cache import FEATURE_CACHES
 from cache.features.clean_pass import CleanPass
 from cache.features.cross_chunk import CrossChunk
 from cache.features.planned import Planned
 from cache.kv_shape import KV_BITS
-from cache.layer_plan import LayerPlan
-from cache.types import Slots, View
 from pipelines.presets import Preset
 from pipelines.presets.knobs import apply_knobs, knob_values
 
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from rich.table import Table
-    from torch import Tensor
 
     from benchmarks.quality.studio import Studio
-    from models.transformer import Batch, Runner
     from pipelines.streaming import Stream
     from pipelines.types import Chunk
 
@@ -42,50 +39,25 @@ if TYPE_CHECKING:
 
 EXACT = "exact"
 FEWER = (0.75, 0.5)
-"""Shares of the steps that the rivals take."""
+"""Shares of the steps that the rivals take; of many steps three eighths as well."""
 AGES = (1, 3)
 """Chunks that a contribution is used for at most, in films of video."""
+GUIDANCE = 3.0
+"""Of films of many steps."""
 STRENGTH = 0.6
 """Share of noise in films of video."""
 Row = dict[str, Any]
-ALWAYS: dict[str, dict[str, Any]] = {
-    "first-block": {"threshold": 1.0},
-    "cross-chunk": {"limit": 1.0},
-    "profiled": {"background": (0, *range(2, 8), *range(10, 21))},  # 60 % of 30 layers; of Wan 14B's 40 it was 70 %
-    "teacache": {"threshold": 1e9},
-}
-"""Settings under which whatever may be used again is."""
-_COUNTED = 12
-_KEYS = 0.1
-"""Of a layer, where only keys and values are computed."""
+_MANY = 20
 _SAME = 1e-6
 """Mean squared error of pictures that are the same."""
-
-
-class Counting:
-    """Counts the layers that a runner computes."""
-
-    def __init__(self, runner: Runner, layers: int) -> None:
-        self._runner, self._layers = runner, layers
-        self.computed = 0.0
-
-    def run(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
-        for batch in batches:
-            self.computed += _computed(batch.layers, self._layers)
-        return self._runner.run(batches)
-
-
-def _computed(plan: LayerPlan, layers: int) -> float:
-    """Layers that a pass computes."""
-    runs = (layer for layer in range(layers) if plan.runs(layer))
-    return sum(_KEYS if plan.only_keys(layer) else 1.0 for layer in runs)
 
 
 def ways(base: Preset) -> dict[str, Preset]:
     """Fewer steps, every feature cache, and memories of fewer bits."""
     steps = knob_values(base)["num_inference_steps"]
     assert isinstance(steps, int)
-    counts = sorted({max(1, round(steps * part)) for part in FEWER} - {steps}, reverse=True)
+    shares = (*FEWER, 0.375) if steps >= _MANY else FEWER
+    counts = sorted({max(1, round(steps * part)) for part in shares} - {steps}, reverse=True)
     fewer = {f"{count} steps": apply_knobs(base, {"num_inference_steps": count}) for count in counts}
     caches = {name: apply_knobs(base, {"feature_cache": name}) for name in FEATURE_CACHES}
     return fewer | caches | {f"{name} memory": apply_knobs(base, {"kv_cache_dtype": name}) for name in KV_BITS}
@@ -99,6 +71,7 @@ def measure(
     seconds: float,
     report: Callable[[str], object],
     steps: int | None = None,
+    many: int = 0,
 ) -> dict[str, Any]:
     """Every way beside the exact film.
 
@@ -109,6 +82,7 @@ def measure(
         seconds: of each of them.
         report: told how far it is.
         steps: of the exact film; the preset's if None.
+        many: measured as well with so many guided steps; 0 for not.
     """
     base = studio.engine.preset if steps is None else apply_knobs(studio.engine.preset, {"num_inference_steps": steps})
     from benchmarks.quality.redundancy import redundancy
@@ -124,43 +98,15 @@ def measure(
         for moves in (False, True):
             report(f"video, {'moving' if moves else 'still'}")
             result["moving" if moves else "still"] = of_video(studio, base, max(8, chunks // 2), moves=moves)
+    if many:
+        report(f"{many} guided steps")
+        knobs = {"num_inference_steps": many, "guidance_scale": GUIDANCE}
+        result["many"] = from_words(studio, apply_knobs(base, knobs), max(4, chunks // 3))
+        result["many_steps"] = many
     for name, row in rows.items() if prompts else ():
         report(f"films: {name}")
         row["adherence"] = judged(studio, base if name == EXACT else ways(base)[name], prompts, seconds)
     return {**result, "chunks": chunks, "prompts": prompts, "seconds": seconds, "rows": rows}
-
-
-def counted(layers: int, steps: int) -> dict[str, float]:
-    """Share of the layers of a chunk that every cache computes if nothing ever changes: the most it can save.
-
-    Args:
-        layers: of the model.
-        steps: denoising passes of a chunk, which a pass that writes the memory follows.
-    """
-    import torch
-
-    from cache.layer_plan import Done
-    from cache.residuals import Residuals, leave, taken
-    from schedulers.serial import Serial
-
-    plan = Serial(tuple(1000.0 - number for number in range(steps)), step="euler")
-    shares: dict[str, float] = {}
-    for name, kind in FEATURE_CACHES.items():
-        policy = kind(plan.levels, plan.chunk, **ALWAYS.get(name, {}))
-        held = Residuals(policy.buffers(layers), (1, 1, 1), policy.chunks * plan.chunk, "cpu", torch.float32, layers)
-        computed = 0.0
-        for chunk in range(_COUNTED):
-            for work in plan.passes(View(chunk * plan.chunk, 1)):
-                row = work.rows[0]
-                asked = policy.plan(work, row, Slots(0, row.frames.start, ()), held.left)
-                along = taken(asked, [(held, row.frames)])
-                leave(asked, along, [(held, row.frames)])
-                if work.kind == "denoise":
-                    same = torch.zeros(1) if asked.measures else None
-                    held.over(Done(row.frames.start, row.levels[0], not asked.skip), same, plan.chunk)
-                computed += _computed(asked, layers)
-        shares[name] = computed / (_COUNTED * layers * (steps + 1))
-    return shares
 
 
 def judged(studio: Studio, preset: Preset, prompts: int, seconds: float) -> dict[str, Any]:
@@ -349,7 +295,8 @@ def table(result: dict[str, Any]) -> Table:
 
 def parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Row]]:
     """The rows of films of words, and of video, behind what their names begin with."""
-    films = {"video still: ": result.get("still", {}), "video moving: ": result.get("moving", {})}
+    many = {f"{result['many_steps']} guided steps: ": result["many"]} if "many" in result else {}
+    films = many | {"video still: ": result.get("still", {}), "video moving: ": result.get("moving", {})}
     return {"": result["rows"], **films}
 
 
@@ -373,6 +320,7 @@ class Reuse(EngineBenchmark):
     prompts: Annotated[int, typer.Option("--prompts", min=0, max=10_000, help="Films judged under each way.")] = 20
     seconds: Annotated[float, typer.Option("--seconds", min=2, max=600, help="Of each film.")] = 4.0
     steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Of the exact film.")] = None
+    many: Annotated[int, typer.Option("--many", min=0, max=1000, help="Films of so many guided steps too.")] = 0
     quick: Quick = False
     table = staticmethod(table)
 
@@ -387,5 +335,11 @@ class Reuse(EngineBenchmark):
         studio = Studio.open(self.engine, run.report)
         chunks, prompts = (8, 0) if self.quick else (self.chunks, self.prompts)
         return measure(
-            studio, chunks=chunks, prompts=prompts, seconds=self.seconds, report=run.report, steps=self.steps
+            studio,
+            chunks=chunks,
+            prompts=prompts,
+            seconds=self.seconds,
+            report=run.report,
+            steps=self.steps,
+            many=self.many,
         )

@@ -14,16 +14,18 @@ from cache.features.reuse import FeatureCache, extrapolation, kept
 from cache.layer_plan import LayerPlan, Left, Tap
 from cache.types import Row
 
+_MANY = 20
+
 
 @dataclass(frozen=True, slots=True)
 class TaylorSeer(FeatureCache):
     """Attributes:
     order: of the polynomial, 0 to 2.
-    interval: every so manieth pass is computed.
+    interval: every so manieth pass is computed; 0: every other one, from 20 passes on every third.
     """
 
     order: int = 1
-    interval: int = 2
+    interval: int = 0
 
     def buffers(self, layers: int) -> int:
         return self.order + 1
@@ -35,7 +37,8 @@ class TaylorSeer(FeatureCache):
     def denoise(self, row: Row, step: int, left: Left) -> LayerPlan:
         computed = [number for number, done in enumerate(left.of(row.frames)) if done.whole]
         every, points = range(left.layers), computed[-(self.order + 1) :]
-        if len(points) <= self.order or (step - self.order) % self.interval == 0:
+        interval = self.interval or (3 if len(self.levels) >= _MANY else 2)
+        if len(points) <= self.order or (step - self.order) % interval == 0:
             return LayerPlan(taps=kept(every, len(computed) % (self.order + 1)))
         weights = extrapolation(points, step)
         first = len(computed) - len(points)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.pages.reuse import NUMBERS, PAGE, page
-from benchmarks.quality.reuse import cells, counted, decibels, ways
+from benchmarks.quality.layer_count import counted
+from benchmarks.quality.reuse import cells, decibels, ways
 from cache import FEATURE_CACHES
 from pipelines.presets import PRESETS
 
