@@ -125,8 +125,6 @@ def _near_the_limit(opened: Opened, controls: Controls) -> tuple[float | None, f
 
     In processor time, which other work on the machine changes little; on a graphics card, whose time that is not, None.
     """
-    from benchmarks.speed.limit import Recorded
-
     if opened.device != "cpu":
         return None, None
     from benchmarks.speed.limit import Recorded  # torch takes seconds
