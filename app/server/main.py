@@ -36,9 +36,9 @@ FAREWELL_SECONDS = 1
 """What open sockets and streams have to end in."""
 LAST_SECONDS = 4.5
 """After this long the process ends whatever is pending; films go on from their last copies."""
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0002
 """Seconds after which a thread that runs Python gives way to one that waits. Torch lets Python's lock go at every call,
-and the engine would wait Python's usual 5 ms for each while the event loop is at work: a chunk 1.5 times as long."""
+and the engine would wait Python's usual 5 ms for each while the event loop is at work (docs/log.md, 2026-11-30)."""
 
 
 @dataclass(frozen=True, slots=True)
