@@ -7,7 +7,6 @@ Everybody who reaches the server may look; only somebody at this machine may hav
 
 import ipaddress
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from app.config.readers import choose
 from app.server.addresses import FORWARDED
 from app.server.downloads import Download, Downloads, Forbidden
 from app.server.refusals import Refusal, TooLong, read_body
+from app.server.verdicts import Verdicts
 from weights.catalog import MODELS
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class ModelList(BaseModel):
 
 
 class ModelVerdict(BaseModel):
-    """What this machine can do with a model: `verdict` is fits, fits with PLAN, does not fit, or small; a sentence."""
+    """What this machine can do with a model: `verdict` is fits, fits with PLAN, does not fit, not counted, or small; a
+    sentence."""
 
     model: str
     verdict: str
@@ -93,7 +94,7 @@ class Models:
     def __init__(self, models_dir: Path | None, downloads: Downloads) -> None:
         self.downloads = downloads
         self._models_dir = models_dir
-        self._lock = Lock()  # one verdict at a time: each counts, and measures a product
+        self._verdicts = Verdicts(models_dir)
 
     def rows(self) -> list[ModelRow]:
         """All models of the catalogue; it asks no network."""
@@ -126,14 +127,9 @@ class Models:
 
     def verdict(self, name: str) -> ModelVerdict:
         """On one of them."""
-        from app.loading.verdict import verdict_on
-
-        with self._lock:
-            found = verdict_on(MODELS[choose(name, list(MODELS), "model")], models_dir=self._models_dir)
-        if found is None:
-            return ModelVerdict(model=name, verdict="small", told="It runs on any machine.")
-        told = found.told.removeprefix(f"{name} ")
-        return ModelVerdict(model=name, verdict=found.word, told=f"{told[:1].upper()}{told[1:]}.")
+        word, told = self._verdicts.of(choose(name, list(MODELS), "model"))
+        told = told.removeprefix(f"{name} ")
+        return ModelVerdict(model=name, verdict=word, told=f"{told[:1].upper()}{told[1:]}.")
 
 
 _OF_PART = ("kind", "name", "licence", "licence_tick", "fetch")
@@ -162,6 +158,7 @@ def models_router(models: Models) -> "APIRouter":
     from fastapi import APIRouter, Body, Response
 
     from app.server.bodies import Told, bounded
+    from app.server.desk import Turns
 
     router = APIRouter(
         prefix="/v1/models",
@@ -169,6 +166,7 @@ def models_router(models: Models) -> "APIRouter":
         route_class=bounded(LARGEST_BODY, lambda: TooLong("The request is too long. Send less.")),
         responses={"4XX": {"model": Refusal, "description": "Refused, in a sentence"}},
     )
+    judged = Turns(1, waiting=40)
     asked = PlainValidator(lambda body: read_body(PullRequest, body), json_schema_input_type=PullRequest)
 
     def check(request: Request) -> None:
@@ -185,7 +183,8 @@ def models_router(models: Models) -> "APIRouter":
 
     @router.get("/{name}/verdict", summary="What this machine can do with it")
     async def verdict(name: str) -> ModelVerdict:  # pyright: ignore[reportUnusedFunction]
-        return await run_in_threadpool(models.verdict, name)
+        async with judged.turn():
+            return await run_in_threadpool(models.verdict, name)
 
     @router.get("/download", summary="How the newest download stands")
     async def download() -> Download:  # pyright: ignore[reportUnusedFunction]

@@ -18,7 +18,7 @@ class ModelsTab {
     this.looking = false;
     if (!told) return;
     this.mayPull = told.may_pull;
-    this.about.textContent = `Nothing is fetched that you do not ask for. Start another one with: rivulet --model NAME. ${this.mayPull ? "" : "Weights are fetched at the server's machine: copy the command."}`.trim();
+    this.about.textContent = `Nothing is fetched that you do not ask for. Start another one with: rivulet web --model NAME. ${this.mayPull ? "" : "Weights are fetched at the server's machine: copy the command."}`.trim();
     for (const model of told.data) this.card(model);
     this.show(told.download);
     if (told.download.status === "running") this.follow();
@@ -36,7 +36,7 @@ class ModelsTab {
       this.verdicts.set(name, told);
       const { chip, words } = this.cards.get(name);
       chip.textContent = { small: "runs anywhere" }[told.verdict] ?? told.verdict.split(" with ")[0] + (told.verdict.includes(" with ") ? ", smaller" : "");
-      chip.dataset.fits = String(told.verdict !== "does not fit");
+      chip.dataset.fits = String(!["does not fit", "not counted"].includes(told.verdict));
       words.textContent = told.told;
     }
     this.judging = false;
