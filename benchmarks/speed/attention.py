@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-SHAPES = {"wan-1.3b": (1560, 12, 128), "embedded": (144, 6, 64)}
-"""Tokens of a latent frame, heads and their width; the embedded one is near the model's, in round numbers."""
+SHAPES = {"wan-1.3b": (1560, 12, 128), "embedded": (36, 7, 32)}
+"""Tokens of a latent frame (at 480x832 and 192x192), heads and their width, as in the models' configurations."""
 PACKAGES = {"flash": "flash_attn", "flash3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
 """What a kernel needs beside torch."""
 FRAMES, WINDOW = 3, 12
