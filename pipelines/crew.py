@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cache.precision import finest
 from cache.rope import rotary_tables
 from models.wan import CausalWanTransformer3DModel
 from parallel.channel import Failed, Leader, Member
@@ -207,7 +208,7 @@ def measured(engine: Engine, components: Components, height: int, width: int, ch
     transformer, decoder = components.transformer, components.autoencoder
     device, dtype = transformer.expects
     latents = torch.zeros((1, transformer.config["in_channels"], chunk, height, width), device=device, dtype=dtype)
-    levels = torch.zeros((1, chunk), device=device, dtype=torch.float64)
+    levels = torch.zeros((1, chunk), device=device, dtype=finest(device))
     text = transformer.text_keys(engine.conditioner.embed("").to(device, dtype))
     size, working = transformer.config["attention_head_dim"], torch.promote_types(dtype, torch.float32)
     tables = rotary_tables(range(chunk), *transformer.grid(height, width), size, device=device, dtype=working)

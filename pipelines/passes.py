@@ -14,6 +14,7 @@ from cache.buffers import Buffers
 from cache.kv import KVStore
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, Done, LayerPlan
+from cache.precision import finest
 from cache.residuals import Residuals, Taken, leave, taken
 from cache.types import Pass, Row, Slot
 from models.transformer import Batch, Runner
@@ -376,5 +377,5 @@ def _leaves(row: Row) -> list[Slot]:
 
 @lru_cache(maxsize=256)
 def _timesteps(rows: tuple[tuple[float, ...], ...], batch: int, device: torch.device) -> Tensor:
-    """[rows * batch, F] float64; kept, so that a steady stream copies none to the device."""
-    return torch.tensor([levels for levels in rows for _ in range(batch)], dtype=torch.float64, device=device)
+    """[rows * batch, F], as finely as the device can; kept, so that a steady stream copies none to the device."""
+    return torch.tensor([levels for levels in rows for _ in range(batch)], dtype=finest(device), device=device)

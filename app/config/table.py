@@ -127,7 +127,7 @@ class Film:
     )
     untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
     device: str = _here(
-        "auto", "auto, cpu or cuda.", read.one_of(read.DEVICES, "device"), written="DEVICE", replay="machine"
+        "auto", "auto, cpu, cuda or mps.", read.one_of(read.DEVICES, "device"), written="DEVICE", replay="machine"
     )
     threads: int | None = _here(
         None, "CPU threads.", Whole(1, MOST_THREADS), usual="all cores", parser_bounds=True, replay="machine"

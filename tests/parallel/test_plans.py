@@ -21,6 +21,7 @@ from parallel.cuts import cut
 from parallel.parts import joined, part_of
 from parallel.plan import Costs
 from parallel.share import Share
+from pipelines.components import DEVICES
 from pipelines.tree import copied
 from schedulers.batch import StreamBatch
 from schedulers.serial import Serial
@@ -72,6 +73,7 @@ def test_a_plan_that_cannot_run_a_film_says_why_and_what_can(name: str, ranks: i
 
 def test_the_settings_allow_as_many_ranks_as_the_plans() -> None:
     assert readers.MOST_RANKS == MOST_RANKS
+    assert readers.DEVICES == DEVICES
 
 
 def test_auto_takes_levels_where_there_are_some_and_heads_else() -> None:
