@@ -7,6 +7,7 @@ below; the contract tests (tests/cache/test_cache.py) are parametrised over the 
 
 from cache.anchors import JunctionAnchors
 from cache.deep_forcing import DeepForcing, DeepSink
+from cache.dual_scope import DualScope as DualScope
 from cache.features.clean_pass import CleanPass
 from cache.features.cross_chunk import CrossChunk
 from cache.features.first_block import FirstBlock

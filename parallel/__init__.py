@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 
+from parallel.clips import Clips
 from parallel.layers import Layers
 from parallel.levels import Levels
 from parallel.lost import LinkLost as LinkLost
@@ -25,6 +26,7 @@ PARALLEL_PLANS: dict[str, type[ParallelPlan]] = {
     "levels": Levels,
     "layers": Layers,
     "ulysses": Ulysses,
+    "clips": Clips,
 }
 MOST_RANKS = 64
 """More are refused as a slip of the finger: no plan has so many levels or layers to give away."""

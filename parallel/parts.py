@@ -70,8 +70,8 @@ def _empty(lane: Mapping[str, Tree], share: Share) -> dict[str, Tree]:
 
 
 def _put_together(parts: Sequence[Mapping[str, Tree]], shares: Sequence[Share]) -> dict[str, Tree]:
-    if len(parts) == 1:
-        return dict(parts[0])
+    if all((share.layers, share.heads) == (shares[0].layers, shares[0].heads) for share in shares):
+        return dict(parts[0])  # one rank's, or the same on all of them
     by_layers = len({share.layers for share in shares}) > 1
 
     def of(name: str, tensors: Sequence[Tensor], axes: _Axes) -> Tensor:
