@@ -18,6 +18,7 @@ from cache.features.step_rehash import StepRehash
 from cache.features.taylorseer import TaylorSeer
 from cache.features.teacache import TeaCache
 from cache.fifo import SinkWindow
+from cache.in_flight import InFlight, Preceding
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
 from cache.refresh import SinkRefresh
@@ -34,11 +35,13 @@ CACHE_POLICIES: dict[str, type[CachePolicy]] = {
     "deep-sink": DeepSink,
     "deep-forcing": DeepForcing,
     "junction-anchors": JunctionAnchors,
+    "in-flight": InFlight,
     "none": NoMemory,
 }
 WINDOW_POLICIES: dict[str, type[WindowPolicy]] = {
     "all": AllRemembered,
     "sink-recent": SinkAndRecent,
+    "preceding": Preceding,
     "rolling": RollingWindow,
     "sink-anchor-recent": SinkAnchorRecent,
 }

@@ -99,6 +99,13 @@ def _changed(lane: Mapping[str, Tree], change: Any) -> dict[str, Tree]:
     return out
 
 
+def places_axis(name: str) -> int:
+    """Where the places of frames stand in a tensor of a storage, by its name."""
+    axis = _axes(name).places
+    assert axis is not None  # a storage holds frames
+    return axis
+
+
 def _axes(name: str) -> _Axes:
     if name not in _AXES:
         raise ValueError(f"memory holds {name!r}, and nothing says how ranks share it: add it to parallel/parts.py")

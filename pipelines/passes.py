@@ -40,8 +40,8 @@ A pass that only writes the memory computes its flow for an observer alone.
 class Handover(Protocol):
     """Where the rows of a pass lie on several ranks: which are ours, and how latents get to where they go on."""
 
-    def ours(self, row: Row) -> bool:
-        """Whether this process runs a row."""
+    def frame_holder(self, frame: int, level: float, scene: int) -> int:
+        """The rank that has a frame in flight which stands at a level, in a scene that began with frame `scene`."""
         ...
 
     def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: StreamState) -> None:

@@ -186,7 +186,7 @@ def memory_bytes(written: str) -> int:
 
 
 def plan_of_ranks(label: str, value: object) -> str:
-    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, clips=2, auto=2, single."""
+    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, clips=2, cascade=2, auto=2, single."""
     from parallel import read_plan  # few commands need it
 
     written = _text(value).strip()

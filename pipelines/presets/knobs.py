@@ -20,6 +20,7 @@ from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
 from pipelines.presets.base import GUIDANCES, Preset, Schedule
+from pipelines.presets.cascaded import cascaded, depth_of
 from schedulers.similarity import SimilarityFilter
 
 LARGEST_WINDOW = 4096
@@ -56,6 +57,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     - `feature_cache`: what of earlier passes is used again (`cache.FEATURE_CACHES`), or none.
     - `kv_cache_dtype`: bits of what is remembered (int8, int4), or auto for the model's precision.
     - `dual_scope`: what a frame of a joint window sees of it, neighbours and spread frames (4+2), or none for all.
+    - `cascade`: chunks on their way at once, each begun on half-denoised keys of the one before; 1 for none.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
 
     Args:
@@ -82,6 +84,7 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
         changed = _set_named(changed, name, choices, default, knobs)
     changed = _set_scope(changed, knobs)
     changed = _set_switch(changed, knobs)
+    changed = _set_cascade(changed, knobs)
     changed = _set_video(changed, knobs)
     return preset if changed == preset else changed
 
@@ -283,6 +286,16 @@ def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     return preset
 
 
+def _set_cascade(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    """Behind all others, because it follows the chunk, the window and the sink."""
+    name = "cascade"
+    depth = _whole(name, knobs[name], 1, MOST_STEPS + 1) if name in knobs else depth_of(preset)
+    try:
+        return cascaded(preset, depth)
+    except ValueError as error:
+        raise KnobError(name, f"{error}.") from None
+
+
 def _set_video(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     video, schedule = preset.video, preset.schedule
     if "guidance_type" in knobs:
@@ -382,6 +395,7 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "feature_cache": lambda preset: preset.feature_cache or None,
     "kv_cache_dtype": lambda preset: preset.kv_cache_dtype or None,
     "dual_scope": lambda preset: None if preset.dual_scope is None else preset.dual_scope.written,
+    "cascade": lambda preset: depth_of(preset) if depth_of(preset) > 1 else None,
     "recache_on_switch": lambda preset: isinstance(preset.switch, Recache) if _may_recache(preset) else None,
     "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
 }

@@ -76,6 +76,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "kv_cache_attention_bias": ("0.3", 0.3),
     "feature_cache": ("clean-pass", "clean-pass"),
     "kv_cache_dtype": ("int8", "int8"),
+    "cascade": ("3", 3),
     "dual_scope": ("4+2", "4+2"),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),

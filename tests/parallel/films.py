@@ -9,13 +9,15 @@ import torch
 from cache.deep_forcing import DeepForcing
 from cache.dual_scope import DualScope
 from cache.fifo import SinkWindow
+from cache.in_flight import InFlight, Preceding
 from cache.positions import Glued, MovedSink, SlotIndex
 from cache.refresh import SinkRefresh
-from cache.switches import Keep
+from cache.switches import Keep, Recache
 from cache.windows import RollingWindow
 from pipelines.engine import Engine
 from schedulers.batch import StreamBatch
 from schedulers.buffer import MovingBuffer
+from schedulers.cascade import Cascade
 from tests.tiny import tiny_autoencoder, tiny_engine, tiny_transformer
 
 LEVELS = (1000.0, 750.0, 500.0, 250.0)
@@ -95,3 +97,21 @@ def scoped() -> Engine:
     """The same in double precision, where a frame sees one neighbour a side and two spread frames."""
     engine = joint()
     return replace(engine, policies=replace(engine.policies, scope=DualScope(1, 2)))
+
+
+def cascade(depth: int = 3) -> Engine:
+    """Chunks of 2 that begin on half-denoised keys of those before, three at once; with pictures."""
+    return tiny_engine(
+        tiny_transformer(num_layers=2),
+        plan=Cascade(LEVELS, chunk=2, depth=depth),
+        cache=InFlight(8, 2, chunk=2, depth=depth),
+        view=Preceding(1.0, 8, 2),
+        position=SlotIndex(),
+        switch=Recache(8, 2, keep_sink=False),
+        autoencoder=tiny_autoencoder(),
+    )
+
+
+def cascade_of_five() -> Engine:
+    """As many chunks at once as a chunk has passes."""
+    return cascade(5)

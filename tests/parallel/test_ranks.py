@@ -64,9 +64,10 @@ def hashes(stream: Stream, script: Sequence[Controls], *, undo_at: int = -1, res
         ("levels", films.stream_batch, Costs(1.0, 1.5)),
         ("layers", films.stream_batch, Costs()),
         ("layers", films.clean, Costs(1.0, 0.6)),
+        ("cascade", films.cascade, Costs()),
     ],
 )
-def test_levels_and_layers_are_one_process_bit_for_bit(
+def test_levels_layers_and_cascades_are_one_process_bit_for_bit(
     crew: Crew, tmp_path: Path, plan: str, make: Make, costs: Costs
 ) -> None:
     once = hashes(crew.alone(make, plan, seed=3), SCRIPT)
