@@ -9,6 +9,7 @@ tests/benchmarks/test_registry.py covers it unasked.
 from benchmarks.benchmark import Benchmark
 from benchmarks.live.live import Live
 from benchmarks.quality.ablation import Ablation
+from benchmarks.quality.overlap import Overlap
 from benchmarks.quality.presets import Presets
 from benchmarks.quality.quality import Quality
 from benchmarks.quality.reuse import Reuse
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "presets": Presets,
     "v2v": VideoFilms,
     "cache": Reuse,
+    "overlap": Overlap,
     "live": Live,
     "resume": Resume,
     "damage": DamagedFilms,

@@ -110,8 +110,8 @@ class Crew:
         """Rank 0's stream of a film; `settings` are height, width, seed and video, as of `Stream`."""
         assert self._link is not None  # it was connected
         if not self._shares:  # once: weights that were let go do not come back
-            chunk = engine.policies.plan.chunk
-            self.costs = measured(engine, components, settings["height"], settings["width"], chunk)
+            width = engine.policies.plan.width
+            self.costs = measured(engine, components, settings["height"], settings["width"], width)
             self._shares = self._plan.shares(self._facts, self.costs, self._link)
         self._calls.tell(("open", self.costs, settings))
         return LeadStream(engine, self._plan, self._shares, self._link, self._calls, **settings)

@@ -41,8 +41,8 @@ A pass that only writes the memory computes its flow for an observer alone.
 class Handover(Protocol):
     """Where the rows of a pass lie on several ranks: which are ours, and how latents get to where they go on."""
 
-    def ours(self, row: Row) -> bool:
-        """Whether this process runs a row."""
+    def frame_holder(self, frame: int, level: float, scene: int) -> int:
+        """The rank that has a frame in flight which stands at a level, in a scene that began with frame `scene`."""
         ...
 
     def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: StreamState) -> None:
@@ -270,7 +270,11 @@ class Passes:
         if len(self._share.layers) < self._layers:
             layers = layers.part(self._share.layers)
         ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
-        return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
+        memory = store.read(ranges, keys, len(row.frames), ends)
+        if policies.scope is not None and work.kind == "denoise":
+            seen = policies.scope.seen(len(row.frames))
+            memory = [layer._replace(scope=seen) for layer in memory]
+        return _Ready(row, latents, memory, tuple(queries), layers)
 
     def _left(self, rows: Sequence[_Ready], half: int) -> list[tuple[Residuals, range]]:
         """What was left of each row's lane, with the prompt or without (`half` 1), and its frames."""

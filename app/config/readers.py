@@ -187,7 +187,7 @@ def memory_bytes(written: str) -> int:
 
 
 def plan_of_ranks(label: str, value: object) -> str:
-    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, auto=2, single."""
+    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, clips=2, cascade=2, auto=2, single."""
     from parallel import read_plan  # few commands need it
 
     written = _text(value).strip()
@@ -197,6 +197,19 @@ def plan_of_ranks(label: str, value: object) -> str:
         told = str(error)
         raise UsageMistake(f"{label}: {told}.") from None
     return written
+
+
+def scope(label: str, value: object) -> str:
+    """Read a dual scope, 4+2, or none."""
+    from cache import DualScope  # few commands need it
+
+    written = _text(value).strip().lower()
+    if written == "none":
+        return written
+    try:
+        return DualScope.read(written).written
+    except ValueError as error:
+        raise UsageMistake(f"{label}: {error}, or none.") from None
 
 
 def loras(label: str, value: object) -> tuple[str, ...]:

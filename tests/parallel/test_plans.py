@@ -14,6 +14,7 @@ from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.kv_shape import KVShape
 from cache.layer_plan import LayerPlan, Tap
+from cache.none import NoMemory
 from cache.quantised import KV_STORAGES
 from cache.storage import Dense
 from parallel import MOST_RANKS, PARALLEL_PLANS, Facts, choose_plan, read_plan
@@ -24,10 +25,12 @@ from parallel.share import Share
 from pipelines.components import DEVICES
 from pipelines.tree import copied
 from schedulers.batch import StreamBatch
+from schedulers.buffer import MovingBuffer
 from schedulers.serial import Serial
 
 BATCH = StreamBatch((1000.0, 750.0, 500.0, 250.0), chunk=1)
 LEVEL_FACTS = Facts("streamdiffusion-v2", BATCH, SinkWindow(6, 2, keeps="level"), layers=6, heads=7)
+JOINT_FACTS = Facts("streamdit", MovingBuffer((1000.0, 500.0), chunk=4), NoMemory(), layers=6, heads=7)
 CLEAN_FACTS = Facts("longlive", Serial((1000.0, 500.0)), SinkWindow(9, 3), layers=6, heads=7)
 
 
@@ -63,6 +66,8 @@ def test_what_is_no_plan_is_one_sentence_with_what_to_write(written: str) -> Non
             Facts("a", Serial((9.0, 5.0), step="unipc", memory="level"), LEVEL_FACTS.cache, 6, 7),
             "remember",
         ),
+        ("clips", 2, CLEAN_FACTS, "no joint window"),
+        ("clips", 9, JOINT_FACTS, "too few for 9 ranks"),
         ("auto", 9, CLEAN_FACTS, "no plan spreads"),
     ],
 )
