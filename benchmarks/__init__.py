@@ -8,6 +8,7 @@ tests/benchmarks/test_registry.py covers it unasked.
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.live.live import Live
+from benchmarks.live.serve import Serve
 from benchmarks.quality.ablation import Ablation
 from benchmarks.quality.presets import Presets
 from benchmarks.quality.quality import Quality
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "v2v": VideoFilms,
     "cache": Reuse,
     "live": Live,
+    "serve": Serve,
     "resume": Resume,
     "damage": DamagedFilms,
     "fuzz": Fuzz,
