@@ -62,6 +62,8 @@ class Cluster:
         if where != AUTO:
             _check_reached(where)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # after we have left, a call starts no cluster of its own
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 is for batches beside something else
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what nobody asked
         ray = self._ray = ray_module()
         # Workers find the program as this process does, wherever their node was started.
