@@ -8,6 +8,7 @@ tests/benchmarks/test_registry.py covers it unasked.
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.live.live import Live
+from benchmarks.live.serve import Serve
 from benchmarks.quality.ablation import Ablation
 from benchmarks.quality.overlap import Overlap
 from benchmarks.quality.presets import Presets
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "cache": Reuse,
     "overlap": Overlap,
     "live": Live,
+    "serve": Serve,
     "resume": Resume,
     "damage": DamagedFilms,
     "fuzz": Fuzz,

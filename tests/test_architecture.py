@@ -139,7 +139,8 @@ ROOMS: dict[str, set[str]] = {
     "live": {"record", "media", "config", "loading"},
 }
 ROOMS["jobs"] = {"render"} | ROOMS["render"]
-ROOMS["server"] = {"jobs", "live"} | ROOMS["jobs"] | ROOMS["live"]
+ROOMS["cluster"] = {"render", "live"} | ROOMS["render"] | ROOMS["live"]
+ROOMS["server"] = {"jobs", "live", "cluster"} | ROOMS["jobs"] | ROOMS["cluster"]
 ROOMS["cli"] = {"server"} | ROOMS["server"]
 EVERYBODYS = {"errors", "atomic"}
 

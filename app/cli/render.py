@@ -62,6 +62,10 @@ def render_command(
     layers = [given_by_flags(flags), given_by_overrides(overrides)]
     if given["config"] is not None:
         layers.append(given_by_file(Path(given["config"])))
+    if given["cluster"] is not None:
+        from app.cluster.nodes import check_installed
+
+        check_installed()
     resolved = resolve(layers)  # before anything larger is imported: a mistake in a setting is told at once
     from app.render.batch import RunFlags, film
 
@@ -76,7 +80,19 @@ def render_command(
             export=given["export"],
             accept_licence=tuple(given["accept_licence"] or ()),
         ),
+        *([] if given["cluster"] is None else [_on_cluster(given["cluster"])]),
     )
+
+
+def _on_cluster(where: str) -> Any:
+    """What makes films on the cluster at `where`."""
+
+    def renders(requests: Any, console: Any) -> int:
+        from app.cluster.ray_workers import render_films
+
+        return render_films(requests, where, console)
+
+    return renders
 
 
 def script_among(words: Sequence[str], *, others: Sequence[str]) -> str | None:

@@ -28,7 +28,7 @@ _SHOWN = (
     *("report", "metadata", "resume", "overwrite", "json_progress"),
 )
 """Flags of render that help lists here, beside those of a video."""
-_NOT_HERE = ("export", "dry_run", "json")
+_NOT_HERE = ("export", "dry_run", "json", "cluster")
 """Flags of render for scripts alone."""
 _OTHERWISE: dict[str, dict[str, str]] = {
     "output": {"help": "The film, or a camera for others.", "written": "FILE|virtualcam"},

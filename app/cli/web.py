@@ -47,6 +47,14 @@ def web_command(
             help="Films at a time; who comes then waits. 0: 4 on a GPU, on a CPU one for each core, 4 at most.",
         ),
     ] = 0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="auto|HOST:PORT",
+            help="Make films on a Ray cluster: --max_sessions an engine, which has --threads cores or a GPU.",
+        ),
+    ] = None,
     keep_sessions: Annotated[
         float,
         typer.Option("--keep_sessions", metavar="SECONDS", min=0, max=31_536_000, help="How long a left film is kept."),
@@ -111,6 +119,10 @@ def web_command(
             "Proxy headers count from proxies that are named. Give --proxy_headers --trusted_proxies IP."
         )
     _check_certificate(ssl_certfile, ssl_keyfile)
+    if cluster is not None:
+        from app.cluster.nodes import check_installed
+
+        check_installed()
     if model is not None:
         _check_model(model)
     from app.loading.live import live_threads
@@ -138,7 +150,9 @@ def web_command(
             vram=None if vram is None else READERS["vram"]("--vram", vram),
             attention=READERS["attention"]("--attention", attention),
             device=choose(device, DEVICES, "device"),
-            threads=live_threads() if threads is None and "OMP_NUM_THREADS" not in os.environ else threads,
+            threads=live_threads()
+            if threads is None and cluster is None and "OMP_NUM_THREADS" not in os.environ
+            else threads,
         ),
         folder=folder,
         prompt=prompt,
@@ -158,6 +172,7 @@ def web_command(
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         open_browser=not no_open,
+        cluster=cluster,
     )
     place = find_place(host, port, Doors(proxies=asked.proxies))
     if port not in (0, place.port):

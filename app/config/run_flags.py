@@ -25,6 +25,9 @@ class Run:
     )
     json: bool = _run(False, "With --dry_run: for programs.")
     json_progress: bool = _run(False, "Progress as a line of JSON a chunk, for programs.")
+    cluster: str | None = _here(
+        None, "Make films on a Ray cluster: auto is this machine's own, else the head node.", written="auto|HOST:PORT"
+    )
     accept_licence: tuple[str, ...] = _here(
         (), "You accept the licence of these weights.", written="MODEL", aliases=("accept_license",)
     )

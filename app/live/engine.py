@@ -19,16 +19,15 @@ from app.errors import EXIT_USAGE, explain, printable
 from app.live.admission import Busy as Busy
 from app.live.admission import Closed, Request, damaged
 from app.live.checkpoint import sweep
+from app.live.files import LiveFiles
 from app.live.film import Studio
 from app.live.heap import give_back
 from app.live.player import EncodeThread
-from app.live.quota import Quota, clear_halves
-from app.live.saves import Saves
+from app.live.quota import clear_halves
 from app.live.scheduling import next_film
 from app.live.session import Session
 from app.live.shrinking import go_on_smaller
 from app.live.spelling import Spelling
-from app.live.worker import Worker
 from app.loading.live import LiveModel, LiveOpener, films_at_once, open_live
 from app.record.log_writer import LogWriter
 from app.record.session_log import LOG, ChunkControls
@@ -62,7 +61,11 @@ class LiveEngine:
         undo_memory: bytes for ways back, of all films together.
         live_memory: bytes for the last minutes that can be saved, of all films together.
         live_disk: bytes for the films' folders together; those that nobody has open give way.
+        files: what several engines of a server share.
         clock: seconds that only go forward.
+
+    Attributes:
+        failure: why no film can be made; None: nothing speaks against it so far.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class LiveEngine:
         undo_memory: int = UNDO_MEMORY,
         live_memory: int = LIVE_MEMORY,
         live_disk: int = LIVE_DISK,
+        files: LiveFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         Controls(prompt)  # an empty one is refused before a model is loaded
@@ -91,11 +95,12 @@ class LiveEngine:
         self._lock = Lock()
         self._wake = Condition()
         self._woken = self._closed = self._expected = self._sweeping = False
-        self._disk = Worker("rivulet-disk")
-        self._saves = Saves(live_memory // 2)
-        self._quota = Quota(folder, live_disk, self._open_films)
+        self._own = files is None
+        self.files = LiveFiles(folder, live_memory, live_disk) if files is None else files
+        self._disk, self._saves, self._quota = self.files.disk, self.files.saves, self.files.quota
+        self.files.add(self.films)
         self._studio: Studio | None = None
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._loaded = Event()
         self._chunks = 0
         self.chunk_took: Callable[[float], object] = lambda seconds: None  # told of every chunk, on the engine thread
@@ -137,11 +142,8 @@ class LiveEngine:
         if self._thread.is_alive():
             self._thread.join(seconds)
         ended = not self._thread.is_alive()
-        for close in (self._encode.close, self._disk.close, self._saves.close):
-            ended = close(max(0.0, end - time.monotonic())) and ended
-        if not ended:
-            clear_halves(self.folder, set())
-        return ended
+        ended = self._encode.close(max(0.0, end - time.monotonic())) and ended
+        return self.files.close(end, ended=ended) if self._own else ended
 
     def wake(self) -> None:
         """Something has changed."""
@@ -162,8 +164,8 @@ class LiveEngine:
         """
         self._expected = True
         self._loaded.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         request = Request(session_id)
         with self._lock:
             running = self._sessions.get(request.name)
@@ -181,6 +183,11 @@ class LiveEngine:
             with self._lock:
                 self._asking.discard(request)
 
+    def films(self) -> set[str]:
+        """Those that somebody has or asks for."""
+        with self._lock:
+            return {*self._sessions, *(request.name for request in self._asking)}
+
     def metrics(self) -> dict[str, float]:
         """Figures for a dashboard."""
         sessions = self._all()
@@ -192,10 +199,8 @@ class LiveEngine:
             "frames_encoded": sum(session.player.encoded for session in sessions),
             "underruns": sum(session.pace.underruns for session in sessions),
             "chunk_seconds": max(times, default=0.0),
-            "saves_pending": self._saves.under_way,
             "kept_bytes": self._saves.held + sum(session.player.recorder.kept_bytes for session in sessions),
-            "disk_bytes": self._quota.used,
-            "disk_limit_bytes": self._quota.limit,
+            **self.files.metrics(),
             "memory_bytes": 0 if self._studio is None else self._studio.model.memory(),
         }
 
@@ -223,7 +228,7 @@ class LiveEngine:
                 self._chunks += made
                 self.chunk_took(session.pace.last)
             if session.stuck is not None:
-                self._failure = go_on_smaller(self._shared, self._all(), session)
+                self.failure = go_on_smaller(self._shared, self._all(), session)
             if session.over:
                 self._remove(session)
             self._encode.wake()
@@ -256,7 +261,7 @@ class LiveEngine:
                 _log.error("the model could not be loaded: %s", printable(message))
             else:
                 _log.exception("the model could not be loaded")
-            self._failure = error
+            self.failure = error
         self._loaded.set()
 
     def _run(self) -> None:
@@ -265,7 +270,7 @@ class LiveEngine:
             self._warm_up(self._studio.model)
         while not self._closed:
             try:
-                pause = self.step() if self._failure is None else None
+                pause = self.step() if self.failure is None else None
             except Exception:  # what one session could not do was told to its viewers; this is about the engine itself
                 _log.exception("the engine stumbled")
                 pause = _IDLE_POLL
@@ -387,14 +392,9 @@ class LiveEngine:
 
     def _sweep(self) -> None:
         try:
-            open_films = self._open_films()
+            open_films = self.files.open_films()
             sweep(self.folder, self.keep_seconds, open_films)
             clear_halves(self.folder, open_films)
             self._quota.keep()
         finally:
             self._sweeping = False
-
-    def _open_films(self) -> set[str]:
-        """Those that somebody has or asks for, and of which something is still being made."""
-        with self._lock:
-            return {*self._sessions, *(request.name for request in self._asking)} | self._saves.films

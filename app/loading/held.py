@@ -194,3 +194,8 @@ class HeldText:
     def instead(self, prompt: str, unknown: Mapping[str, Sequence[str]]) -> str:
         text = self._held.text
         return prompt if text is None else text.instead(prompt, unknown)
+
+    def alone(self) -> TextFacts | None:
+        """The same without the model, to be sent elsewhere; None where any text is read."""
+        text = self._held.text
+        return text if text is not None and text.knows else None

@@ -7,7 +7,7 @@ is wrong with one is told at the end, after the others.
 import os
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -62,8 +62,10 @@ class RunFlags:
     video: bool = False
 
 
-def film(resolved: Resolved, flags: RunFlags) -> int:
-    """Do what a command line asked for and return its exit code."""
+def film(
+    resolved: Resolved, flags: RunFlags, elsewhere: Callable[[list[RenderRequest], Console], int] | None = None
+) -> int:
+    """Do what a command line asked for and return its exit code; `elsewhere` makes films that are not made here."""
     console = Console(highlight=False, markup=False, emoji=False)
     requests = film_requests(resolved, flags)
     if flags.export is not None:
@@ -82,6 +84,8 @@ def film(resolved: Resolved, flags: RunFlags) -> int:
                 if origin != "default":
                     console.print(printable(f"{name} = {value}  ({origin})"), soft_wrap=True)
         return max(dry_run(request, console=console, as_json=flags.as_json) for request in requests)
+    if elsewhere is not None:
+        return elsewhere(requests, console)
     if flags.video and resolved.settings.output == NAME:
         from app.render.on_air import show
 

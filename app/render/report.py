@@ -62,15 +62,19 @@ def page(record: Sidecar, film: Path, path: Path) -> str:
         _again(record),
         _settings(record),
     ]
+    return document(f"{record.film.file}: {record.film.seconds:.2f} s by Rivulet", body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A page in the report's style, of parts that are HTML already."""
     style = (resources.files("app.render") / "report.css").read_text(encoding="utf-8")
-    title = escape(f"{record.film.file}: {record.film.seconds:.2f} s by Rivulet")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -112,6 +116,11 @@ def _tiles(record: Sidecar) -> str:
         (_gib(memory), "most memory", f"on {_text(record.config.device)}, CPU threads: {record.config.threads}"),
         (f"{drifts[-1]:.2f}" if drifts else "–", "drift at the end", f"greatest {max(drifts):.2f}" if drifts else ""),
     ]
+    return tiles_of(tiles)
+
+
+def tiles_of(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """Figures side by side: value, what it is, and a remark, each HTML already."""
     return (
         '<ul class="tiles">'
         + "".join(f"<li><b>{value}</b><span>{what}</span><small>{more}</small></li>" for value, what, more in tiles)
@@ -214,15 +223,16 @@ def _settings(record: Sidecar) -> str:
     film = record.film.model_dump()
     return (
         '<div class="columns">'
-        + _table("Settings", [("seed", record.seed), *_flat(config)])
+        + facts("Settings", [("seed", record.seed), *_flat(config)])
         + "<div>"
-        + _table("Versions and machine", [*record.versions.items(), *record.machine.items()])
-        + _table("Film", [*_flat(film), ("model", record.model.name), ("model sha256", record.model.sha256)])
+        + facts("Versions and machine", [*record.versions.items(), *record.machine.items()])
+        + facts("Film", [*_flat(film), ("model", record.model.name), ("model sha256", record.model.sha256)])
         + "</div></div>"
     )
 
 
-def _table(title: str, entries: Sequence[tuple[str, object]]) -> str:
+def facts(title: str, entries: Sequence[tuple[str, object]]) -> str:
+    """A table of names and values, which may be of people."""
     rows = "".join(
         f'<tr><th scope="row">{_text(name)}</th><td>{_text(str(value))}</td></tr>' for name, value in entries
     )

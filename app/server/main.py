@@ -17,7 +17,7 @@ from logging.config import dictConfig
 from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageMistake, shorten
 from app.server.addresses import Proxies
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+    from app.cluster.gateway import ClusterEngine
+    from app.live.engine import LiveEngine
     from app.loading.model import EngineRequest
 
 PORTS_TRIED = 20
@@ -77,6 +79,7 @@ class Serving:
     ssl_certfile: Path | None
     ssl_keyfile: Path | None
     open_browser: bool
+    cluster: str | None = None
 
 
 def find_place(host: str, port: int, doors: Doors | None = None) -> Place:
@@ -110,7 +113,6 @@ def find_place(host: str, port: int, doors: Doors | None = None) -> Place:
 def serve(place: Place, asked: Serving) -> NoReturn:
     """Serve until Ctrl-C or SIGTERM, and end the process with the exit code."""
     from app.jobs.queue import Jobs
-    from app.live.engine import LiveEngine
     from app.server.access import read_secret
     from app.server.logs import log_config
 
@@ -122,17 +124,7 @@ def serve(place: Place, asked: Serving) -> NoReturn:
         scheme = "http" if asked.ssl_certfile is None else "https"
         url = f"{scheme}://{place.address}{asked.root_path}/"
         print(f"Rivulet starts at {url}", flush=True)
-        engine = LiveEngine(
-            asked.request,
-            folder=asked.folder,
-            prompt=asked.prompt,
-            seed=asked.seed,
-            max_sessions=asked.max_sessions,
-            keep_seconds=asked.keep_sessions,
-            undo_memory=asked.undo_memory,
-            live_memory=asked.live_memory,
-            live_disk=asked.live_disk,
-        )
+        engine = _engine(asked)
         jobs = Jobs(asked.folder / "jobs")
         with _ends_with(jobs.close), _ends_with(engine.close):  # films first: they have less time
             jobs.start()
@@ -155,6 +147,26 @@ def serve(place: Place, asked: Serving) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # all is closed; Python takes seconds to take a loaded model apart, and no watchdog runs meanwhile
+
+
+def _engine(asked: Serving) -> "LiveEngine | ClusterEngine":
+    """What makes the films: this process, or a cluster."""
+    from app.live.engine import LiveEngine
+
+    live: dict[str, Any] = {
+        "folder": asked.folder,
+        "prompt": asked.prompt,
+        "seed": asked.seed,
+        "keep_seconds": asked.keep_sessions,
+        "undo_memory": asked.undo_memory,
+        "live_memory": asked.live_memory,
+        "live_disk": asked.live_disk,
+    }
+    if asked.cluster is None:
+        return LiveEngine(asked.request, max_sessions=asked.max_sessions, **live)
+    from app.cluster.ray_engines import cluster_engine
+
+    return cluster_engine(asked.cluster, asked.request, max_sessions=asked.max_sessions, **live)
 
 
 def server_config(

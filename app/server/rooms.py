@@ -11,6 +11,7 @@ from app.live.messages import Do, Done, Problem, RoleState
 from app.server.viewers import PictureViewer, SocketViewer
 
 if TYPE_CHECKING:
+    from app.cluster.gateway import ClusterEngine
     from app.live.engine import LiveEngine
     from app.live.session import Session
 
@@ -126,7 +127,7 @@ class Room:
 class Lobby:
     """All rooms, and the queue before the door."""
 
-    def __init__(self, engine: "LiveEngine", *, autostart: bool = True) -> None:
+    def __init__(self, engine: "LiveEngine | ClusterEngine", *, autostart: bool = True) -> None:
         self.engine = engine
         self.autostart = autostart
         self.rooms: dict[str, Room] = {}

@@ -34,6 +34,7 @@ from app.server.schemas import Detail, Health, Readiness
 from app.server.viewers import SEND_SECONDS, PictureViewer, SocketViewer
 
 if TYPE_CHECKING:
+    from app.cluster.gateway import ClusterEngine
     from app.jobs.queue import Jobs
     from app.live.engine import LiveEngine
 
@@ -52,7 +53,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def make_app(
-    engine: "LiveEngine",
+    engine: "LiveEngine | ClusterEngine",
     *,
     secret: bytes,
     root_path: str = "",
@@ -132,7 +133,7 @@ def make_app(
 class LiveRoutes:
     """The routes of live films."""
 
-    def __init__(self, engine: "LiveEngine", access: Access, lobby: Lobby) -> None:
+    def __init__(self, engine: "LiveEngine | ClusterEngine", access: Access, lobby: Lobby) -> None:
         self.engine = engine
         self.access = access
         self.lobby = lobby

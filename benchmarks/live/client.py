@@ -145,6 +145,14 @@ class Server:
         """Its memory, in bytes."""
         return int(self.process.memory_info().rss)
 
+    def resident_with_children(self) -> int:
+        """Its memory and that of all processes that it has started, in bytes."""
+        total = self.resident()
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                total += int(child.memory_info().rss)
+        return total
+
     def end(self) -> None:
         """Stop it."""
         with suppress(psutil.NoSuchProcess):
@@ -157,12 +165,13 @@ class Server:
         self.log.close()
 
     @asynccontextmanager
-    async def visit(self, link: Link = LOCAL, query: str = "") -> AsyncIterator[Client]:
-        """A viewer at the socket."""
+    async def visit(self, link: Link = LOCAL, query: str = "", source: str | None = None) -> AsyncIterator[Client]:
+        """A viewer at the socket, who comes from the address `source` of this machine."""
         from websockets.asyncio.client import connect
 
         address = f"{self.url.replace('http', 'ws', 1)}v1/realtime/video{query}"
-        async with connect(address, max_size=None, compression=None) as socket:
+        local = None if source is None else (source, 0)
+        async with connect(address, max_size=None, compression=None, open_timeout=60, local_addr=local) as socket:
             client = Client(socket, link)
             listening = asyncio.create_task(client.listen())
             try:
