@@ -29,6 +29,8 @@ Task = Literal["plan", "judge", "request", "restore", "take", "chunks"]
 WAITING = 8
 SECONDS = 20.0
 """What one may take; then it is given up, and the process with it."""
+BEGIN_SECONDS = 120.0
+"""What the process may take until it can read at all: on a busy machine, long, and no question is to blame."""
 _COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "app.server.desk_work")
 
 
@@ -112,14 +114,14 @@ class Desk:
             self._end()
 
     def _ask(self, task: Task, given: dict[str, Any]) -> tuple[int, bytes]:
-        process = self._process
-        if process is None or process.poll() is not None:
-            process = self._begin()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        late = threading.Timer(self._seconds, process.kill)
-        late.start()
+        process, late = self._process, None
         try:
+            if process is None or process.poll() is not None:
+                process = self._begin()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            late = threading.Timer(self._seconds, process.kill)
+            late.start()
             pickle.dump((task, given), process.stdin, pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
             return pickle.load(process.stdout)  # of our own process
@@ -130,7 +132,8 @@ class Desk:
             told = mistake(f"This cannot be read within {self._seconds:g} s. Send something shorter.", 400)
             return 400, json.dumps(told).encode()
         finally:
-            late.cancel()
+            if late is not None:
+                late.cancel()
 
     def _begin(self) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
@@ -145,7 +148,15 @@ class Desk:
         self._process = process
         self._end = weakref.finalize(self, _kill, process)
         assert process.stdin is not None
-        pickle.dump(self._setting, process.stdin, pickle.HIGHEST_PROTOCOL)
+        assert process.stdout is not None
+        late = threading.Timer(BEGIN_SECONDS, process.kill)
+        late.start()
+        try:
+            pickle.dump(self._setting, process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            pickle.load(process.stdout)  # that it can read
+        finally:
+            late.cancel()
         return process
 
 

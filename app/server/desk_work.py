@@ -92,6 +92,8 @@ def main() -> None:
     with suppress(EOFError, BrokenPipeError):
         folder, secret, models = pickle.load(questions)  # of our own server
         takes = Takes(Path(folder), Access(secret), models=models)
+        pickle.dump(True, answers)
+        answers.flush()
         while True:
             task, given = pickle.load(questions)
             pickle.dump(answer(takes, task, given), answers, pickle.HIGHEST_PROTOCOL)
