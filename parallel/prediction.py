@@ -46,6 +46,8 @@ class Work:
         hidden: bytes of one row's residual stream.
         frames: of one row.
         whole: of a joint window the pass that writes the memory, as a part of a row.
+        depth: chunks of a cascade that are on their way at once.
+        left: passes of a chunk that others see, of a cascade.
     """
 
     rows: int
@@ -56,6 +58,8 @@ class Work:
     hidden: int
     frames: int = 1
     whole: float = 0.0
+    depth: int = 0
+    left: float = 0.0
 
 
 def alone(work: Work, machine: Machine) -> float:
@@ -116,11 +120,29 @@ def clips(work: Work, machine: Machine, ranks: int) -> float:
     return work.rows * row + work.whole * share * machine.row + machine.beside
 
 
-PREDICTED = {"levels": levels, "layers": layers, "ulysses": ulysses, "clips": clips}
+def cascade(work: Work, machine: Machine, ranks: int) -> float:
+    """Seconds a chunk where ranks take chunks in turn: the ticks of one, in each of which a rank runs its passes.
+
+    Keys and values of all layers go to each other rank, which wait for them when the next tick begins.
+    """
+    ticks = work.rows / work.depth
+    most = -(-work.depth // ranks)
+    keys = (ranks - 1) * machine.message(2 * work.layers * work.hidden) * work.left / work.rows * most
+    latents = (ranks > 1) * machine.message(work.latents)
+    return ticks * (most * machine.row + keys) + latents + machine.beside
+
+
+PREDICTED = {"levels": levels, "layers": layers, "ulysses": ulysses, "clips": clips, "cascade": cascade}
 """By the name of the plan."""
 
 
 def speedups(work: Work, machine: Machine, plan: str, ranks: Sequence[int]) -> list[float | None]:
     """How many times as fast as one process; None where there are too few levels, layers or heads."""
-    most = {"levels": work.together, "layers": work.layers, "ulysses": work.heads, "clips": work.frames}[plan]
+    most = {
+        "levels": work.together,
+        "layers": work.layers,
+        "ulysses": work.heads,
+        "clips": work.frames,
+        "cascade": work.depth,
+    }[plan]
     return [alone(work, machine) / PREDICTED[plan](work, machine, count) if count <= most else None for count in ranks]

@@ -15,6 +15,17 @@ from cache.types import Deps, Pass, Row, Step, View
 from schedulers.serial import check_levels, check_step
 
 
+def begins(number: int, passes: int, depth: int) -> int:
+    """The tick in which a chunk of a scene begins."""
+    return -(-number * passes // depth)
+
+
+def passes_left(passes: int, depth: int) -> float:
+    """Of a chunk's passes those that a later chunk is there to see, on average; the clean one always."""
+    distances = [begins(number, passes, depth) - begins(number - 1, passes, depth) for number in range(1, depth + 1)]
+    return sum(passes - min(passes, distance) + 1 for distance in distances) / depth
+
+
 @dataclass(frozen=True, slots=True)
 class Cascade:
     """`depth` chunks in flight, begun at even distances; `levels` and `step` as in `Serial`, whose clean pass it has.
@@ -53,6 +64,11 @@ class Cascade:
     def width(self) -> int:
         return self.chunk
 
+    @property
+    def left(self) -> float:
+        """Passes of a chunk that are remembered, on average."""
+        return passes_left(len(self.levels) + 1, self.depth)
+
     def entering(self, view: View) -> range:
         return range(0)  # chunks wait for each other, and a video does not
 
@@ -78,7 +94,7 @@ class Cascade:
     def _distance(self, start: int, view: View) -> int:
         """How many ticks the chunk with this first frame begins after the one before."""
         number, passes = (start - view.scene) // self.chunk, len(self.levels) + 1
-        return -(-number * passes // self.depth) + (number - 1) * passes // -self.depth
+        return begins(number, passes, self.depth) - begins(number - 1, passes, self.depth)
 
     def _denoise(self, view: View, frames: range, stage: int, seen: bool) -> Pass:
         to = self.levels[stage + 1] if stage + 1 < len(self.levels) else None
@@ -97,5 +113,5 @@ class Cascade:
     def _clean(self, view: View, frames: range) -> Pass:
         count = len(frames)
         levels, to = (self.clean_level,) * count, (None,) * count
-        row = Row(0, frames, levels, to, "none", "noisy", view.text, commit=frames)
+        row = Row(0, frames, levels, to, "none", "noisy", view.text, commit=frames, emit=frames)
         return Pass("clean", (row,), leave=frames)

@@ -1,12 +1,12 @@
 """What films lose that are made to run on several devices at once: cascades of a depth, or windows under a dual scope.
 
-Beside the film as it was published: how far the pictures are from it, how many films are right, what becomes of a longer
-one, and how soon a new prompt is followed. Another seed says what distance means that is no likeness at all.
+Beside the film as it was published: how far the pictures are from it, how many films are right, what becomes of a
+longer one, and how soon a new prompt is followed. Another seed says what distance means that is no likeness at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,8 @@ from pipelines.presets.cascaded import cascaded
 from pipelines.presets.knobs import apply_knobs
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
     from benchmarks.quality.studio import Studio
@@ -38,16 +40,24 @@ def ways(preset: Preset) -> dict[str, Preset]:
 
 
 def measure(
-    studio: Studio, *, prompts: int, seconds: float, pairs: int, minutes: float, report: Callable[[str], object]
+    studio: Studio,
+    *,
+    prompts: int,
+    seconds: float,
+    pairs: int,
+    minutes: float,
+    only: str | None = None,
+    report: Callable[[str], object],
 ) -> dict[str, Any]:
     """Every way beside the preset as it is.
 
     Args:
         studio: model and preset.
-        prompts: films that are judged.
+        prompts: films that are judged; 0 for none.
         seconds: of each of them, and on either side of a new prompt.
         pairs: of prompts; 0 for no switches.
         minutes: of each of two longer films; 0 for none.
+        only: ways beside the published one, by comma; None for all.
         report: told how far it is.
     """
     from benchmarks.quality import drift, switching
@@ -57,12 +67,14 @@ def measure(
 
     asked = held_out_prompts(prompts, seed=6)
     kinds = {kind: switching.KINDS[kind] for kind in ("recache", "keep")}
-    found = ways(studio.engine.preset)
+    found = chosen(ways(studio.engine.preset), only)
+    true = opening(studio, studio.engine.preset, 1)
     rows: dict[str, dict[str, Any]] = {}
     for name, preset in found.items():
         report(name)
-        row: dict[str, Any] = {"decibels": None if name == PUBLISHED else distance(studio, preset, 1)}
-        row["adherence"] = tally_under(studio, preset, asked, seed=1000, seconds=seconds, done=lambda: None)
+        row: dict[str, Any] = {"decibels": None if name == PUBLISHED else apart(true, opening(studio, preset, 1))}
+        if prompts:
+            row["adherence"] = tally_under(studio, preset, asked, seed=1000, seconds=seconds, done=lambda: None)
         if pairs:
             row["switch"] = switching.measure(
                 studio, pairs=pairs, before=seconds, after=seconds, kinds=kinds, preset=preset
@@ -70,31 +82,45 @@ def measure(
         if minutes:
             row["drift"] = drift.long_films(studio, preset, 2, minutes, Progress(report, name, 2 * minutes, "minutes"))
         rows[name] = row
-    rows["another seed"] = {"decibels": distance(studio, studio.engine.preset, 2)}
+    rows["another seed"] = {"decibels": apart(true, opening(studio, studio.engine.preset, 2))}
     return {"benchmark": "overlap", **studio.identity(), "prompts": prompts, "seconds": seconds, "rows": rows}
 
 
-def distance(studio: Studio, preset: Preset, seed: int) -> float:
-    """Median peak signal to noise of the first seconds, a chunk each, to the published film of seed 1.
+def chosen(found: dict[str, Preset], only: str | None) -> dict[str, Preset]:
+    """The published one and those that are asked for.
 
-    The film's first chunk is left out, which has none before it.
+    Raises:
+        UsageMistake: there is no such way.
     """
+    from app.errors import UsageMistake
+
+    asked = list(found) if only is None else [PUBLISHED, *(name.strip() for name in only.split(","))]
+    if strange := [name for name in asked if name not in found]:
+        raise UsageMistake(f"There is no way {strange[0][:40]!r}. Choose from {', '.join([*found][1:])}.")
+    return {name: found[name] for name in asked}
+
+
+def opening(studio: Studio, preset: Preset, seed: int) -> list[NDArray[np.uint8]]:
+    """The first seconds of two films, chunk by chunk, without the first one, which has none before it."""
     from benchmarks.quality.drift import moving_prompts
-    from benchmarks.quality.reuse import decibels
     from pipelines.types import Controls
 
-    apart: list[float] = []
-    for text, _ in moving_prompts(4):
-        true, other = studio.stream(1, studio.engine.preset), studio.stream(seed, preset)
-        made = 0
-        while made < NEAR * true.fps:
-            one, two = true.next_chunk(Controls(text)).pixels, other.next_chunk(Controls(text)).pixels
-            assert one is not None  # it was asked to decode
-            assert two is not None
-            if made:
-                apart.append(decibels(one, two))
-            made += len(one)
-    return median(apart)
+    out: list[NDArray[np.uint8]] = []
+    for text, _ in moving_prompts(2):
+        stream, made = studio.stream(seed, preset), 0
+        while made < NEAR * stream.fps:
+            pixels = stream.next_chunk(Controls(text)).pixels
+            assert pixels is not None  # it was asked to decode
+            out += [pixels] if made else []
+            made += len(pixels)
+    return out
+
+
+def apart(true: Sequence[NDArray[np.uint8]], other: Sequence[NDArray[np.uint8]]) -> float:
+    """Median peak signal to noise of chunks, in decibels."""
+    from benchmarks.quality.reuse import decibels
+
+    return median(decibels(one, two) for one, two in zip(true, other, strict=True))
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -108,13 +134,15 @@ def table(result: dict[str, Any]) -> Table:
     rows = Table("", "dB", "films right", "switch: recache", "keep", "right at the end of a minute", "change")
     for name, row in result["rows"].items():
         near = "-" if row["decibels"] is None else f"{row['decibels']:.1f}"
-        if "adherence" not in row:
-            rows.add_row(name, near)
-            continue
-        right, later = row["adherence"]["all"], row.get("drift")
+        right, later = row.get("adherence", {}).get("all"), row.get("drift")
         late = ("-", "-") if later is None else (f"{later['last']['right']:.0%}", f"{later['change']:.2f}")
         rows.add_row(
-            name, near, f"{right['share']:.0%} of {right['of']}", times(row, "recache"), times(row, "keep"), *late
+            name,
+            near,
+            "-" if right is None else f"{right['share']:.0%} of {right['of']}",
+            times(row, "recache"),
+            times(row, "keep"),
+            *late,
         )
     return rows
 
@@ -126,16 +154,17 @@ class Overlap(EngineBenchmark):
     The preset as it is, in the same prompts and seeds, stands beside them.
     """
 
-    prompts: Annotated[int, typer.Option("--prompts", min=1, max=10_000, help="Films judged under each way.")] = 30
+    prompts: Annotated[int, typer.Option("--prompts", min=0, max=10_000, help="Films judged under each way.")] = 30
     seconds: Annotated[float, typer.Option("--seconds", min=2, max=600, help="Of each film.")] = 5.0
     pairs: Annotated[int, typer.Option("--pairs", min=0, max=1000, help="New prompts under each way.")] = 16
     minutes: Annotated[float, typer.Option("--minutes", min=0, max=600, help="Of two longer films.")] = 1.0
+    only: Annotated[str | None, typer.Option("--only", metavar="WAYS", help="Such as 'cascade 2,cascade 5'.")] = None
     quick: Quick = False
     table = staticmethod(table)
 
     @property
     def partial(self) -> bool:
-        return self.quick
+        return self.quick or self.only is not None
 
     def measure(self, run: Run) -> dict[str, Any]:
         """See `measure` above."""
@@ -144,5 +173,11 @@ class Overlap(EngineBenchmark):
         studio = Studio.open(self.engine, run.report)
         sizes = (2, 0, 0.0) if self.quick else (self.prompts, self.pairs, self.minutes)
         return measure(
-            studio, prompts=sizes[0], seconds=self.seconds, pairs=sizes[1], minutes=sizes[2], report=run.report
+            studio,
+            prompts=sizes[0],
+            seconds=self.seconds,
+            pairs=sizes[1],
+            minutes=sizes[2],
+            only=self.only,
+            report=run.report,
         )

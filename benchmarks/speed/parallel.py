@@ -20,7 +20,9 @@ from benchmarks.benchmark import EngineBenchmark, Run
 from benchmarks.speed.cost import frame_tokens, latent_size
 from parallel import read_plan
 from parallel.prediction import PREDICTED, Machine, Work, speedups
+from pipelines.presets.cascaded import cascaded, depth_of
 from schedulers.buffer import MovingBuffer
+from schedulers.cascade import Cascade, passes_left
 from weights.catalog import RELEASED_SIZE, WAN_1_3B, WAN_14B
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Spread(EngineBenchmark):
 
         name, count = read_plan(self.plan)
         request = replace(self.engine, threads=self.threads or 1)
+        if name == "cascade":  # both films are made so
+            request = replace(request, preset=cascaded(request.preset, max(depth_of(request.preset), count or 1)))
         if self.frames is not None:
             knobs = {"num_frame_per_block": self.frames, "local_attn_size": 4 * self.frames}
             request = replace(request, preset=apply_knobs(request.preset, knobs))
@@ -175,6 +179,8 @@ def work_of(stream: Any) -> Work:
     clean = plan.lanes == 1 and not window
     return Work(
         rows=plan.micro_steps if window else len(plan.levels) + clean,
+        depth=plan.depth if isinstance(plan, Cascade) else 0,
+        left=plan.left if isinstance(plan, Cascade) else 0.0,
         together=plan.lanes,
         layers=config["num_layers"],
         heads=config["num_attention_heads"],
@@ -209,5 +215,10 @@ def h200() -> dict[str, dict[str, list[float | None]]]:
             whole = chunk / frames if window else 0.0
             work = Work(levels, levels if batch else 1, depth, heads, latents, hidden, frames if window else 1, whole)
             machine = Machine(row, 0.004 * chunk, NVLINK, NVLINK_LATENCY)
+            if plan == "cascade":  # for each number of ranks a film of its own, as deep as they are many
+                films = {count: replace(work, depth=count, left=passes_left(levels, count)) for count in RANKS[:levels]}
+                found = [speedups(film, machine, plan, (count,))[0] for count, film in films.items()]
+                out[plan][model] = [*found, *[None] * (len(RANKS) - len(found))]
+                continue
             out[plan][model] = speedups(work, machine, plan, RANKS)
     return out

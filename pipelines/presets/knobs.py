@@ -247,9 +247,8 @@ def _set_named(preset: Preset, name: str, choices: Sequence[str], default: str, 
 
 def _set_scope(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     name = "dual_scope"
-    if name not in knobs:
+    if (wanted := knobs.get(name)) is None:
         return preset
-    wanted = knobs[name]
     if wanted == "none":
         return replace(preset, dual_scope=None)
     if preset.schedule.plan != "moving-buffer":
@@ -288,12 +287,11 @@ def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
 
 def _set_cascade(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     """Behind all others, because it follows the chunk, the window and the sink."""
-    name = "cascade"
-    depth = _whole(name, knobs[name], 1, MOST_STEPS + 1) if name in knobs else depth_of(preset)
+    depth = _whole("cascade", knobs["cascade"], 1, MOST_STEPS + 1) if "cascade" in knobs else depth_of(preset)
     try:
         return cascaded(preset, depth)
     except ValueError as error:
-        raise KnobError(name, f"{error}.") from None
+        raise KnobError("cascade", f"{error}.") from None
 
 
 def _set_video(preset: Preset, knobs: Mapping[str, object]) -> Preset:

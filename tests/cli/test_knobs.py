@@ -264,7 +264,13 @@ class NoKnobs:
 def test_a_knob_that_a_preset_does_not_have_is_refused_and_not_listed() -> None:
     strange = replace(PRESETS["longlive"], cache=NoKnobs(), switch=NoKnobs())  # type: ignore[arg-type]
     missing = {"local_attn_size": 9, "sink_size": 1, "recache_on_switch": True, "global_sink": True}
-    assert KNOBS.keys() - knob_values(strange).keys() == {*missing, "feature_cache", "kv_cache_dtype", "dual_scope", "cascade"}
+    assert KNOBS.keys() - knob_values(strange).keys() == {
+        *missing,
+        "feature_cache",
+        "kv_cache_dtype",
+        "dual_scope",
+        "cascade",
+    }
     for knob, value in missing.items():
         with pytest.raises(KnobError, match="leave") as refusal:
             apply_knobs(strange, {knob: value})

@@ -26,7 +26,7 @@ from app.record.video import VideoRecord
 from app.render.batch import USUAL_FILE
 from app.script.script import SOFT_CHUNKS
 from pipelines.presets import PRESETS
-from pipelines.presets.knobs import KNOBS, LARGEST_WINDOW, KnobError, apply_knobs
+from pipelines.presets.knobs import KNOBS, LARGEST_WINDOW, MOST_STEPS, KnobError, apply_knobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,6 +142,7 @@ def accepts(name: str, value: float) -> bool:
         read = READERS[name](name, str(value))
         if name in KNOBS:
             large = {"local_attn_size": LARGEST_WINDOW} if name in ("sink_size", "num_frame_per_block") else {}
+            large |= {"num_inference_steps": MOST_STEPS} if name == "cascade" else {}
             other = {"sink_size": 0, "num_frame_per_block": 1} if name == "local_attn_size" else {}
             if (name, value) == ("sink_size", LARGEST_WINDOW):
                 return True  # which no window has room for beside a chunk

@@ -11,6 +11,7 @@ import torch
 from app.config import readers
 from cache.deep_forcing import DeepForcing
 from cache.fifo import SinkWindow
+from cache.in_flight import InFlight
 from cache.kv import KVStore
 from cache.kv_shape import KVShape
 from cache.layer_plan import LayerPlan, Tap
@@ -26,10 +27,12 @@ from pipelines.components import DEVICES
 from pipelines.tree import copied
 from schedulers.batch import StreamBatch
 from schedulers.buffer import MovingBuffer
+from schedulers.cascade import Cascade
 from schedulers.serial import Serial
 
 BATCH = StreamBatch((1000.0, 750.0, 500.0, 250.0), chunk=1)
 LEVEL_FACTS = Facts("streamdiffusion-v2", BATCH, SinkWindow(6, 2, keeps="level"), layers=6, heads=7)
+CASCADE_FACTS = Facts("longlive", Cascade((1000.0, 500.0)), InFlight(9, 3), layers=6, heads=7)
 JOINT_FACTS = Facts("streamdit", MovingBuffer((1000.0, 500.0), chunk=4), NoMemory(), layers=6, heads=7)
 CLEAN_FACTS = Facts("longlive", Serial((1000.0, 500.0)), SinkWindow(9, 3), layers=6, heads=7)
 
@@ -68,6 +71,8 @@ def test_what_is_no_plan_is_one_sentence_with_what_to_write(written: str) -> Non
         ),
         ("clips", 2, CLEAN_FACTS, "no joint window"),
         ("clips", 9, JOINT_FACTS, "too few for 9 ranks"),
+        ("cascade", 2, CLEAN_FACTS, "--cascade 2"),
+        ("cascade", 3, CASCADE_FACTS, "too few for 3 ranks"),
         ("auto", 9, CLEAN_FACTS, "no plan spreads"),
     ],
 )
@@ -87,6 +92,7 @@ def test_auto_takes_levels_where_there_are_some_and_heads_else() -> None:
     assert names[type(choose_plan("auto", 6, LEVEL_FACTS))] == "ulysses"
     assert names[type(choose_plan("auto", 2, CLEAN_FACTS))] == "ulysses"
     assert names[type(choose_plan("auto", 1, CLEAN_FACTS))] == "single"
+    assert names[type(choose_plan("auto", 2, CASCADE_FACTS))] == "cascade"
 
 
 def test_cuts_are_as_good_as_the_best_of_all_cuts() -> None:

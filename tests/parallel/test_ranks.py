@@ -22,6 +22,7 @@ from parallel.frames import GatheringAttnProcessor
 from parallel.handover import LevelHandover
 from parallel.plan import Costs
 from parallel.stages import StageRunner
+from parallel.wavefront import Wavefront
 from pipelines.snapshots import load_snapshot, save_snapshot
 from pipelines.streaming import Stream
 from pipelines.types import Controls, Transition
@@ -130,6 +131,21 @@ def test_only_keys_of_what_a_clip_sees_travel(crew: Crew) -> None:
         lead.next_chunk(FOX, decode=False)
         # Two layers; the pass that writes the memory has three frames, one of which is ours, and goes to all.
         assert crew.link.bytes["keys, values"] == 2 * frame * (2 * seen + 2 * 1)
+
+
+def test_keys_of_a_pass_that_others_see_travel_and_finished_latents(crew: Crew) -> None:
+    lead = crew.stream(films.cascade, "cascade", seed=4)
+    hashes(lead, [FOX] * 6)
+    crew.link.messages.clear()
+    crew.link.bytes.clear()
+    hashes(lead, [FOX] * 6)  # three chunks are rank 0's; of three chunks two leave four passes of five, and one all
+    frames = 2 * (HEIGHT // 2) * (WIDTH // 2) * 64 * 4
+    assert dict(crew.link.messages) == {"keys, values": 2 * 13, "latents": 3}
+    assert dict(crew.link.bytes) == {"keys, values": 2 * 13 * 2 * frames, "latents": 3 * 2 * 4 * HEIGHT * WIDTH * 4}
+    snapshot, on = lead.snapshot(), hashes(lead, [FOX] * 2 + [WOLF] * 3)
+    other = crew.alone(films.cascade, seed=2)
+    other.restore(snapshot)
+    assert hashes(other, [FOX] * 2 + [WOLF] * 3) == on
 
 
 def test_seven_heads_and_an_odd_number_of_tokens_are_shared_unevenly(crew: Crew) -> None:
@@ -249,6 +265,16 @@ def _lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "attend", forgetful)
 
 
+def _unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of others stay as they were: what came before they were there."""
+    spread = Wavefront._spread  # pyright: ignore[reportPrivateUsage]
+
+    def deaf(self: Any, kind: str, parts: Any, owner: int, arrived: Callable[[], None]) -> None:
+        spread(self, kind, parts, owner, arrived if kind == "latents" else lambda: None)
+
+    monkeypatch.setattr(Wavefront, "_spread", deaf)
+
+
 def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes of the other rank's frames is zeros."""
     gathered = GatheringAttnProcessor._gathered  # pyright: ignore[reportPrivateUsage]
@@ -269,6 +295,7 @@ def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
         ("layers", films.stream_batch, _turned),
         ("ulysses", films.clean_64, _lost),
         ("clips", films.joint, _unseen),
+        ("cascade", films.cascade, _unsent),
     ],
 )
 def test_a_plan_with_a_mistake_in_it_makes_another_film(
