@@ -116,7 +116,7 @@ def cluster_engine(where: str, request: EngineRequest, *, max_sessions: int, **l
     Raises:
         UsageMistake: there is no Ray, nobody at that address, or no room for an engine.
     """
-    cluster = Cluster(where)
+    cluster = Cluster(where, kept=live["undo_memory"])  # ways back are copies in the store
     try:
         nodes = cluster.nodes
         device = device_on(nodes, request.device)

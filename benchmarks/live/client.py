@@ -137,6 +137,18 @@ class Server:
         pairs = (line.split() for line in lines if line and not line.startswith("#"))
         return {name.removeprefix("rivulet_"): float(value) for name, value in pairs}
 
+    def wait_ready(self, seconds: float = 600.0) -> float:
+        """Wait until films can be made; seconds since the process began.
+
+        Raises:
+            TimeoutError: it takes longer than `seconds`.
+        """
+        while time.time() - self.begun < seconds:
+            with suppress(OSError), urllib.request.urlopen(f"{self.url}readyz", timeout=10):
+                return time.time() - self.begun
+            time.sleep(0.1)
+        raise TimeoutError(f"no film can be made {seconds:g} s after the start of the server")
+
     def log_lines(self) -> int:
         """Lines that it has written about what went wrong."""
         return Path(self.log.name).read_bytes().count(b"\n")
