@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +64,7 @@ class RayEngine:
 
     def forget(self, stream: int) -> None:
         """See app.cluster.remote.Far."""
-        with suppress(self._ray.exceptions.RayError, RuntimeError):  # the cluster was left already
+        if self._ray.is_initialized():  # else the cluster was left already
             self._actor.forget.remote(stream)
 
     def fetch(self, copy: Any) -> Copy:
@@ -79,7 +78,7 @@ class RayEngine:
 
     def end(self) -> None:
         """See app.cluster.remote.Far."""
-        with suppress(self._ray.exceptions.RayError, RuntimeError, ValueError):
+        if self._ray.is_initialized():
             self._ray.kill(self._actor)
 
 
