@@ -63,6 +63,10 @@ class Client:
                 # The bytes follow those before them, and then travel.
                 free = max(free, now) + (8 * len(message) / self.link.rate if self.link.rate else 0.0)
                 await wire.put((free + self.link.delay, message))
+            # What came right before the end has yet to arrive: a refusal above all.
+            landed = asyncio.create_task(wire.join())
+            await asyncio.wait({arriving, landed}, return_when=asyncio.FIRST_COMPLETED)
+            landed.cancel()
         finally:
             arriving.cancel()
 
@@ -83,6 +87,7 @@ class Client:
                     acks.add(task := asyncio.create_task(self._ack(header.seq)))
                     task.add_done_callback(acks.discard)
                 self.changed.notify_all()
+            wire.task_done()
 
     async def _ack(self, seq: int) -> None:
         await asyncio.sleep(self.link.delay)

@@ -91,7 +91,7 @@ def test_each_thing_that_goes_wrong_fails_its_own_check() -> None:
     late = play(arrivals(129, {33: 1.0, 57: 1.0}), CHUNK)
     wrong = (
         visit(3, 0.0, None, outcome="refused"),  # without a sentence
-        visit(3, 0.0, 1.0, film=late),
+        visit(3, 0.0, 1.0, film=late),  # two chunks of ten
         visit(3, 0.0, 1.0, outcome="lost", said="gone", places=[1]),
         visit(3, 20.0, 2.0, places=[2]),
     )
