@@ -10,6 +10,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.live.live import Live
 from benchmarks.live.serve import Serve
 from benchmarks.quality.ablation import Ablation
+from benchmarks.quality.overlap import Overlap
 from benchmarks.quality.presets import Presets
 from benchmarks.quality.quality import Quality
 from benchmarks.quality.reuse import Reuse
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "presets": Presets,
     "v2v": VideoFilms,
     "cache": Reuse,
+    "overlap": Overlap,
     "live": Live,
     "serve": Serve,
     "resume": Resume,

@@ -7,6 +7,7 @@ below; the contract tests (tests/cache/test_cache.py) are parametrised over the 
 
 from cache.anchors import JunctionAnchors
 from cache.deep_forcing import DeepForcing, DeepSink
+from cache.dual_scope import DualScope as DualScope
 from cache.features.clean_pass import CleanPass
 from cache.features.cross_chunk import CrossChunk
 from cache.features.first_block import FirstBlock
@@ -17,6 +18,7 @@ from cache.features.step_rehash import StepRehash
 from cache.features.taylorseer import TaylorSeer
 from cache.features.teacache import TeaCache
 from cache.fifo import SinkWindow
+from cache.in_flight import InFlight, Preceding
 from cache.none import NoMemory
 from cache.positions import Absolute, Glued, MovedSink, Regions, ShotOffset, SlotIndex
 from cache.refresh import SinkRefresh
@@ -33,11 +35,13 @@ CACHE_POLICIES: dict[str, type[CachePolicy]] = {
     "deep-sink": DeepSink,
     "deep-forcing": DeepForcing,
     "junction-anchors": JunctionAnchors,
+    "in-flight": InFlight,
     "none": NoMemory,
 }
 WINDOW_POLICIES: dict[str, type[WindowPolicy]] = {
     "all": AllRemembered,
     "sink-recent": SinkAndRecent,
+    "preceding": Preceding,
     "rolling": RollingWindow,
     "sink-anchor-recent": SinkAnchorRecent,
 }

@@ -52,10 +52,10 @@ class SinkWindow(CachePolicy):
         known = {slot.frame for slot in slots.entries}
         counted = row.frames if self.counts == "pass" else row.commit
         incoming = sum(frame not in known for frame in counted)
-        excess = len(slots.entries) + incoming - self.window
+        excess = len(slots.entries) + incoming - self.capacity
         if excess <= 0:
             return []
-        require_leaving(row, excess, max(0, len(slots.entries) - self.sink), self.window)
+        require_leaving(row, excess, max(0, len(slots.entries) - self.sink), self.capacity)
         return [Evict(range(self.sink, self.sink + excess))]
 
     def end(self, row: Row, slots: Slots) -> list[Action]:

@@ -122,6 +122,15 @@ class KVStore:
         for companion in self._companions:
             companion.staged()
 
+    def leave_elsewhere(self, actions: Sequence[Action], frames: Sequence[Slot]) -> None:
+        """A pass that runs in another process leaves these frames: slots move, and their places are to be filled."""
+        self._placed = self.table.foresee(actions, frames, ())
+        if self._placed is None:
+            raise ValueError("a pass that overwrites what it reads cannot run in another process")
+        self.stage(frames)
+        for action in actions:
+            self.apply(action)
+
     def over(self) -> None:
         """The policies are done with the last pass: compare, where a policy asks for that, what it left."""
         for companion in self._companions:

@@ -17,7 +17,8 @@ class LayerMemory(NamedTuple):
     need not wait where it belongs. `first` is the first of its own tokens that the pass attends to. `bias` [K] is added
     to the logits. `observe` is called with the rotated queries before they attend, where content decides what stays.
     `fill`, called before anything else, brings what is remembered into `keys` and `values` where layers share them, and
-    is told whether tokens that the pass chooses are there already.
+    is told whether tokens that the pass chooses are there already. `scope` names, for each frame of the queries, those
+    of the pass's own frames that it sees beside what is remembered; None: all.
     """
 
     keys: Tensor
@@ -30,6 +31,7 @@ class LayerMemory(NamedTuple):
     observe: Callable[[Tensor], None] | None = None
     fill: Callable[[bool], None] | None = None
     leave: Callable[[Tensor, Tensor], None] | None = None
+    scope: tuple[tuple[int, ...], ...] | None = None
 
     def read_only(self) -> LayerMemory:
         """The same keys for a pass that leaves nothing behind, such as the one without the prompt."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cache.host_copy import HostCopy
 from cache.layer_plan import Done, LayerPlan, Left, Tap
 
 _CHUNKS = 2
@@ -39,9 +40,7 @@ class Residuals:
         batch, tokens, width = shape
         self._size, self._tokens, self._layers = size, tokens, layers
         self._held = torch.zeros((buffers, batch, size if buffers else 0, tokens, width), device=device, dtype=dtype)
-        cuda = self._held.device.type == "cuda"
-        self._host = torch.zeros(1, pin_memory=cuda)
-        self._arrived = torch.cuda.Event() if cuda else None
+        self._change = HostCopy(1, self._held.device)
         self.reset()
 
     def reset(self) -> None:
@@ -55,9 +54,7 @@ class Residuals:
     def left(self) -> Left:
         """What a policy may look at; waits for the last measurement if it must."""
         if self._measuring:
-            if self._arrived is not None:
-                self._arrived.synchronize()
-            self._done = (*self._done[:-1], replace(self._done[-1], change=float(self._host[0])))
+            self._done = (*self._done[:-1], replace(self._done[-1], change=self._change.read()[0]))
             self._measuring = False
         held = tuple(map(tuple, self._frames)), tuple(map(tuple, self._ages))
         return Left(self._layers, *held, self._done)
@@ -94,9 +91,7 @@ class Residuals:
         self._done = (*(each for each in self._done if each.frame > done.frame - _CHUNKS * chunk), done)
         self._measuring = change is not None
         if change is not None:
-            self._host.copy_(change.max(), non_blocking=True)  # of several films the one that changes most decides
-            if self._arrived is not None:
-                self._arrived.record()
+            self._change.send(change.max())  # of several films the one that changes most decides
 
     def tensors(self) -> dict[str, Tensor]:
         return {"held": self._held} if len(self._held) else {}

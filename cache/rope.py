@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cache.precision import finest
+
 
 @lru_cache(maxsize=16)
 def frequencies(head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +30,7 @@ def frequencies(head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor, 
 
 @lru_cache(maxsize=16)
 def _frequencies_on(head_dim: int, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(step.to(device) for step in frequencies(head_dim))
+    return tuple(step.to(finest(device)).to(device) for step in frequencies(head_dim))
 
 
 @lru_cache(maxsize=16)
@@ -76,7 +78,7 @@ def rotary_tables(
     angles = torch.cat(
         [angles_t[:, None].expand(frames, tokens, -1), angles_s[None].expand(frames, tokens, -1)], dim=-1
     ).reshape(frames * tokens, -1)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    return angles.cos().to(dtype).to(device), angles.sin().to(dtype).to(device)  # not every device takes float64
 
 
 @lru_cache(maxsize=64)
@@ -99,7 +101,7 @@ def rotary_tables_at(places: Tensor, head_dim: int, *, dtype: torch.dtype = torc
     Returns:
         cos and sin, each [..., S, head_dim / 2], on the device of `places`.
     """
-    axes = zip(places.double().unbind(-1), _frequencies_on(head_dim, places.device), strict=True)
+    axes = zip(places.to(finest(places.device)).unbind(-1), _frequencies_on(head_dim, places.device), strict=True)
     angles = torch.cat([at[..., None] * step for at, step in axes], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

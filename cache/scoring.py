@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cache.companion import Companion
+from cache.host_copy import HostCopy
 from cache.kv_shape import KVShape
 from cache.slots import Change, Choose, Fold, Put, Reorder
 from cache.storage import Storage
@@ -33,9 +34,7 @@ class Scoring(Companion):
         self._scorer, self._storage = scorer, storage
         sizes = (2, shape.layers, shape.batch, shape.capacity, shape.heads, shape.head_dim)
         self._means = torch.zeros(sizes, device=device)
-        cuda = device.type == "cuda"
-        self._host = torch.zeros(shape.capacity, pin_memory=cuda)
-        self._arrived = torch.cuda.Event() if cuda else None
+        self._scores = HostCopy(shape.capacity, device)
         self.reset()
 
     def reset(self) -> None:
@@ -67,9 +66,7 @@ class Scoring(Companion):
         self._stale = []
         if self._newest is None or self._newest not in places:
             return
-        self._host.copy_(self._scorer.compare(self._means, self._means[:, :, :, self._newest]), non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record()
+        self._scores.send(self._scorer.compare(self._means, self._means[:, :, :, self._newest]))
         self._places, self._newest, self._known = tuple(places), None, None
 
     def _average(self, places: Sequence[int]) -> None:
@@ -80,9 +77,7 @@ class Scoring(Companion):
     def read(self) -> tuple[float, ...]:
         """One number an entry, in the order it was measured; waits for it if it must."""
         if self._known is None:
-            if self._arrived is not None:
-                self._arrived.synchronize()
-            scores = self._host.tolist()
+            scores = self._scores.read()
             self._known = tuple(scores[place] for place in self._places)
         return self._known
 

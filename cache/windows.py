@@ -50,8 +50,12 @@ class AllRemembered:
         if not 0 < self.past_weight <= 1:
             raise ValueError(f"past frames weigh more than 0 and at most 1, got {self.past_weight}")
 
+    def seen(self, row: Row, slots: Slots) -> list[int]:
+        """Slots of what is seen beside the pass's own frames, in order."""
+        return _without_own(row, slots)
+
     def select(self, row: Row, slots: Slots) -> list[SlotRange]:
-        seen = _without_own(row, slots)
+        seen = self.seen(row, slots)
         if self.past_weight == 1 or row.source == "stored":
             return _as_ranges(seen, row, slots)
         entries, bias = slots.entries, log(self.past_weight)

@@ -142,8 +142,11 @@ def attend(
             return None
         memory.keys[:, memory.own :].copy_(rotated[:, memory.first :])
         memory.values[:, memory.own :].copy_(value[:, memory.first :])
-        mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
-        out = processor.weigh(query, memory.keys, memory.values, mask_111K)
+        if memory.scope is not None:
+            out = _scoped(processor, memory, memory.scope, query)
+        else:
+            mask_111K = None if memory.bias is None else memory.bias[None, None, None]  # the same for all queries
+            out = processor.weigh(query, memory.keys, memory.values, mask_111K)
         _leave(memory, key, value)
         return out
     if spans is None:
@@ -152,6 +155,23 @@ def attend(
         processor.weigh(query[:, span.queries], _gather(rotated, span.keys), _gather(value, span.keys))
         for span in spans
     ]
+    return torch.cat(parts, dim=1)
+
+
+def _scoped(
+    processor: CausalAttnProcessor, memory: LayerMemory, scope: tuple[tuple[int, ...], ...], query: Tensor
+) -> Tensor:
+    """Attention frame by frame, each over what is remembered and the frames in its scope.
+
+    Frame by frame on every number of ranks, so that it rounds alike on all of them.
+    """
+    tokens, parts = query.shape[1] // len(scope), list[Tensor]()
+    for number, seen in enumerate(scope):
+        at = [memory.own + frame * tokens for frame in seen]
+        runs = (slice(0, memory.own), *(slice(start, start + tokens) for start in at))
+        mask = None if memory.bias is None else torch.cat([memory.bias[run] for run in runs])[None, None, None]
+        own = query[:, number * tokens : (number + 1) * tokens]
+        parts.append(processor.weigh(own, _gather(memory.keys, runs), _gather(memory.values, runs), mask))
     return torch.cat(parts, dim=1)
 
 

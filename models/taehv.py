@@ -91,7 +91,7 @@ def _per_stage(name: str, values: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _run(layers: nn.Sequential, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+def run_layers(layers: nn.Sequential, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """Apply layers to (B, T, C, H, W) frames, all T at once; `state` holds each MemBlock's last input."""
     batch = x.shape[0]
     x = x.flatten(0, 1)
@@ -217,7 +217,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
             pixels = torch.cat([pixels, pixels[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         elif missing:
             pixels = torch.cat([pixels[:, :1].expand(-1, missing, -1, -1, -1), pixels], dim=1)
-        latents, _ = _run(self.encoder, self.fold(pixels, shrunk=shrunk), None)
+        latents, _ = run_layers(self.encoder, self.fold(pixels, shrunk=shrunk), None)
         return self._normalise(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
     def decode_raw(self, latents: Tensor) -> Tensor:
         """Run the decoder alone: (B, 4F, 3 * patch_size^2, ., .), before unfolding, trim and clamp."""
         self._check_latents(latents)
-        return _run(self.decoder, self._denormalise(latents), None)[0]
+        return run_layers(self.decoder, self._denormalise(latents), None)[0]
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruct a clip for training.
@@ -278,7 +278,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         seen, memory = int(state[0]), state[1:]
         parts: list[Tensor] = []
         for part in self._denormalise(latents).split(self.latents_at_once or latents.shape[1], dim=1):
-            raw, memory = _run(self.decoder, part, memory)
+            raw, memory = run_layers(self.decoder, part, memory)
             parts.append(raw)
         raw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         pixels = self.unfold(raw)[:, self.time_scale - 1 if seen == 0 else 0 :].clamp(0.0, 1.0)
@@ -303,7 +303,7 @@ class AutoencoderTAEHV(ModelMixin, ConfigMixin):
         if pixels.shape[1] % self.time_scale:
             want = f"1 + a multiple of {self.time_scale}" if seen == 0 else f"a multiple of {self.time_scale}"
             raise ValueError(f"This call of encode_stream takes {want} pixel frames, got {frames}.")
-        latents, memory = _run(self.encoder, self.fold(pixels.to(self.dtype), shrunk=shrunk), state[1:])
+        latents, memory = run_layers(self.encoder, self.fold(pixels.to(self.dtype), shrunk=shrunk), state[1:])
         return self._normalise(latents), [state[0] + frames, *memory]
 
     def unnormalised(self, latents: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, LayerPlan
+from cache.precision import finest
 from cache.residuals import tapped
 from cache.rope import rotary_tables
 from models.attention import (
@@ -34,13 +35,14 @@ from models.transformer import TextKV
 
 
 def time_sinusoid(timestep: Tensor, dim: int) -> Tensor:
-    """Sinusoid of the timestep (0..1000, fractions allowed), cosines first, float64 [..., dim].
+    """Sinusoid of the timestep (0..1000, fractions allowed), cosines first, [..., dim] as finely as the device can.
 
     float64 because float32 angles near 1000 are 1 to 2.4e-5 off the released systems on the first call.
     """
     half = dim // 2
-    scale = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
-    angle = timestep.to(torch.float64)[..., None] * torch.pow(10000.0, -scale)
+    finely = finest(timestep.device)
+    scale = torch.arange(half, dtype=finely, device=timestep.device) / half
+    angle = timestep.to(finely)[..., None] * torch.pow(10000.0, -scale)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

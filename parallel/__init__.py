@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 
+from parallel.cascade import Cascade
+from parallel.clips import Clips
 from parallel.layers import Layers
 from parallel.levels import Levels
 from parallel.lost import LinkLost as LinkLost
@@ -25,12 +27,14 @@ PARALLEL_PLANS: dict[str, type[ParallelPlan]] = {
     "levels": Levels,
     "layers": Layers,
     "ulysses": Ulysses,
+    "clips": Clips,
+    "cascade": Cascade,
 }
 MOST_RANKS = 64
 """More are refused as a slip of the finger: no plan has so many levels or layers to give away."""
 
-_BEST_FIRST = ("levels", "ulysses", "layers")
-"""What `auto` tries: levels gain the most and send the least, layers gain memory first."""
+_BEST_FIRST = ("levels", "cascade", "ulysses", "layers")
+"""What `auto` tries: levels gain the most and send the least, layers gain memory first; a cascade is asked for."""
 
 
 def read_plan(written: str) -> tuple[str, int | None]:

@@ -40,6 +40,10 @@ class LevelHandover:
         """The rank that has the frames which stand at a level; finished ones are where pictures are made."""
         return 0 if not level else self._owner(self._lane_of(level))
 
+    def frame_holder(self, frame: int, level: float, scene: int) -> int:
+        """The rank that has a frame in flight."""
+        return self.holder(level)
+
     def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: Any) -> None:
         link = self._link
         rows = sorted(work.rows, key=lambda row: row.lane, reverse=True)  # the oldest chunk first

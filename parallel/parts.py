@@ -70,8 +70,8 @@ def _empty(lane: Mapping[str, Tree], share: Share) -> dict[str, Tree]:
 
 
 def _put_together(parts: Sequence[Mapping[str, Tree]], shares: Sequence[Share]) -> dict[str, Tree]:
-    if len(parts) == 1:
-        return dict(parts[0])
+    if all((share.layers, share.heads) == (shares[0].layers, shares[0].heads) for share in shares):
+        return dict(parts[0])  # one rank's, or the same on all of them
     by_layers = len({share.layers for share in shares}) > 1
 
     def of(name: str, tensors: Sequence[Tensor], axes: _Axes) -> Tensor:
@@ -97,6 +97,13 @@ def _changed(lane: Mapping[str, Tree], change: Any) -> dict[str, Tree]:
         else:
             out[name] = change(each, _axes(name)) if isinstance(each, Tensor) else each
     return out
+
+
+def places_axis(name: str) -> int:
+    """Where the places of frames stand in a tensor of a storage, by its name."""
+    axis = _axes(name).places
+    assert axis is not None  # a storage holds frames
+    return axis
 
 
 def _axes(name: str) -> _Axes:

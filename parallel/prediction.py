@@ -44,6 +44,8 @@ class Work:
         heads: of its attention.
         latents: bytes of one chunk's latents.
         hidden: bytes of one row's residual stream.
+        frames: of one row.
+        whole: of a joint window the pass that writes the memory, as a part of a row.
     """
 
     rows: int
@@ -52,11 +54,13 @@ class Work:
     heads: int
     latents: int
     hidden: int
+    frames: int = 1
+    whole: float = 0.0
 
 
 def alone(work: Work, machine: Machine) -> float:
     """Seconds a chunk in one process."""
-    return work.rows * machine.row + machine.beside
+    return (work.rows + work.whole) * machine.row + machine.beside
 
 
 def levels(work: Work, machine: Machine, ranks: int) -> float:
@@ -76,7 +80,7 @@ def layers(work: Work, machine: Machine, ranks: int) -> float:
     beside = [machine.beside, *(0.0,) * (ranks - 1)]
     if work.together < 2:
         hops = (ranks - 1) * machine.message(work.hidden) + (ranks > 1) * machine.message(work.latents)
-        return work.rows * (machine.row + hops) + machine.beside
+        return (work.rows + work.whole) * (machine.row + hops) + machine.beside
     stage = [
         len(part) * machine.row / work.layers
         for part in cut([machine.row * work.rows / work.layers] * work.layers, beside)
@@ -100,11 +104,23 @@ def ulysses(work: Work, machine: Machine, ranks: int) -> float:
     return work.rows * (machine.row * share + swaps + flows) + machine.beside
 
 
-PREDICTED = {"levels": levels, "layers": layers, "ulysses": ulysses}
+def clips(work: Work, machine: Machine, ranks: int) -> float:
+    """Seconds a chunk where ranks own frames of a joint window: the rank with most of them, and a swap a layer."""
+    if ranks == 1:
+        return alone(work, machine)
+    most = -(-work.frames // ranks)
+    swaps = work.layers * machine.message(2 * work.hidden * most / work.frames * (ranks - 1))
+    row = machine.row * most / work.frames + swaps + machine.message(work.latents)
+    few = round(work.whole * work.frames)  # of a pass that writes the memory; fewer than ranks are run by all of them
+    share = -(-few // ranks) / few if ranks <= few else 1.0
+    return work.rows * row + work.whole * share * machine.row + machine.beside
+
+
+PREDICTED = {"levels": levels, "layers": layers, "ulysses": ulysses, "clips": clips}
 """By the name of the plan."""
 
 
 def speedups(work: Work, machine: Machine, plan: str, ranks: Sequence[int]) -> list[float | None]:
     """How many times as fast as one process; None where there are too few levels, layers or heads."""
-    most = {"levels": work.together, "layers": work.layers, "ulysses": work.heads}[plan]
+    most = {"levels": work.together, "layers": work.layers, "ulysses": work.heads, "clips": work.frames}[plan]
     return [alone(work, machine) / PREDICTED[plan](work, machine, count) if count <= most else None for count in ranks]

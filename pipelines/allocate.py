@@ -9,6 +9,7 @@ from cache.residuals import Residuals
 from parallel.share import Share
 from pipelines.engine import Engine
 from pipelines.state import Latents, StreamState
+from schedulers.cascade import Cascade
 
 
 def allocated(
@@ -40,7 +41,7 @@ def allocated(
     )
     share = share or Share(range(plan.lanes), range(shape.layers), range(shape.heads))
     buffers = Buffers.allocate(share.shape(shape, share.lanes.start), len(share.lanes), device=device, dtype=dtype)
-    autoencoder, flying = engine.autoencoder, plan.lanes * plan.width
+    autoencoder, flying = engine.autoencoder, plan.width * (plan.depth if isinstance(plan, Cascade) else plan.lanes)
     state = StreamState(
         seed=seed,
         stream=stream,

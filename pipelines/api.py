@@ -43,7 +43,7 @@ def open_stream(
         preset: how to stream; a name of pipelines.presets.
         model: name or folder of the model; None = the preset's.
         seed: of all its noise.
-        device: auto (CUDA where there is one), cpu or cuda. Networks are float32 on a CPU, else bfloat16.
+        device: auto (CUDA where there is one), cpu, cuda or mps. Networks are float32 on a CPU, else bfloat16.
         height: of the picture in pixels; the model's own if None.
         width: of the picture in pixels; the model's own if None.
         untrained: allow a preset, or a size, that the model was not trained for.

@@ -20,6 +20,7 @@ from pipelines.feature_profile import PROFILE_FILE, FeatureProfile, read_profile
 from pipelines.presets import Preset, Schedule
 from pipelines.presets.plans import make_plan
 from pipelines.streaming import Stream
+from schedulers.buffer import MovingBuffer
 from schedulers.flow_match import FlowMatchSchedule
 from schedulers.serial import Serial
 from schedulers.unipc import UniPCSchedule
@@ -130,6 +131,7 @@ def make_policies(preset: Preset, facts: Facts | None = None) -> Policies:
     schedule, levels = make_schedule(recipe)
     plan = make_plan(preset, levels)
     check_pair(plan, preset)
+    check_scope(plan, preset)
     features = FEATURE_CACHES.get(preset.feature_cache)
     if features is not None and not isinstance(plan, Serial):
         raise ValueError(
@@ -149,6 +151,7 @@ def make_policies(preset: Preset, facts: Facts | None = None) -> Policies:
         guidance_delta=recipe.guidance_delta,
         video=preset.video,
         layers=EveryLayer() if features is None else features.of(plan.levels, preset.chunk, facts),
+        scope=preset.dual_scope,
     )
 
 
@@ -197,6 +200,15 @@ def check_pair(plan: NoisePlan, preset: Preset) -> None:
         raise ValueError(
             f"preset {preset.name!r} has a memory for each of {plan.lanes} noise levels, and a replay writes clean "
             "keys only: choose the switch policy keep"
+        )
+
+
+def check_scope(plan: NoisePlan, preset: Preset) -> None:
+    """Raise ValueError for a dual scope where no joint window is that it could narrow."""
+    if preset.dual_scope is not None and not isinstance(plan, MovingBuffer):
+        raise ValueError(
+            f"preset {preset.name!r} has no joint window whose frames could see a part of it: leave dual_scope out, or "
+            "choose rolling-forcing or streamdit"
         )
 
 

@@ -44,6 +44,7 @@ from weights.spellings import umt5_to_transformers, vae_to_diffusers
 
 EMA = {True: ("generator_ema", "ema"), False: ("generator", "model", "state_dict")}
 """Entries of a training script's file, by whether the averaged weights are asked for."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("auto", "full", "tiny")
 """Which autoencoder a model is played with; any other word is a file or folder with one."""
 
@@ -183,16 +184,21 @@ def _fetched(
 
 
 def choose_device(device: str) -> tuple[str, torch.dtype]:
-    """Where networks go and in which precision: auto takes CUDA where there is one, float32 on a CPU, else bfloat16.
+    """Where networks go and in which precision: float32 on a CPU, else bfloat16.
+
+    auto takes CUDA where there is one, and else the CPU. "mps", Apple's GPU, is taken when it is asked for by
+    name: a device of its kind has been played in the tests, and none has been seen.
 
     Raises:
         ValueError: unknown, or not there.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}: choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
         raise ValueError("torch finds no CUDA device on this machine: use the device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("torch finds no Apple GPU (mps) on this machine: use the device cpu")
     chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
     return chosen, torch.float32 if chosen == "cpu" else torch.bfloat16
 

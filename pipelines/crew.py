@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cache.precision import finest
 from cache.rope import rotary_tables
 from models.wan import CausalWanTransformer3DModel
 from parallel.channel import Failed, Leader, Member
@@ -109,8 +110,8 @@ class Crew:
         """Rank 0's stream of a film; `settings` are height, width, seed and video, as of `Stream`."""
         assert self._link is not None  # it was connected
         if not self._shares:  # once: weights that were let go do not come back
-            chunk = engine.policies.plan.chunk
-            self.costs = measured(engine, components, settings["height"], settings["width"], chunk)
+            width = engine.policies.plan.width
+            self.costs = measured(engine, components, settings["height"], settings["width"], width)
             self._shares = self._plan.shares(self._facts, self.costs, self._link)
         self._calls.tell(("open", self.costs, settings))
         return LeadStream(engine, self._plan, self._shares, self._link, self._calls, **settings)
@@ -207,7 +208,7 @@ def measured(engine: Engine, components: Components, height: int, width: int, ch
     transformer, decoder = components.transformer, components.autoencoder
     device, dtype = transformer.expects
     latents = torch.zeros((1, transformer.config["in_channels"], chunk, height, width), device=device, dtype=dtype)
-    levels = torch.zeros((1, chunk), device=device, dtype=torch.float64)
+    levels = torch.zeros((1, chunk), device=device, dtype=finest(device))
     text = transformer.text_keys(engine.conditioner.embed("").to(device, dtype))
     size, working = transformer.config["attention_head_dim"], torch.promote_types(dtype, torch.float32)
     tables = rotary_tables(range(chunk), *transformer.grid(height, width), size, device=device, dtype=working)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from cache.dual_scope import DualScope
 from cache.layer_plan import EveryLayer, LayerPolicy
 from cache.storage import Dense, NewStorage
 from cache.types import CachePolicy, NoisePlan, PositionPolicy, SwitchPolicy, WindowPolicy
@@ -39,6 +40,7 @@ class Policies:
     guidance_delta: float = 1.0
     video: VideoEntry = VideoEntry()  # noqa: RUF009  # frozen
     layers: LayerPolicy = EveryLayer()  # noqa: RUF009  # frozen, without a field
+    scope: DualScope | None = None
 
 
 @dataclass(frozen=True, slots=True)

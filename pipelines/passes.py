@@ -14,6 +14,7 @@ from cache.buffers import Buffers
 from cache.kv import KVStore
 from cache.layer import LayerMemory
 from cache.layer_plan import EVERY, Done, LayerPlan
+from cache.precision import finest
 from cache.residuals import Residuals, Taken, leave, taken
 from cache.types import Pass, Row, Slot
 from models.transformer import Batch, Runner
@@ -40,8 +41,8 @@ A pass that only writes the memory computes its flow for an observer alone.
 class Handover(Protocol):
     """Where the rows of a pass lie on several ranks: which are ours, and how latents get to where they go on."""
 
-    def ours(self, row: Row) -> bool:
-        """Whether this process runs a row."""
+    def frame_holder(self, frame: int, level: float, scene: int) -> int:
+        """The rank that has a frame in flight which stands at a level, in a scene that began with frame `scene`."""
         ...
 
     def run(self, work: Pass, run: Callable[[Sequence[Row]], None], state: StreamState) -> None:
@@ -269,7 +270,11 @@ class Passes:
         if len(self._share.layers) < self._layers:
             layers = layers.part(self._share.layers)
         ends = None if self.observer is not None else (policies.cache.end(row, slots), _leaves(row))
-        return _Ready(row, latents, store.read(ranges, keys, len(row.frames), ends), tuple(queries), layers)
+        memory = store.read(ranges, keys, len(row.frames), ends)
+        if policies.scope is not None and work.kind == "denoise":
+            seen = policies.scope.seen(len(row.frames))
+            memory = [layer._replace(scope=seen) for layer in memory]
+        return _Ready(row, latents, memory, tuple(queries), layers)
 
     def _left(self, rows: Sequence[_Ready], half: int) -> list[tuple[Residuals, range]]:
         """What was left of each row's lane, with the prompt or without (`half` 1), and its frames."""
@@ -376,5 +381,5 @@ def _leaves(row: Row) -> list[Slot]:
 
 @lru_cache(maxsize=256)
 def _timesteps(rows: tuple[tuple[float, ...], ...], batch: int, device: torch.device) -> Tensor:
-    """[rows * batch, F] float64; kept, so that a steady stream copies none to the device."""
-    return torch.tensor([levels for levels in rows for _ in range(batch)], dtype=torch.float64, device=device)
+    """[rows * batch, F], as finely as the device can; kept, so that a steady stream copies none to the device."""
+    return torch.tensor([levels for levels in rows for _ in range(batch)], dtype=finest(device), device=device)

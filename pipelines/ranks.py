@@ -31,6 +31,11 @@ _ELSEWHERE: Mapping[str, Any] = {"decoder": (), "encoder": (), "video": VideoSta
 """State that rank 0 alone has."""
 
 
+def _alike(shares: Sequence[Share]) -> bool:
+    """Whether every rank has the whole memory."""
+    return all(share == shares[0] for share in shares)
+
+
 class Calls(Protocol):
     """What rank 0 tells the others; parallel.channel.Leader is such."""
 
@@ -100,11 +105,14 @@ class LeadStream(Stream):
 
     def snapshot(self, device: torch.device | str | None = None) -> Snapshot:
         """A copy of all ranks' state, the same as one process would have."""
+        alike = _alike(self._shares)
+        if alike and self.handover is None:
+            return super().snapshot(device)
         assert self._calls is not None  # from the beginning on
         self._tell("part")
         own = super().snapshot(device).tree
         others = self._calls.heard()
-        kv = joined([own["kv"], *(moved(part["kv"], "cpu") for part in others)], self._shares)
+        kv = own["kv"] if alike else joined([own["kv"], *(moved(part["kv"], "cpu") for part in others)], self._shares)
         flight = self._in_flight([own["flight"]["ring"], *(part["flight"] for part in others)])
         return Snapshot({**own, "kv": kv, "flight": {"ring": flight}})
 
@@ -122,12 +130,10 @@ class LeadStream(Stream):
     def _in_flight(self, rings: Sequence[Tensor]) -> Tensor:
         """Frames in flight, each from the rank that has it."""
         ring, state = rings[0], self.state
-        holder: Any = getattr(self.handover, "holder", None)
-        if holder is not None:
-            for index, level in enumerate(state.levels):
-                at = (state.cur + index) % ring.shape[1]
-                rank: int = holder(level)
-                ring[:, at].copy_(rings[rank][:, at])
+        if self.handover is not None:
+            for frame, level in enumerate(state.levels, state.cur):
+                at = frame % ring.shape[1]
+                ring[:, at].copy_(rings[self.handover.frame_holder(frame, level, state.scene)][:, at])
         return ring
 
     def _words(self, controls: Controls) -> Mapping[Prompt, Tensor]:
@@ -156,6 +162,7 @@ class FollowStream(Stream):
         self, engine: Engine, plan: ParallelPlan, shares: Sequence[Share], link: Link, **settings: Any
     ) -> None:
         super().__init__(engine, share=shares[link.rank], **settings)
+        self._shares = shares
         plan.connect(self, shares[link.rank], shares, link)
 
     @torch.inference_mode()
@@ -176,7 +183,7 @@ class FollowStream(Stream):
                 (self.open_video if opened else self.close_video)()
             case ("part",):
                 self._passes.settle()
-                kv = tuple(copied(store) for store in self.state.kv)
+                kv = () if _alike(self._shares) else tuple(copied(store) for store in self.state.kv)
                 return {"kv": moved(kv, "cpu"), "flight": self.state.flight.ring.cpu()}
             case ("restore", tree):
                 self.restore(Snapshot(tree))

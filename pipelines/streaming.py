@@ -121,8 +121,8 @@ class Stream:
         frames = self.engine.policies.plan.entering(self._view(None))
         if not frames:
             raise ValueError(
-                "a joint window of chunks begins as pure noise and takes no video: choose a preset with the plan "
-                "serial or stream-batch"
+                "a joint window or a cascade of chunks begins as pure noise and takes no video: choose a preset with "
+                "the plan serial or stream-batch, and no cascade"
             )
         return frames
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from cache.types import NoisePlan
 from schedulers.batch import StreamBatch
 from schedulers.buffer import MovingBuffer
+from schedulers.cascade import Cascade
 from schedulers.serial import Serial
 
 NOISE_PLANS: dict[str, Callable[..., NoisePlan]] = {
     "serial": Serial,
     "moving-buffer": MovingBuffer,
     "stream-batch": StreamBatch,
+    "cascade": Cascade,
 }

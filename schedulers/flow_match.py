@@ -17,6 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cache.precision import finest
+
 
 def per_frame(sigma: Tensor, like: Tensor) -> Tensor:
     """`sigma`, whose axes are the leading ones of `like`, with trailing axes of size 1 added."""
@@ -50,8 +52,9 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def to_x0(x: Tensor, flow: Tensor, sigma: Tensor) -> Tensor:
-    """The clean frames that a flow points at: x - sigma * flow, in float64, cast back to the dtype of `x`."""
-    return (x.double() - per_frame(sigma.double(), x) * flow.double()).to(x.dtype)
+    """The clean frames that a flow points at: x - sigma * flow, as finely as the device can, in the dtype of `x`."""
+    finely = finest(x.device)
+    return (x.to(finely) - per_frame(sigma.to(finely), x) * flow.to(finely)).to(x.dtype)
 
 
 def euler_step(x: Tensor, flow: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:

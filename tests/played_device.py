@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import cache.precision
 import cache.rope
 import pipelines.streaming
 import schedulers.flow_match
@@ -68,8 +69,9 @@ class Crossing:
 class Device(TorchDispatchMode):
     """While it is entered, `meta` is a device that computes; `waits` and `uploads` are what crossed its border."""
 
-    def __init__(self) -> None:
+    def __init__(self, fine: bool) -> None:
         super().__init__()
+        self.fine = fine
         self.waits: list[Crossing] = []
         self.uploads: list[Crossing] = []
 
@@ -95,6 +97,8 @@ class Device(TorchDispatchMode):
         elif crossed and not non_blocking:
             (self.uploads if to_device else self.waits).append(Crossing(name, _caller()))
         out = func(*map(_here, args), **{key: _here(value) for key, value in kwargs.items()})
+        if to_device and not self.fine and any(x.dtype == torch.float64 for x in _tensors(out)):
+            raise TypeError(f"{name} in {_caller()} makes float64, which this device does not have")
         return args[0] if name == "copy_" else _there(out) if to_device else out
 
 
@@ -104,6 +108,16 @@ def _is_read(func: Any, name: str, args: Any, away: list[Away]) -> bool:
         return any(x.dtype in (torch.bool, torch.uint8) for x in away)
     marks = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     return bool(marks & {*func.tags}) or name in READS or (name == "where" and len(args) == 1)
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    return (
+        [x]
+        if isinstance(x, Tensor)
+        else [each for each in x if isinstance(each, Tensor)]
+        if isinstance(x, list | tuple)
+        else []
+    )
 
 
 def _here(x: Any) -> Any:
@@ -140,12 +154,15 @@ class _Factories(TorchFunctionMode):
 
 
 @contextmanager
-def device() -> Iterator[Device]:
-    """The played device; what modules keep of its tensors is forgotten afterwards."""
+def device(*, fine: bool = True) -> Iterator[Device]:
+    """The played device, which may have no float64; what modules keep of its tensors is forgotten afterwards."""
+    known = cache.precision.WITHOUT_FLOAT64
     try:
-        with _Factories(), Device() as played:
+        cache.precision.WITHOUT_FLOAT64 = known if fine else {*known, AWAY.type}
+        with _Factories(), Device(fine) as played:
             yield played
     finally:
+        cache.precision.WITHOUT_FLOAT64 = known
         for module in (cache.rope, pipelines.streaming, schedulers.steps, schedulers.flow_match):
             for kept in vars(module).values():
                 if hasattr(kept, "cache_clear"):

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": {"models", "schedulers", "cache", "parallel", "weights"},
     "parallel": {"models", "schedulers", "cache"},
     "models": {"cache"},
-    "schedulers": {"cache.types"},
+    "schedulers": {"cache.types", "cache.precision"},
     "cache": set(),
     "weights": set(),
     "training": {"pipelines", "models", "schedulers", "cache", "parallel", "weights", "benchmarks"},

@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         "with them, or look at them; unpack: the folder to unpack",
     )
     parser.add_argument(
+        "--keep", type=Path, help="a model whose latents are to be the first channels of the new one's (autoencoder)"
+    )
+    parser.add_argument(
         "--share", type=float, default=SHARE, help="of the new weights in a blend with --start_from (%(default)s)"
     )
     parser.add_argument(
@@ -93,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"say a stage ({', '.join((*STAGES, *BESIDE))}, all, ablation) or --check")
     if options.stage == "blend" and options.start_from is None:
         parser.error("say with --start_from which model's folder to blend the run with")
+    if options.keep is not None and options.start_from is None:
+        parser.error("say with --start_from which model's autoencoder gets one halving more")
     if options.stage == "unpack" and options.start_from is None:
         parser.error("say with --start_from which folder to unpack")
     try:
@@ -135,7 +140,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
             minutes=minutes,
             device=options.device,
             rate=options.rate,
-            **({"start_from": options.start_from} if first else {}),
+            **({"start_from": options.start_from, "keep": options.keep} if first else {}),
         )
     elif stage == "decoder":
         autoencoder.train_decoder(

@@ -7,7 +7,7 @@ do not become visible, and edges weigh extra in the loss, because crisp shapes a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from models.taehv import AutoencoderTAEHV
+from training import deepen
 from training.crops import render_batch
 from training.inherit import UNSETTLED, shape_of, unsettled
 from training.initialise import initialise
 from training.muon import Muon
+from training.noise import latent_noise
 from training.reconstruction import figures, local_edges, moving, psnr, save_page
 from training.run import (
     Clock,
@@ -105,6 +107,7 @@ def train_autoencoder(
     config: dict[str, Any] | None = None,
     rate: float = 1.0,
     start_from: Path | None = None,
+    keep: Path | None = None,
     log_every: int = 20,
     save_every: int = 100,
 ) -> AutoencoderTAEHV:
@@ -122,20 +125,22 @@ def train_autoencoder(
         config: shape of a new model, CONFIG unless given; a run that goes on keeps its own.
         rate: times the usual rates of learning.
         start_from: folder of a settled model to take weights and shape of, where `out` has no checkpoint yet.
+        keep: folder of a model whose latents the first channels shall be; `start_from`'s gets one halving more.
         log_every: steps between lines of the curve.
         save_every: steps between checkpoints; every third one is judged on held-out clips.
     """
     torch.manual_seed(seed)
-    saved = load_checkpoint(out / "autoencoder.pt")
+    saved, kept = load_checkpoint(out / "autoencoder.pt"), deepen.kept_of(out, device, keep)
     if saved is None and start_from is not None:
         model = unsettled(start_from / "autoencoder").to(device)
+        model = model if kept is None else deepen.deepen(model, kept, seed)
         Curve(out / "autoencoder.jsonl").add(started_from=start_from.name, note=UNSETTLED)
     else:
         model = AutoencoderTAEHV(**(saved["config"] if saved else config or CONFIG)).to(device)
     if saved is None and start_from is None:
         initialise(model, render_batch(step_seed(seed, 0, "initialise"), 8, 5, None, device))
     run = _Run(out, "autoencoder", seed, Clock(steps=steps, minutes=minutes, sitting=sitting), log_every, save_every)
-    _train(run, model, list(model.parameters()), _loss_of(model), MIX, _steady, saved, share=rate)
+    _train(run, model, list(model.parameters()), _loss_of(model, kept=kept), MIX, _steady, saved, share=rate)
     freeze(model.eval(), out, seed)
     return model
 
@@ -183,30 +188,31 @@ def cool_autoencoder(
         log_every,
         save_every,
     )
-    _train(run, model, list(model.parameters()), _loss_of(model, CRISP_WEIGHT), MIX, _cooling, saved, share=rate)
+    loss = _loss_of(model, CRISP_WEIGHT, deepen.kept_of(out, device))
+    _train(run, model, list(model.parameters()), loss, MIX, _cooling, saved, share=rate)
     freeze(model.eval(), out, seed)
     if run.clock.progress >= 1.0:
         (out / "cooldown.pt").unlink()
     return model
 
 
-def _loss_of(model: AutoencoderTAEHV, crisp: float = 0.0) -> Loss:
+def _loss_of(model: AutoencoderTAEHV, crisp: float = 0.0, kept: AutoencoderTAEHV | None = None) -> Loss:
+    most = NOISE if kept is None else deepen.NOISE
+
     def loss(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        noise = _noise(_latent_shape(model, pixels), generator).to(pixels.device)
+        noise = latent_noise(_latent_shape(model, pixels), most, generator).to(pixels.device)
         with autocast(pixels.device.type):
             made, latents = model(pixels, noise)
         made, latents = made.float(), latents.float()
         picture, scale = reconstruction_loss(made, pixels, crisp), scale_penalty(latents)
         parts = {"picture": float(picture.detach()), "scale": float(scale.detach())}
-        return picture + SCALE_WEIGHT * scale, {**parts, "psnr": psnr(made.detach(), pixels)}
+        total = picture + SCALE_WEIGHT * scale
+        if kept is not None:
+            lacking = deepen.apart(latents, kept.encode(pixels, pad="start"))
+            total, parts["kept"] = total + deepen.KEPT_WEIGHT * lacking, float(lacking.detach())
+        return total, {**parts, "psnr": psnr(made.detach(), pixels)}
 
     return loss
-
-
-def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Noise for latents (B, ...): from a little to NOISE, so that a clean picture is drawn as sharply as it can be."""
-    spread = NOISE * torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator)
-    return spread * torch.randn(shape, generator=generator)
 
 
 def _steady(peak: float, clock: Clock) -> float:
@@ -258,7 +264,7 @@ def train_decoder(
                 if redraw is not None and own:
                     latents = redraw(latents, generator)
                 else:
-                    latents = latents + _noise(latents.shape, generator).to(device)
+                    latents = latents + latent_noise(latents.shape, NOISE, generator).to(device)
             made = model.unfold(model.decode_raw(latents))[:, model.time_scale - 1 :]
         made = made.float()
         picture = reconstruction_loss(made, pixels, CRISP_WEIGHT)

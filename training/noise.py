@@ -1,10 +1,12 @@
-"""Draws how noisy the frames of a training window are."""
+"""Draws how noisy the frames of a training window are, and noise for what an autoencoder decodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 SHIFT, JOINT_SHIFTS = 3.0, (3.0, 5.0)
 """Shift of the sampler's noise levels, and those that plans of a joint window use."""
@@ -49,3 +51,9 @@ def draw_shake(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
 
 def _shift(level: np.ndarray, shift: float) -> np.ndarray:
     return shift * level / (1.0 + (shift - 1.0) * level)
+
+
+def latent_noise(shape: Sequence[int], most: float, generator: torch.Generator) -> Tensor:
+    """Noise for latents (B, ...): of every clip from a little to `most`; a clean one is to be drawn sharply, too."""
+    spread = most * torch.rand(shape[0], *[1] * (len(shape) - 1), generator=generator)
+    return spread * torch.randn(*shape, generator=generator)

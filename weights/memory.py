@@ -13,6 +13,8 @@ from weights.gguf_file import read_gguf_header
 from weights.header import form_of, read_header
 from weights.plain_files import CheckpointError
 
+SHARED = ("cpu", "mps")
+"""Devices that compute in the memory of the host."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 

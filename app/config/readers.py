@@ -30,7 +30,8 @@ MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """torch starts every thread that it is given, and the system ends a process that starts too many."""
 ENCODER_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's, from the fastest on; the third is what a film gets."""
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""As pipelines.components.DEVICES."""
 ATTENTION = ("auto", "native", "math", "cudnn", "flash", "flash3", "sage", "xformers")
 """Attention kernels; which of them work here, and how fast, `rivulet bench attention` measures."""
 MOST_RANKS = 64
@@ -186,7 +187,7 @@ def memory_bytes(written: str) -> int:
 
 
 def plan_of_ranks(label: str, value: object) -> str:
-    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, auto=2, single."""
+    """Read a plan that spreads a film over ranks: levels=2, layers=2, ulysses=2, clips=2, cascade=2, auto=2, single."""
     from parallel import read_plan  # few commands need it
 
     written = _text(value).strip()
@@ -196,6 +197,19 @@ def plan_of_ranks(label: str, value: object) -> str:
         told = str(error)
         raise UsageMistake(f"{label}: {told}.") from None
     return written
+
+
+def scope(label: str, value: object) -> str:
+    """Read a dual scope, 4+2, or none."""
+    from cache import DualScope  # few commands need it
+
+    written = _text(value).strip().lower()
+    if written == "none":
+        return written
+    try:
+        return DualScope.read(written).written
+    except ValueError as error:
+        raise UsageMistake(f"{label}: {error}, or none.") from None
 
 
 def loras(label: str, value: object) -> tuple[str, ...]:

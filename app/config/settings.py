@@ -24,6 +24,7 @@ from app.config.table import FLAGS_ONLY, READERS, Film
 from app.config.toml_tree import parse_toml
 from app.config.video_settings import Video
 from app.errors import UsageMistake, printable, shorten, shorten_path
+from parallel import read_plan
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
 from weights.card import read_card
@@ -42,6 +43,7 @@ _FOLLOWS = {
     "num_inference_steps": "denoising_step_list",
     "denoising_step_list": "num_inference_steps",
     "global_sink": "recache_on_switch",
+    "cascade": "parallel",
 }
 
 
@@ -163,7 +165,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     origin = dict.fromkeys(Settings.model_fields, "default") | {name: given.origin for name, given in found.items()}
     base = PRESETS[values.get("preset", Settings.model_fields["preset"].default)]
     try:
-        preset = apply_knobs(base, {name: values[name] for name in KNOBS if name in values})
+        preset = apply_knobs(base, _cascade_of(values) | {name: values[name] for name in KNOBS if name in values})
     except KnobError as error:
         raise UsageMistake(_with_place(found.get(error.knob), str(error))) from None
     own = knob_values(preset)
@@ -179,6 +181,13 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
             values[name], origin[name] = value, "model card"
     _check_transition(found)
     return Resolved(Settings(**values), origin, frozenset(found), preset)
+
+
+def _cascade_of(values: Mapping[str, Any]) -> dict[str, object]:
+    """Ranks that take chunks in turn need as many on their way, unless somebody said how many there are."""
+    name, count = read_plan(values.get("parallel") or "single")
+    ranks = count or values.get("gpus")
+    return {"cascade": ranks} if name == "cascade" and ranks else {}
 
 
 def _put(layer: dict[str, Given], name: str, value: object, origin: str, label: str) -> None:

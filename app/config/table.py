@@ -127,14 +127,14 @@ class Film:
     )
     untrained: bool = _model(False, "Allow a preset or size the model was not trained for.", read.truth, job="settings")
     device: str = _here(
-        "auto", "auto, cpu or cuda.", read.one_of(read.DEVICES, "device"), written="DEVICE", replay="machine"
+        "auto", "auto, cpu, cuda or mps.", read.one_of(read.DEVICES, "device"), written="DEVICE", replay="machine"
     )
     threads: int | None = _here(
         None, "CPU threads.", Whole(1, MOST_THREADS), usual="all cores", parser_bounds=True, replay="machine"
     )
     parallel: str | None = _here(
         None,
-        "Spread the film over ranks: levels=2, layers=2, ulysses=2, auto=2 or single.",
+        "Spread the film over ranks: levels=2, layers=2, ulysses=2, clips=2, cascade=2, auto=2 or single.",
         read.plan_of_ranks,
         written="PLAN=N",
         usual="one process",
@@ -315,6 +315,16 @@ class Film:
         "Remember in fewer bits: half or a quarter of the memory, slower.",
         read.one_of(("auto", "int8", "int4"), "precision of the memory"),
         written="NAME",
+    )
+    cascade: int | None = _schedule(
+        "Chunks on their way at once, each begun on half-denoised keys of the one before.",
+        Whole(1, MOST_STEPS + 1),
+        unit="chunks",
+    )
+    dual_scope: str | None = _memory(
+        "Of a joint window: neighbours that a frame sees on each side, and frames spread over it; none: it sees all.",
+        read.scope,
+        written="HALO+SPREAD",
     )
     recache_on_switch: bool | None = _memory("Replay the memory under a new prompt.", read.truth)
     global_sink: bool | None = _memory("Keep the sink as it is in a replay.", read.truth)

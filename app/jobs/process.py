@@ -51,9 +51,17 @@ def begin(folder: Path, command: Sequence[str]) -> psutil.Popen:
             stderr=log,
             start_new_session=True,  # Ctrl-C ends the server, which ends the render in its own way
         )
-    with suppress(psutil.NoSuchProcess):
-        process.nice(_NICE)  # the live film comes first
+    give_way(process.pid)
     return process
+
+
+def give_way(child: int) -> None:
+    """Have a process of ours work behind the film that plays.
+
+    From here and not by itself: what it imports first takes a second of a processor.
+    """
+    with suppress(psutil.Error, OSError):
+        psutil.Process(child).nice(_NICE)
 
 
 def renders_in(folder: Path) -> dict[str, psutil.Process]:

@@ -126,6 +126,7 @@ def needs_of(
     import torch
 
     from pipelines.fit import need
+    from weights.memory import SHARED
 
     dtype, config = dtype or torch.bfloat16, config_of(model)
     if vae == "tiny":
@@ -139,7 +140,7 @@ def needs_of(
             continue
         film = _film_of(config, under, size, dtype.itemsize)
         each = need(config, _decoder(config, plan), film, plan, text_encoder=UMT5_NUMBERS, dtype=dtype)
-        if device == "cpu":
+        if device in SHARED:
             each = replace(each, transformer=each.transformer + each.host, host=0)
         found.append((plan, each))
     return found

@@ -184,6 +184,8 @@ def _child(rank: int, size: int, port: int) -> subprocess.Popen[bytes]:
 
 def _check_devices(device: str, ranks: int) -> None:
     """Raise UsageMistake where there are fewer devices than ranks."""
+    if device == "mps":
+        raise UsageMistake("An Apple GPU makes a film alone. Leave --parallel and --gpus out, or give --device cpu.")
     if device != "cuda":
         return
     import torch

@@ -26,7 +26,11 @@ def system_of(preset: Preset, *, video: bool = False) -> dict[str, Any]:
     """What of a preset decides pictures; how a video enters only where a film is made of one."""
     left_out = FOR_PEOPLE if video else (*FOR_PEOPLE, "video")
     said = {name: value for name, value in as_data(preset).items() if name not in left_out}
-    for name in ("feature_cache", "kv_cache_dtype"):  # films made before they were there say nothing of them
+    for name in (
+        "feature_cache",
+        "kv_cache_dtype",
+        "dual_scope",
+    ):  # films made before they were there say nothing of them
         if not said[name]:
             del said[name]
     return said

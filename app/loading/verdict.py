@@ -128,7 +128,7 @@ def verdict_on(
 
     from pipelines.components import choose_device
     from pipelines.fit import GUARD, choose_plan
-    from weights.memory import free_memory, total_memory
+    from weights.memory import SHARED, free_memory, total_memory
 
     preset = preset or preset_for(model)
     place, dtype = choose_device(device)
@@ -136,9 +136,9 @@ def verdict_on(
     needs = needs_of(model, preset, size or model.size, dtype, vae=vae, device=place)
     found = choose_plan(needs, has)
     least = min(each.peak for _, each in needs)
-    on_card = Room("memory" if place == "cpu" else "the card", (found[1].peak if found else least) + GUARD, has)
+    on_card = Room("memory" if place in SHARED else "the card", (found[1].peak if found else least) + GUARD, has)
     rooms = [on_card]
-    if place != "cpu":
+    if place not in SHARED:
         free = min(psutil.virtual_memory().available, total_memory("cpu"))
         rooms.append(Room("memory", (found[1].host if found else 0) + _PROCESS, free))
     rooms.append(Room("the disk", missing_bytes(model, models_dir), _free_disk(models_dir)))

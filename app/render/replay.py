@@ -372,6 +372,7 @@ def _reasons(record: sidecar.Carried, again: sidecar.Sidecar, *, trusted: bool) 
             *((name, old, again.versions.get(name)) for name, old in record.versions.items()),
             ("CPU", record.machine.get("cpu"), again.machine.get("cpu")),
             ("model", record.model.sha256[:12], again.model.sha256[:12]),
+            ("ranks", record.config.parallel or "one process", again.config.parallel or "one process"),
         )
         if old != new
     ][:10]

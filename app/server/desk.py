@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from app.jobs.process import environment
+from app.jobs.process import environment, give_way
 from app.server.access import Access
 from app.server.bodies import RETRY_SECONDS, Told
 from app.server.refusals import Refused, mistake
@@ -141,6 +141,7 @@ class Desk:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the server
         )
+        give_way(process.pid)
         self._process = process
         self._end = weakref.finalize(self, _kill, process)
         assert process.stdin is not None

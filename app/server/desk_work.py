@@ -26,7 +26,6 @@ from app.server.restore import Takes, VideoBody, read_dropped, restored
 
 LARGEST_ANSWER = 16 * 2**20
 """Bytes: what ten thousand shots with their blends take, twice."""
-NICE = 10
 
 
 def plan(takes: Takes, body: bytes) -> dict[str, Any]:
@@ -90,8 +89,6 @@ def main() -> None:
     """Answer until the server goes."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     sys.stdout = sys.stderr  # whatever is printed is no answer
-    with suppress(OSError, AttributeError):
-        os.nice(NICE)  # behind the film that plays, before those that are rendered
     with suppress(EOFError, BrokenPipeError):
         folder, secret, models = pickle.load(questions)  # of our own server
         takes = Takes(Path(folder), Access(secret), models=models)

@@ -1,19 +1,16 @@
 """Verdicts on models, counted in a process of their own: it takes seconds of Python, which the films that play need."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from app.errors import UsageMistake, explain
-from app.jobs.process import environment
-from app.server.desk_work import NICE
+from app.jobs.process import environment, give_way
 from weights.catalog import MODELS
 
 KEPT_SECONDS = 300.0
@@ -66,6 +63,7 @@ class Verdicts:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the server
             )
+            give_way(process.pid)
             end = weakref.finalize(self, _kill, process)
             assert process.stdout is not None
             for line in process.stdout:
@@ -91,8 +89,6 @@ def main() -> None:
     """Count for the models that are named, a line of JSON each: name, word, sentence."""
     from app.loading.verdict import verdict_on
 
-    with suppress(OSError, AttributeError):
-        os.nice(NICE)
     place, *names = sys.argv[1:]
     for name in names:
         try:

@@ -179,8 +179,10 @@ async def _beside(
     """Let a program flood the server until it ends, and look every second how the server and its viewers fare."""
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.robust.{program[0]}", *program[1:]]
     others = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-    answer = asyncio.create_task(others.communicate())
+    assert others.stdout is not None
+    await others.stdout.readline()  # it is there: what it takes to begin is nothing that came to the server
     had, begun, lines = len(quiet.frames), time.monotonic(), server.log_lines()
+    answer = asyncio.create_task(others.communicate())
     loop, fresh = _Loop(server), _Fresh(server.url)
     memory = disk = 0
     seconds_of: list[list[float]] = []

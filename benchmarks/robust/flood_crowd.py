@@ -212,6 +212,7 @@ def _status(url: str, body: bytes, timeout: float) -> int | str:
 def main(url: str, query: str, films: int, seconds: float) -> None:
     """Be there, and print what was answered as JSON."""
     crowd = Crowd(url, query, films, seconds)
+    print("here", flush=True)  # from now on it is measured
     asyncio.run(crowd.stay())
     print(json.dumps(dict(sorted(crowd.counted.items()))))
 

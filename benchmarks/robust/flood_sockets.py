@@ -97,6 +97,7 @@ def main(url: str, count: int, seconds: float) -> None:
     """Hold them, and print what came of them as JSON."""
     allow_files(count)
     sockets = HalfOpen(url, count, seconds)
+    print("here", flush=True)  # from now on it is measured
     asyncio.run(sockets.hold())
     print(json.dumps(dict(sorted(sockets.counted.items()))))
 

@@ -18,8 +18,9 @@ import typer
 
 from benchmarks.benchmark import EngineBenchmark, Run
 from benchmarks.speed.cost import frame_tokens, latent_size
-from parallel import PARALLEL_PLANS, read_plan
-from parallel.prediction import Machine, Work, speedups
+from parallel import read_plan
+from parallel.prediction import PREDICTED, Machine, Work, speedups
+from schedulers.buffer import MovingBuffer
 from weights.catalog import RELEASED_SIZE, WAN_1_3B, WAN_14B
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Spread(EngineBenchmark):
     """How much faster a film is on several ranks, measured here and predicted for more."""
 
     plan: Annotated[
-        str, typer.Option("--plan", metavar="PLAN=N", help="As --parallel of render: levels=2, layers=2, ulysses=2.")
+        str, typer.Option("--plan", metavar="PLAN=N", help="As --parallel of render: levels=2, ulysses=2.")
     ] = "levels=2"
     frames: Annotated[
         int | None,
@@ -119,11 +120,7 @@ class Spread(EngineBenchmark):
             "sent_by_rank_0_a_chunk": counted,
             "row_seconds": costs.row,
             "decode_seconds": costs.beside,
-            "predicted_here": {
-                plan: speedups(work, here, plan, (1, 2))
-                for plan in PARALLEL_PLANS
-                if plan in ("levels", "layers", "ulysses")
-            },
+            "predicted_here": {plan: speedups(work, here, plan, (1, 2)) for plan in PREDICTED},
             "predicted_h200": h200(),
             "ranks": count,
             "name": name,
@@ -174,33 +171,43 @@ def work_of(stream: Any) -> Work:
         config["num_attention_heads"] * config["attention_head_dim"],
     )
     plan = policies.plan
-    clean = plan.lanes == 1
+    window = isinstance(plan, MovingBuffer)
+    clean = plan.lanes == 1 and not window
     return Work(
-        rows=len(plan.levels) + clean,
-        together=1 if clean else plan.lanes,
+        rows=plan.micro_steps if window else len(plan.levels) + clean,
+        together=plan.lanes,
         layers=config["num_layers"],
         heads=config["num_attention_heads"],
         latents=batch * plan.chunk * channels * height * width * size,
-        hidden=batch * plan.chunk * rows * columns * width_of_layer * size,
+        hidden=batch * plan.width * rows * columns * width_of_layer * size,
+        frames=plan.width if window else 1,
+        whole=plan.chunk / plan.width if window and plan.memory == "clean" else 0.0,
     )
 
 
 def h200() -> dict[str, dict[str, list[float | None]]]:
     """Predicted speed-ups on 1 to 8 H200 at 480p, from counted operations: nothing of it was measured."""
     out: dict[str, dict[str, list[float | None]]] = {}
-    for plan in ("levels", "layers", "ulysses"):
+    for plan in PREDICTED:
         out[plan] = {}
         for model, config in {"1.3B": WAN_1_3B, "14B": WAN_14B}.items():
             heads, depth, ffn = config["num_attention_heads"], config["num_layers"], config["ffn_dim"]
             width, size = heads * config["attention_head_dim"], latent_size(config, *RELEASED_SIZE)
-            batch = plan != "ulysses"
-            frames, levels, seen = (1, 8, 6) if batch else (3, 4, 12)  # of a chunk, of a film, frames remembered
+            shape = {
+                "levels": (1, 8, 6),
+                "layers": (1, 8, 6),
+                "clips": (15, 1, 36),
+            }  # a row's frames, rows, frames seen
+            frames, levels, seen = shape.get(plan, (3, 5, 12))
+            batch, window = plan in ("levels", "layers"), plan == "clips"
+            chunk = 3 if window else frames
             of_frame = frame_tokens(config, size)
             tokens, keys = of_frame * frames, of_frame * seen
             token = 4 * width**2 + 2 * width**2 + 2 * width * ffn + 2 * (keys + config.get("text_len", 512)) * width
             row = 2 * tokens * depth * token / (H200_FLOPS * H200_SHARE)
             latents, hidden = config["in_channels"] * prod(size) * 2 * frames, tokens * width * 2
-            work = Work(levels if batch else levels + 1, levels if batch else 1, depth, heads, latents, hidden)
-            machine = Machine(row, 0.004 * frames, NVLINK, NVLINK_LATENCY)
+            whole = chunk / frames if window else 0.0
+            work = Work(levels, levels if batch else 1, depth, heads, latents, hidden, frames if window else 1, whole)
+            machine = Machine(row, 0.004 * chunk, NVLINK, NVLINK_LATENCY)
             out[plan][model] = speedups(work, machine, plan, RANKS)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from cache.dual_scope import DualScope
 from cache.types import CachePolicy, PositionPolicy, Step, SwitchPolicy, WindowPolicy
 from schedulers.motion import MotionNoise
 from schedulers.similarity import SimilarityFilter
@@ -68,7 +69,7 @@ class Preset:
     card.json lists it. `paper` is (authors year, arXiv id), `licence` that of the released code.
 
     `feature_cache` names one of cache.FEATURE_CACHES, or none; `kv_cache_dtype` one of cache.kv_shape.KV_BITS, or the
-    model's precision.
+    model's precision. `dual_scope` narrows what the frames of a joint window see of it.
 
     `fixes` says what differs from the release, and why; without any it is reproduced as it stands. `traces` are the
     beginnings of the names of its recorded runs (tests/golden_replay.py). docs/presets.md is made from all of these.
@@ -90,5 +91,6 @@ class Preset:
     video: VideoEntry = VideoEntry()  # frozen
     feature_cache: str = ""
     kv_cache_dtype: str = ""
+    dual_scope: DualScope | None = None
     fixes: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()

@@ -14,11 +14,13 @@ from itertools import pairwise
 from typing import Any, cast
 
 from cache import FEATURE_CACHES
+from cache.dual_scope import DualScope
 from cache.kv_shape import KV_BITS
 from cache.room import short_of
 from cache.switches import Keep, Recache
 from cache.windows import AllRemembered
 from pipelines.presets.base import GUIDANCES, Preset, Schedule
+from pipelines.presets.cascaded import cascaded, depth_of
 from schedulers.similarity import SimilarityFilter
 
 LARGEST_WINDOW = 4096
@@ -54,6 +56,8 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
       `similarity_filter`, the change below which a chunk may be left out (0 leaves out none); `anchored_noise`.
     - `feature_cache`: what of earlier passes is used again (`cache.FEATURE_CACHES`), or none.
     - `kv_cache_dtype`: bits of what is remembered (int8, int4), or auto for the model's precision.
+    - `dual_scope`: what a frame of a joint window sees of it, neighbours and spread frames (4+2), or none for all.
+    - `cascade`: chunks on their way at once, each begun on half-denoised keys of the one before; 1 for none.
     - `recache_on_switch`: replay the memory under a new prompt. `global_sink`: all of it but the sink.
 
     Args:
@@ -78,7 +82,9 @@ def apply_knobs(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     changed = _set_bias(changed, knobs)
     for name, choices, default in _NAMED:
         changed = _set_named(changed, name, choices, default, knobs)
+    changed = _set_scope(changed, knobs)
     changed = _set_switch(changed, knobs)
+    changed = _set_cascade(changed, knobs)
     changed = _set_video(changed, knobs)
     return preset if changed == preset else changed
 
@@ -239,6 +245,23 @@ def _set_named(preset: Preset, name: str, choices: Sequence[str], default: str, 
     return replace(preset, **{name: "" if wanted == default else str(wanted)})
 
 
+def _set_scope(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    name = "dual_scope"
+    if name not in knobs:
+        return preset
+    wanted = knobs[name]
+    if wanted == "none":
+        return replace(preset, dual_scope=None)
+    if preset.schedule.plan != "moving-buffer":
+        raise KnobError(
+            name, f"preset {preset.name!r} has no joint window to narrow: leave {name} out, or choose rolling-forcing."
+        )
+    try:
+        return replace(preset, dual_scope=DualScope.read(str(wanted)))
+    except ValueError as error:
+        raise KnobError(name, f"{name}: {error}, or none.") from None
+
+
 def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
     if "recache_on_switch" in knobs:
         wanted = _truth("recache_on_switch", knobs["recache_on_switch"])
@@ -261,6 +284,16 @@ def _set_switch(preset: Preset, knobs: Mapping[str, object]) -> Preset:
         if preset.switch.keep_sink != keep:
             preset = replace(preset, switch=replace(preset.switch, keep_sink=keep))
     return preset
+
+
+def _set_cascade(preset: Preset, knobs: Mapping[str, object]) -> Preset:
+    """Behind all others, because it follows the chunk, the window and the sink."""
+    name = "cascade"
+    depth = _whole(name, knobs[name], 1, MOST_STEPS + 1) if name in knobs else depth_of(preset)
+    try:
+        return cascaded(preset, depth)
+    except ValueError as error:
+        raise KnobError(name, f"{error}.") from None
 
 
 def _set_video(preset: Preset, knobs: Mapping[str, object]) -> Preset:
@@ -361,6 +394,8 @@ KNOBS: dict[str, Callable[[Preset], object]] = {
     "kv_cache_attention_bias": lambda preset: getattr(preset.window, "past_weight", None),
     "feature_cache": lambda preset: preset.feature_cache or None,
     "kv_cache_dtype": lambda preset: preset.kv_cache_dtype or None,
+    "dual_scope": lambda preset: None if preset.dual_scope is None else preset.dual_scope.written,
+    "cascade": lambda preset: depth_of(preset) if depth_of(preset) > 1 else None,
     "recache_on_switch": lambda preset: isinstance(preset.switch, Recache) if _may_recache(preset) else None,
     "global_sink": lambda preset: preset.switch.keep_sink if isinstance(preset.switch, Recache) else None,
 }

@@ -33,5 +33,6 @@ def make_plan(preset: Preset, levels: tuple[float, ...]) -> NoisePlan:
         "micro_steps": recipe.micro_steps,
         "references": recipe.references,
         "memory": preset.cache.deps,
+        "depth": getattr(preset.cache, "depth", 1),
     }
     return NOISE_PLANS[recipe.plan](**{name: settings[name] for name in known})

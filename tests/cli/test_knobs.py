@@ -74,6 +74,8 @@ def test_the_values_of_a_preset_give_the_preset_back(preset: Preset) -> None:
     without = {
         "feature_cache",
         "kv_cache_dtype",
+        "dual_scope",
+        "cascade",
         *({"global_sink"} if preset.cache.capacity else MEMORY),
     }  # no preset has one
     without = without if isinstance(preset.window, AllRemembered) else {*without, "kv_cache_attention_bias"}
@@ -262,7 +264,7 @@ class NoKnobs:
 def test_a_knob_that_a_preset_does_not_have_is_refused_and_not_listed() -> None:
     strange = replace(PRESETS["longlive"], cache=NoKnobs(), switch=NoKnobs())  # type: ignore[arg-type]
     missing = {"local_attn_size": 9, "sink_size": 1, "recache_on_switch": True, "global_sink": True}
-    assert KNOBS.keys() - knob_values(strange).keys() == {*missing, "feature_cache", "kv_cache_dtype"}
+    assert KNOBS.keys() - knob_values(strange).keys() == {*missing, "feature_cache", "kv_cache_dtype", "dual_scope", "cascade"}
     for knob, value in missing.items():
         with pytest.raises(KnobError, match="leave") as refusal:
             apply_knobs(strange, {knob: value})

@@ -76,6 +76,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "kv_cache_attention_bias": ("0.3", 0.3),
     "feature_cache": ("clean-pass", "clean-pass"),
     "kv_cache_dtype": ("int8", "int8"),
+    "cascade": ("3", 3),
+    "dual_scope": ("4+2", "4+2"),
     "recache_on_switch": ("true", True),
     "global_sink": ("true", True),
     "transition": ("soft", "soft"),
@@ -104,9 +106,13 @@ def override_of(name: str) -> str:
     return f"{name}={GOOD[name][0]}"
 
 
+COMPANY = {"transition_chunks": ["transition=soft"], "dual_scope": ["preset=rolling-forcing"]}
+"""What a setting cannot be without."""
+
+
 def with_company(name: str) -> list[str]:
     """A setting with what it cannot be without."""
-    return [override_of(name), *(["transition=soft"] if name == "transition_chunks" else [])]
+    return [override_of(name), *COMPANY.get(name, ())]
 
 
 # ------------------------------------------------------------------ who wins
@@ -182,7 +188,7 @@ def test_every_setting_is_read_from_text_and_kept_with_its_origin(name: str) -> 
     assert resolve([]).settings.model_dump()[name] != read or name in ("recache_on_switch", "height", "width")
     assert next(row for row in resolved.table() if row[0] == name)[2] == "override"
     flag = [text] if name == "prompt" else text
-    company = {"transition": "soft"} if name == "transition_chunks" else {}
+    company = dict(each.split("=") for each in COMPANY.get(name, ()))
     assert getattr(resolve([given_by_flags({name: flag} | company)]).settings, name) == read
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import pipelines
 from pipelines import Controls, film, open_stream
 from pipelines.api import UnknownWords
+from pipelines.components import choose_device
 from tests.app_doubles import save_tiny_model
 from weights.catalog import MODELS, get_model
 
@@ -82,7 +84,7 @@ def test_prompts_share_a_film_equally() -> None:
         (lambda: film(BALL, seconds=0), "above 0"),
         (lambda: film(BALL, seconds=float("nan")), "above 0"),
         (lambda: open_stream("embeded"), "did you mean embedded"),
-        (lambda: open_stream(device="gpu"), "choose auto, cpu or cuda"),
+        (lambda: open_stream(device="gpu"), "choose auto, cpu, cuda or mps"),
         (lambda: open_stream(width=34), "makes 32x32, 48x32, not 34x32"),
     ],
 )
@@ -113,3 +115,12 @@ def test_unknown_words_are_warned_of_when_their_prompt_begins_and_not_again() ->
         stream.next_chunk(Controls("a red xyzzy"))
     stream.next_chunk(Controls("a red xyzzy"))  # a warning is an error in these tests
     stream.next_chunk(Controls("a red ball"))
+
+
+def test_an_apple_gpu_is_asked_for_by_name() -> None:
+    if torch.backends.mps.is_available():
+        assert choose_device("mps") == ("mps", torch.bfloat16)
+    else:
+        with pytest.raises(ValueError, match="finds no Apple GPU"):
+            choose_device("mps")
+    assert choose_device("auto")[0] != "mps", "until it has been seen on one"

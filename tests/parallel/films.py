@@ -7,11 +7,17 @@ from dataclasses import replace
 import torch
 
 from cache.deep_forcing import DeepForcing
-from cache.positions import MovedSink, SlotIndex
+from cache.dual_scope import DualScope
+from cache.fifo import SinkWindow
+from cache.in_flight import InFlight, Preceding
+from cache.positions import Glued, MovedSink, SlotIndex
 from cache.refresh import SinkRefresh
-from cache.switches import Keep
+from cache.switches import Keep, Recache
+from cache.windows import RollingWindow
 from pipelines.engine import Engine
 from schedulers.batch import StreamBatch
+from schedulers.buffer import MovingBuffer
+from schedulers.cascade import Cascade
 from tests.tiny import tiny_autoencoder, tiny_engine, tiny_transformer
 
 LEVELS = (1000.0, 750.0, 500.0, 250.0)
@@ -67,3 +73,45 @@ def uneven() -> Engine:
     """Three heads, and six tokens a frame that three ranks could share and two share evenly."""
     transformer = tiny_transformer(num_layers=2, num_attention_heads=3, attention_head_dim=32, dtype=torch.float64)
     return tiny_engine(transformer)
+
+
+def joint(dtype: torch.dtype = torch.float64) -> Engine:
+    """Rolling Forcing in small: four chunks of 3 frames in one window, before a memory of clean ones."""
+    return tiny_engine(
+        tiny_transformer(num_layers=2, dtype=dtype),
+        plan=MovingBuffer(LEVELS, chunk=3, memory="clean"),
+        cache=SinkWindow(window=12, sink=3, counts="commit"),
+        view=RollingWindow(visible=15, sink=3),
+        position=Glued(),
+        switch=Keep(),
+        autoencoder=tiny_autoencoder() if dtype == torch.float32 else None,
+    )
+
+
+def joint_32() -> Engine:
+    """The same in single precision, with pictures."""
+    return joint(torch.float32)
+
+
+def scoped() -> Engine:
+    """The same in double precision, where a frame sees one neighbour a side and two spread frames."""
+    engine = joint()
+    return replace(engine, policies=replace(engine.policies, scope=DualScope(1, 2)))
+
+
+def cascade(depth: int = 3) -> Engine:
+    """Chunks of 2 that begin on half-denoised keys of those before, three at once; with pictures."""
+    return tiny_engine(
+        tiny_transformer(num_layers=2),
+        plan=Cascade(LEVELS, chunk=2, depth=depth),
+        cache=InFlight(8, 2, chunk=2, depth=depth),
+        view=Preceding(1.0, 8, 2),
+        position=SlotIndex(),
+        switch=Recache(8, 2, keep_sink=False),
+        autoencoder=tiny_autoencoder(),
+    )
+
+
+def cascade_of_five() -> Engine:
+    """As many chunks at once as a chunk has passes."""
+    return cascade(5)

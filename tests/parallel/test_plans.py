@@ -14,6 +14,7 @@ from cache.fifo import SinkWindow
 from cache.kv import KVStore
 from cache.kv_shape import KVShape
 from cache.layer_plan import LayerPlan, Tap
+from cache.none import NoMemory
 from cache.quantised import KV_STORAGES
 from cache.storage import Dense
 from parallel import MOST_RANKS, PARALLEL_PLANS, Facts, choose_plan, read_plan
@@ -21,12 +22,15 @@ from parallel.cuts import cut
 from parallel.parts import joined, part_of
 from parallel.plan import Costs
 from parallel.share import Share
+from pipelines.components import DEVICES
 from pipelines.tree import copied
 from schedulers.batch import StreamBatch
+from schedulers.buffer import MovingBuffer
 from schedulers.serial import Serial
 
 BATCH = StreamBatch((1000.0, 750.0, 500.0, 250.0), chunk=1)
 LEVEL_FACTS = Facts("streamdiffusion-v2", BATCH, SinkWindow(6, 2, keeps="level"), layers=6, heads=7)
+JOINT_FACTS = Facts("streamdit", MovingBuffer((1000.0, 500.0), chunk=4), NoMemory(), layers=6, heads=7)
 CLEAN_FACTS = Facts("longlive", Serial((1000.0, 500.0)), SinkWindow(9, 3), layers=6, heads=7)
 
 
@@ -62,6 +66,8 @@ def test_what_is_no_plan_is_one_sentence_with_what_to_write(written: str) -> Non
             Facts("a", Serial((9.0, 5.0), step="unipc", memory="level"), LEVEL_FACTS.cache, 6, 7),
             "remember",
         ),
+        ("clips", 2, CLEAN_FACTS, "no joint window"),
+        ("clips", 9, JOINT_FACTS, "too few for 9 ranks"),
         ("auto", 9, CLEAN_FACTS, "no plan spreads"),
     ],
 )
@@ -72,6 +78,7 @@ def test_a_plan_that_cannot_run_a_film_says_why_and_what_can(name: str, ranks: i
 
 def test_the_settings_allow_as_many_ranks_as_the_plans() -> None:
     assert readers.MOST_RANKS == MOST_RANKS
+    assert readers.DEVICES == DEVICES
 
 
 def test_auto_takes_levels_where_there_are_some_and_heads_else() -> None:

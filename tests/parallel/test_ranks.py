@@ -18,6 +18,7 @@ import torch
 from models.attention import attend
 from models.transformer import Batch
 from parallel import LinkLost, heads
+from parallel.frames import GatheringAttnProcessor
 from parallel.handover import LevelHandover
 from parallel.plan import Costs
 from parallel.stages import StageRunner
@@ -63,9 +64,10 @@ def hashes(stream: Stream, script: Sequence[Controls], *, undo_at: int = -1, res
         ("levels", films.stream_batch, Costs(1.0, 1.5)),
         ("layers", films.stream_batch, Costs()),
         ("layers", films.clean, Costs(1.0, 0.6)),
+        ("cascade", films.cascade, Costs()),
     ],
 )
-def test_levels_and_layers_are_one_process_bit_for_bit(
+def test_levels_layers_and_cascades_are_one_process_bit_for_bit(
     crew: Crew, tmp_path: Path, plan: str, make: Make, costs: Costs
 ) -> None:
     once = hashes(crew.alone(make, plan, seed=3), SCRIPT)
@@ -96,6 +98,38 @@ def test_ulysses_is_one_process_but_for_rounding(crew: Crew, make: Make, most: f
     for one, other in zip(latents(lead, script), theirs, strict=True):
         assert gap(one, other) < most
     assert gap(theirs[-1], latents(crew.alone(make, seed=6), script)[-1]) > 1e-2
+
+
+@pytest.mark.parametrize(("make", "most"), [(films.joint, 1e-12), (films.scoped, 1e-12), (films.joint_32, 1e-5)])
+def test_clips_of_a_joint_window_are_one_process_but_for_rounding(crew: Crew, make: Make, most: float) -> None:
+    """Switch, undo and a cut in it: windows fill from one chunk on, three frames on two ranks first."""
+    script = [FOX] * 6 + [WOLF] * 3 + [BIRD] * 3
+    lead, one = crew.stream(make, "clips", seed=5), crew.alone(make, seed=5)
+    before = None
+    for index, controls in enumerate(script):
+        if index == 4:
+            before = lead.snapshot()
+            lead.next_chunk(WOLF, decode=False)
+            lead.restore(before)
+        (mine,), (theirs,) = latents(lead, [controls]), latents(one, [controls])
+        assert gap(mine, theirs) < most
+    assert before is not None
+    one.restore(before)  # the snapshot is that of one process
+    (again,) = latents(one, [FOX])
+    assert gap(again, latents(crew.alone(make, seed=5), script[:5])[-1]) < most
+    assert gap(again, latents(crew.alone(make, seed=6), script[:5])[-1]) > 1e-2
+
+
+def test_only_keys_of_what_a_clip_sees_travel(crew: Crew) -> None:
+    frame = (HEIGHT // 2) * (WIDTH // 2) * 64 * 8  # of one of keys and values, float64
+    for make, seen in ((films.joint, 6), (films.scoped, 2)):  # all that are ours; or a neighbour and one that is spread
+        lead = crew.stream(make, "clips")
+        for _ in range(6):
+            lead.next_chunk(FOX, decode=False)
+        crew.link.bytes.clear()
+        lead.next_chunk(FOX, decode=False)
+        # Two layers; the pass that writes the memory has three frames, one of which is ours, and goes to all.
+        assert crew.link.bytes["keys, values"] == 2 * frame * (2 * seen + 2 * 1)
 
 
 def test_seven_heads_and_an_odd_number_of_tokens_are_shared_unevenly(crew: Crew) -> None:
@@ -215,12 +249,26 @@ def _lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "attend", forgetful)
 
 
+def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of the other rank's frames is zeros."""
+    gathered = GatheringAttnProcessor._gathered  # pyright: ignore[reportPrivateUsage]
+
+    def short(self: Any, parts: torch.Tensor, clip: range) -> torch.Tensor:
+        whole, own = torch.zeros_like(gathered(self, parts, clip)), parts.shape[2]
+        first = clip.start * own // len(clip)
+        whole[:, :, first : first + own] = parts
+        return whole
+
+    monkeypatch.setattr(GatheringAttnProcessor, "_gathered", short)
+
+
 @pytest.mark.parametrize(
     ("plan", "make", "spoil"),
     [
         ("levels", films.stream_batch_latents, _swapped),
         ("layers", films.stream_batch, _turned),
         ("ulysses", films.clean_64, _lost),
+        ("clips", films.joint, _unseen),
     ],
 )
 def test_a_plan_with_a_mistake_in_it_makes_another_film(

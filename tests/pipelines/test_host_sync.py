@@ -62,10 +62,17 @@ def stream_of(preset: Preset, parts: tuple[nn.Module, nn.Module], observer: Obse
     return Stream(engine, height=HEIGHT, width=WIDTH, seed=3, observer=observer)
 
 
-def away(preset: Preset, script: Sequence[Controls], observer: Observer | None = None, *, decode: bool = False) -> Run:
+def away(
+    preset: Preset,
+    script: Sequence[Controls],
+    observer: Observer | None = None,
+    *,
+    decode: bool = False,
+    fine: bool = True,
+) -> Run:
     """A film on the played device."""
     parts = networks()
-    with device() as played:
+    with device(fine=fine) as played:
         stream = stream_of(preset, (send(parts[0]), send(parts[1])), observer)
         run = Run([], [], [])
         for controls in script:
@@ -121,6 +128,21 @@ def test_the_host_waits_once_a_chunk_and_that_is_for_its_pixels(name: str) -> No
     assert run.hashes == home(preset, script, decode=True), "the played device computes something else"
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_device_without_float64_plays_every_preset(name: str) -> None:
+    """As Apple's GPUs: what would make a float64 tensor on it raises, as it does there."""
+    preset = short(PRESETS[name])
+    run = away(preset, [FOX] * 3 + [WOLF], decode=True, fine=False)
+    for waits in run.waits:
+        assert [wait.place for wait in waits.elements()] == [PIXELS], where(waits)
+
+
+def test_float64_on_a_device_without_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedulers.flow_match.finest", lambda device: torch.float64)
+    with pytest.raises(TypeError, match="to_x0 makes float64"):
+        away(PRESETS["embedded"], [FOX], fine=False)
+
+
 @pytest.mark.parametrize("name", FEATURE_CACHES)
 def test_a_feature_cache_waits_for_nothing_but_what_it_measured(name: str) -> None:
     """That is copied while the device works (no wait) and read from the host's memory a pass later."""
@@ -145,6 +167,11 @@ def test_choosing_tokens_waits_for_nothing_and_sends_nothing() -> None:
     assert len(set(counted[4:])) == 1, counted
     assert not [upload for upload in run.uploads[-1] + run.uploads[-2] if "selection" in upload.place]
     assert run.hashes == home(deep(), [FOX] * 8)
+
+
+def test_tokens_are_chosen_on_a_device_without_float64() -> None:
+    run = away(deep(), [FOX] * 6, fine=False)
+    assert [sum(waits.values()) for waits in run.waits] == [1] * 6
 
 
 def test_a_recache_of_a_pruned_memory_waits_for_nothing() -> None:

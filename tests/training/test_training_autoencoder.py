@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from models.taehv import AutoencoderTAEHV
-from training import autoencoder, crops, inherit, pack, reconstruction, run, world
+from tests.small_recipe import SMALL_AE
+from training import autoencoder, crops, deepen, inherit, pack, reconstruction, run, world
 from training.__main__ import main
+from training.initialise import initialise
 from training.run import step_seed
 
 
@@ -316,3 +318,37 @@ def test_weights_that_fp16_cannot_hold_are_not_packed(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "x.pt", {"model": {"weight": torch.full((2, 2), 1e6)}, "step": 1})
     with pytest.raises(ValueError, match="fp16 cannot hold"):
         pack.pack(tmp_path, "x", tmp_path / "packed")
+
+
+def test_a_deeper_one_keeps_the_outer_stages_and_begins_with_older_latents(
+    tmp_path: Path, smooth: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One halving more; the new stage alone is fitted first, and both runs know what is kept."""
+    monkeypatch.setattr(deepen, "render_batch", lambda *_, **__: _smooth_clips(*_[:3]))
+    monkeypatch.setattr(deepen, "INNER_CLIPS", 16)
+    monkeypatch.setattr(deepen, "WIDTHS", (16, 8))
+    monkeypatch.setattr(deepen, "KEPT_WEIGHT", 20.0)
+    monkeypatch.setattr(deepen, "INNER_RATE", 0.03)
+    source, older = AutoencoderTAEHV(**SMALL_AE), AutoencoderTAEHV(**{**SMALL_AE, "patch_size": 8})
+    for model, name in ((source, "source"), (older, "older")):
+        initialise(model, _smooth_clips(step_seed(1, 0, name), 8, 5))
+        autoencoder.freeze(model.eval(), tmp_path / name, 0, clips=8)
+    begun, fitted = (
+        deepen.deepen(inherit.unsettled(tmp_path / "source" / "autoencoder"), older, 0, steps=n) for n in (1, 40)
+    )
+    pixels = _smooth_clips(step_seed(9, 0, "x"), 8, 9)
+    wanted = older.encode(pixels, pad="start")
+    assert fitted.spatial_scale == 2 * source.spatial_scale
+    assert _same(list(fitted.encoder[:4].parameters()), list(source.encoder[:4].parameters()))
+    lacking = [float(deepen.apart(model.encode(pixels, pad="start"), wanted).detach()) for model in (begun, fitted)]
+    assert lacking[1] < 0.85 * lacking[0], lacking
+
+    monkeypatch.setattr(deepen, "INNER_STEPS", 2)
+    out = tmp_path / "run"
+    autoencoder.train_autoencoder(out, steps=3, log_every=1, start_from=tmp_path / "source", keep=tmp_path / "older")
+    autoencoder.cool_autoencoder(out, steps=2, log_every=1)
+    curves = [(out / f"{name}.jsonl").read_text().splitlines() for name in ("autoencoder", "cooldown")]
+    assert [sum('"kept"' in line for line in curve) for curve in curves] == [3, 2]
+    assert AutoencoderTAEHV.from_pretrained(out / "autoencoder").config["latent_channels"] == deepen.CHANNELS
+    with pytest.raises(SystemExit):  # nothing to deepen
+        main(["autoencoder", "--out", str(tmp_path / "no"), "--keep", str(tmp_path / "older")])
