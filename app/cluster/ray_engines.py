@@ -56,6 +56,8 @@ class RayEngine:
             raise EngineLost(f"it has not answered for {ANSWER_SECONDS:g} s") from error
         except errors.RayTaskError:
             raise  # a mistake of ours, with its traceback
+        except errors.ObjectLostError as error:  # not the engine: what it was to go back to
+            raise RuntimeError("The copy that the film was to go on from is gone with its node.") from error
         except errors.RayError as error:
             raise EngineLost("its process has ended, or its node is gone") from error
         if answer.size:
