@@ -5,9 +5,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 APP = $(VENV)/.app-installed
 WEB = $(VENV)/.web-installed
+RAY = $(VENV)/.ray-installed
 DEV = $(VENV)/.dev-installed
 
-.PHONY: setup demo live test test-gpu train-gpu gpu check lint types fix bench golden
+.PHONY: setup demo live cluster-demo test test-gpu train-gpu gpu check lint types fix bench golden
 
 setup: $(APP)
 
@@ -28,6 +29,10 @@ demo: $(APP)
 # The live page in the browser: type what happens next.
 live: $(WEB)
 	@$(BIN)/rivulet web
+
+# Two nodes of a cluster on this machine play four films; one engine is killed. The page is outputs/cluster.html.
+cluster-demo: $(RAY)
+	@$(BIN)/python -m benchmarks.live.two_nodes
 
 # Everything but the tests marked gpu, multigpu or network; the recorded traces are among them. Two files at a time; those
 # that drive a browser come by themselves, because they count seconds.
@@ -79,6 +84,10 @@ $(APP): pyproject.toml constraints.txt
 $(WEB): pyproject.toml constraints.txt
 	@.ci/install '$(VENV)' '.[web]'
 	@touch $(APP) $@
+
+$(RAY): pyproject.toml constraints.txt
+	@.ci/install '$(VENV)' '.[web,ray]'
+	@touch $(APP) $(WEB) $@
 
 $(DEV): pyproject.toml constraints.txt
 	@.ci/install '$(VENV)' '.[dev]'

@@ -184,6 +184,8 @@ class Fleet:
                 far, _ = self._started()
                 break
             except Exception as error:  # the films stay where they are meanwhile
+                if self._closed:
+                    return
                 _log.error("no engine could be started in place of one that is gone: %s", error)
                 time.sleep(0 if tries + 1 == _TRIES else _AGAIN_SECONDS)
         else:

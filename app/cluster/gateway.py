@@ -117,7 +117,7 @@ class ClusterEngine:
         """A new session, or of this name the running one, else the parked one taken up again; as of LiveEngine.
 
         Raises:
-            Busy: every engine is full; another one may be on its way.
+            Busy: every engine is full, or gone; another one may be on its way.
             NotKept, ValueError, OSError, Closed: as of LiveEngine.
         """
         if self._closed.is_set():
@@ -127,8 +127,9 @@ class ClusterEngine:
         if running is not None:
             return running.open(session_id)
         if not engines:
-            if self._failure is not None:
+            if isinstance(self._failure, ValueError | OSError):  # another one would be refused, too
                 raise self._failure
+            self._add()
             raise Busy()
         loaded = [engine for engine in engines if engine.ready]
         if not loaded:  # the first one loads: whoever asks waits for it

@@ -20,8 +20,8 @@ AUTO = "auto"
 ROOT = Path(__file__).resolve().parents[2]
 _REACH_SECONDS = 5.0
 """For a head node to answer; Ray itself waits two minutes."""
-_STORE = 2**28
-"""Bytes that objects on their way may take on this machine, where the cluster is ours."""
+STORE = 2**28
+"""Bytes that objects on their way may take on a node that is begun here; what is beyond goes to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,11 @@ def check_installed() -> None:
 
 
 def ray_module() -> Any:
-    """Ray, which is typed loosely and need not be there for those who check types."""
+    """Ray, which is typed loosely and need not be there for those who check types; what it begins inherits this."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # after we have left, a call starts no cluster of its own
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 is for batches beside something else
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what nobody asked
     return import_module("ray")
 
 
@@ -49,6 +53,7 @@ class Cluster:
 
     Args:
         where: AUTO, or HOST:PORT of a head node.
+        kept: bytes of objects that stay for long, beside those on their way.
 
     Attributes:
         own: whether it was begun here, and ends with this process.
@@ -57,14 +62,10 @@ class Cluster:
         UsageMistake: there is no Ray, or nobody at that address.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, kept: int = 0) -> None:
         check_installed()
         if where != AUTO:
             _check_reached(where)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # after we have left, a call starts no cluster of its own
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 is for batches beside something else
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what nobody asked
         ray = self._ray = ray_module()
         # Workers find the program as this process does, wherever their node was started.
         quiet: dict[str, Any] = {
@@ -79,7 +80,7 @@ class Cluster:
             if where != AUTO:
                 raise UsageMistake(f"The cluster at {where} does not let us in: {_line(error)}") from error
             self.own = True
-            ray.init(include_dashboard=False, object_store_memory=_STORE, **quiet)
+            ray.init(include_dashboard=False, object_store_memory=STORE + kept, **quiet)
         except (RuntimeError, ValueError) as error:  # another version, another token
             raise UsageMistake(f"The cluster at {where} does not let us in: {_line(error)}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +56,8 @@ class RayEngine:
             raise EngineLost(f"it has not answered for {ANSWER_SECONDS:g} s") from error
         except errors.RayTaskError:
             raise  # a mistake of ours, with its traceback
+        except errors.ObjectLostError as error:  # not the engine: what it was to go back to
+            raise RuntimeError("The copy that the film was to go on from is gone with its node.") from error
         except errors.RayError as error:
             raise EngineLost("its process has ended, or its node is gone") from error
         if answer.size:
@@ -65,7 +66,7 @@ class RayEngine:
 
     def forget(self, stream: int) -> None:
         """See app.cluster.remote.Far."""
-        with suppress(self._ray.exceptions.RayError, RuntimeError):  # the cluster was left already
+        if self._ray.is_initialized():  # else the cluster was left already
             self._actor.forget.remote(stream)
 
     def fetch(self, copy: Any) -> Copy:
@@ -79,7 +80,7 @@ class RayEngine:
 
     def end(self) -> None:
         """See app.cluster.remote.Far."""
-        with suppress(self._ray.exceptions.RayError, RuntimeError, ValueError):
+        if self._ray.is_initialized():
             self._ray.kill(self._actor)
 
 
@@ -116,7 +117,7 @@ def cluster_engine(where: str, request: EngineRequest, *, max_sessions: int, **l
     Raises:
         UsageMistake: there is no Ray, nobody at that address, or no room for an engine.
     """
-    cluster = Cluster(where)
+    cluster = Cluster(where, kept=live["undo_memory"])  # ways back are copies in the store
     try:
         nodes = cluster.nodes
         device = device_on(nodes, request.device)

@@ -38,7 +38,8 @@ def render_films(requests: Sequence[RenderRequest], where: str, console: Console
             f"a GPU and {cores} core{'s' * (cores != 1)}" if gpus else f"{cores} core{'s' * (cores != 1)} (--threads)"
         )
         where = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
-        console.print(f"{len(requests)} films on {where}, {at_once} at a time, each with {each}.", soft_wrap=True)
+        films = f"{len(requests)} film{'s' * (len(requests) != 1)}"
+        console.print(f"{films} on {where}, {at_once} at a time, each with {each}.", soft_wrap=True)
         return render_on(RayWorkers(cores, gpus), requests, console)
     finally:
         cluster.close()

@@ -63,6 +63,10 @@ class Client:
                 # The bytes follow those before them, and then travel.
                 free = max(free, now) + (8 * len(message) / self.link.rate if self.link.rate else 0.0)
                 await wire.put((free + self.link.delay, message))
+            # What came right before the end has yet to arrive: a refusal above all.
+            landed = asyncio.create_task(wire.join())
+            await asyncio.wait({arriving, landed}, return_when=asyncio.FIRST_COMPLETED)
+            landed.cancel()
         finally:
             arriving.cancel()
 
@@ -83,6 +87,7 @@ class Client:
                     acks.add(task := asyncio.create_task(self._ack(header.seq)))
                     task.add_done_callback(acks.discard)
                 self.changed.notify_all()
+            wire.task_done()
 
     async def _ack(self, seq: int) -> None:
         await asyncio.sleep(self.link.delay)
@@ -136,6 +141,18 @@ class Server:
             lines = answer.read().decode().splitlines()
         pairs = (line.split() for line in lines if line and not line.startswith("#"))
         return {name.removeprefix("rivulet_"): float(value) for name, value in pairs}
+
+    def wait_ready(self, seconds: float = 600.0) -> float:
+        """Wait until films can be made; seconds since the process began.
+
+        Raises:
+            TimeoutError: it takes longer than `seconds`.
+        """
+        while time.time() - self.begun < seconds:
+            with suppress(OSError), urllib.request.urlopen(f"{self.url}readyz", timeout=10):
+                return time.time() - self.begun
+            time.sleep(0.1)
+        raise TimeoutError(f"no film can be made {seconds:g} s after the start of the server")
 
     def log_lines(self) -> int:
         """Lines that it has written about what went wrong."""

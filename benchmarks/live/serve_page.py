@@ -49,7 +49,7 @@ def _load(result: dict[str, Any]) -> str:
     come = f"over {result['arrive']:g} s" if result["arrive"] else "all at once"
     stay = f"for {result['stay']:g} s" if result["stay"] else "to the end"
     return (
-        f"preset {result['preset']} · {result['viewers']} viewers a film · they come {come} and stay {stay} · "
+        f"preset {result['preset']} · viewers a film: {result['viewers']} · they come {come} and stay {stay} · "
         f"{result['minutes']:g} minutes"
     )
 

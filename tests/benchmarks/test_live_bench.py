@@ -252,6 +252,21 @@ def test_a_slow_link_delays_what_it_carries_and_its_acknowledgements(link: Link,
     assert least or client.frames[-1][0] - begun < 0.5
 
 
+def test_what_a_server_says_last_is_heard() -> None:
+    class Refusing(Server):
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            yield json.dumps({"type": "error", "code": "full"})
+            yield json.dumps({"type": "session.done"})
+
+    async def listen() -> Client:
+        client = Client(Refusing(0))
+        await client.listen()
+        return client
+
+    client = asyncio.run(listen())
+    assert client.first("session.done") is not None
+
+
 def test_a_page_that_opens_late_or_stutters_does_not_pass() -> None:
     page = {"first_drawn_cold_s": 2.0, "first_drawn_warm_s": 0.4, "drawn_fps": 15.9}
     assert all(_browser_checks(page, FPS).values())

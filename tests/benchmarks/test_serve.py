@@ -91,7 +91,7 @@ def test_each_thing_that_goes_wrong_fails_its_own_check() -> None:
     late = play(arrivals(129, {33: 1.0, 57: 1.0}), CHUNK)
     wrong = (
         visit(3, 0.0, None, outcome="refused"),  # without a sentence
-        visit(3, 0.0, 1.0, film=late),
+        visit(3, 0.0, 1.0, film=late),  # two chunks of ten
         visit(3, 0.0, 1.0, outcome="lost", said="gone", places=[1]),
         visit(3, 20.0, 2.0, places=[2]),
     )
@@ -108,14 +108,16 @@ def test_table_and_page_show_what_was_measured_and_escape_what_was_said() -> Non
     assert found["sessions"]["viewers"] == 2
     assert found["sessions"]["underruns"] == 1
     assert found["sessions"]["deadlines_kept"] == 1.0  # of what drivers see
-    server = dict.fromkeys(("processor_s", "viewers_processor_s", "lasted_s", "loop_pause_p99_seconds"), 1.0)
+    server = dict.fromkeys(("ready_s", "processor_s", "viewers_processor_s", "lasted_s", "loop_pause_p99_seconds"), 1.0)
     asked = {"sessions_asked": 2, "viewers": 2, "minutes": 1.0, "arrive": 0.0, "stay": 0.0, "preset": "embedded"}
     result = {**asked, **found, "server": server, "checks": {"kept": False}, "passed": False}
+    result["killed"] = {"at": 60.0, "longest_gap_s": 2.5}
     shown = Console(file=io.StringIO(), width=200)
     shown.print(table(result))
     text = shown.file.getvalue()  # type: ignore[attr-defined]
     assert "100.00% of 10" in text
     assert "NO" in text
+    assert "an engine killed at 60 s" in text
     html = page(result)
     assert "&lt;Full&gt; &amp; gone." in html
     assert "<Full>" not in html
@@ -123,6 +125,8 @@ def test_table_and_page_show_what_was_measured_and_escape_what_was_said() -> Non
     assert "default-src 'none'" in html
 
 
-def test_a_page_that_cannot_be_written_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_measured_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", "--page", "/no/such/folder/p.html"]) == 2
     assert "There is no folder /no/such/folder" in capsys.readouterr().err
+    assert main(["bench", "serve", "--kill", "5"]) == 2
+    assert "Give --cluster auto" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def hashes(stream: Any, count: int, first: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed() -> list[str]:
     """The film as this process makes it."""
-    return hashes(TinyModel(Clock())().new_stream(5, ()), 12)
+    return hashes(TinyModel(Clock())().new_stream(5, ()), 9)
 
 
 @pytest.fixture
@@ -100,18 +100,18 @@ def far(fleet: Fleet) -> LiveModel:
     return far_model(request, facts, home)
 
 
-@pytest.mark.parametrize("dies", [1, 2, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("dies", [1, 2, 5, 7])
 def test_a_film_goes_on_with_its_own_chunks_whenever_its_engine_is_lost(
     yard: Yard, undisturbed: list[str], dies: int
 ) -> None:
     fleet = Fleet(yard)
     model, _ = far(fleet), far(fleet)
     yard.engines[0].dies = dies
-    assert hashes(model.new_stream(5, ()), 12) == undisturbed
+    assert hashes(model.new_stream(5, ()), 7) == undisturbed[:7]
     assert fleet.losses == 1
     assert yard.engines[0].ended
     again = [asked for asked in yard.engines[1].asked if asked.method == "next_chunk"]
-    assert len(again) <= 12 - (dies - 2) + COPY_EVERY  # from a copy, not from the beginning
+    assert len(again) <= 7 - (dies - 2) + COPY_EVERY  # from a copy, not from the beginning
     wait(lambda: len(fleet.engines) == 2)  # another one in its place
     fleet.close()
     assert all(engine.ended for engine in yard.engines)
@@ -124,10 +124,10 @@ def test_engines_may_be_lost_one_after_the_other_and_the_last_one_is_waited_for(
     stream = far(fleet).new_stream(5, ())
     made: list[str] = []
     for lost in range(3):
-        made += hashes(stream, 4, len(made))
+        made += hashes(stream, 2, len(made))
         yard.engines[lost].killed = True
-    assert made == undisturbed
-    assert hashes(stream, 1, 12) != []
+    assert made == undisturbed[:6]
+    assert hashes(stream, 1, 6) == undisturbed[6:7]
     assert fleet.losses == 3
     fleet.close()
 
@@ -283,6 +283,21 @@ def test_an_engine_that_cannot_begin_is_told_to_whoever_asks(tmp_path: Path, yar
     with pytest.raises(ValueError, match="pull it"):
         gateway.open()
     assert not gateway.ready
+    gateway.close(20.0)
+
+
+def test_an_engine_that_was_killed_while_it_began_is_begun_again(tmp_path: Path, yard: Yard) -> None:
+    yard.refuses = RuntimeError("An engine did not start")
+    request: Any = SimpleNamespace()
+    gateway = ClusterEngine(Fleet(yard), request, most=2, films=2, folder=tmp_path, prompt="a fox")
+    gateway.start()
+    with pytest.raises(RuntimeError, match="did not start"):
+        gateway.open()
+    gateway.look_after()
+    yard.refuses = None
+    film = opened(gateway)
+    assert len(yard.engines) == 1
+    film.end("the test is over")
     gateway.close(20.0)
 
 

@@ -149,8 +149,9 @@ def test_what_a_cluster_cannot_be_asked_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("app.cluster.nodes.find_spec", lambda name: None)
-    assert main(["render", "a ball", "--cluster", "auto"]) == 2
-    assert capsys.readouterr().err == "rivulet: --cluster needs Ray. Install: pip install 'rivulet[ray]'\n"
+    for command in (["render", "a ball"], ["web", "--port", "0"]):
+        assert main([*command, "--cluster", "auto"]) == 2
+        assert capsys.readouterr().err == "rivulet: --cluster needs Ray. Install: pip install 'rivulet[ray]'\n"
     monkeypatch.setattr("app.cluster.nodes.find_spec", lambda name: object())
     for where, sentence in (("nobody", "is no head node"), ("127.0.0.1:1", "Nobody answers at 127.0.0.1:1")):
         assert main(["render", "a ball", "--cluster", where]) == 2
