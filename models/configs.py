@@ -72,7 +72,7 @@ class TAEHVConfig(_Config):
     decoder_blocks: Annotated[Sequence[Patch], Field(min_length=1, max_length=8)] = (3, 3, 3)
     time_downscale: Annotated[Sequence[Patch], Field(min_length=1, max_length=8)] = (2, 2, 1)
     time_upscale: Annotated[Sequence[Patch], Field(min_length=1, max_length=8)] = (1, 2, 2)
-    upsample: Literal["nearest", "shuffle"] = "nearest"
+    upsample: Literal["nearest", "shuffle", "together"] = "nearest"
     latents_mean: Means | None = None
     latents_std: Spreads | None = None
 

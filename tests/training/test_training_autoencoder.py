@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.configs import TAEHVConfig
 from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import SMALL_AE
 from training import autoencoder, crops, deepen, inherit, pack, reconstruction, run, world
 from training.__main__ import main
 from training.initialise import initialise
 from training.run import step_seed
+from weights.load import load_component
 
 
 def _smooth_clips(rng: np.random.Generator, clips: int, frames: int, *_: object, **__: object) -> torch.Tensor:
@@ -352,3 +354,11 @@ def test_a_deeper_one_keeps_the_outer_stages_and_begins_with_older_latents(
     assert AutoencoderTAEHV.from_pretrained(out / "autoencoder").config["latent_channels"] == deepen.CHANNELS
     with pytest.raises(SystemExit):  # nothing to deepen
         main(["autoencoder", "--out", str(tmp_path / "no"), "--keep", str(tmp_path / "older")])
+
+
+def test_what_is_trained_can_be_played(tmp_path: Path) -> None:
+    """The shapes of the recipe are among those that a model's folder may have."""
+    shape = {**autoencoder.CONFIG, "encoder_widths": (4, 4), "decoder_widths": (8, 8)}
+    AutoencoderTAEHV(**shape).save_pretrained(tmp_path)
+    loaded = load_component(AutoencoderTAEHV, tmp_path, schema=TAEHVConfig)
+    assert loaded.config["upsample"] == autoencoder.CONFIG["upsample"]
