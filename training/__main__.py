@@ -72,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         "with them, or look at them; unpack: the folder to unpack",
     )
     parser.add_argument(
-        "--keep", type=Path, help="a model whose latents are to be the first channels of the new one's (autoencoder)"
+        "--keep",
+        type=Path,
+        help="a model whose latents are the new one's first channels (autoencoder), and whose flow is theirs (distil)",
     )
     parser.add_argument(
         "--share", type=float, default=SHARE, help="of the new weights in a blend with --start_from (%(default)s)"
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"say a stage ({', '.join((*STAGES, *BESIDE))}, all, ablation) or --check")
     if options.stage == "blend" and options.start_from is None:
         parser.error("say with --start_from which model's folder to blend the run with")
-    if options.keep is not None and options.start_from is None:
+    if options.stage == "autoencoder" and options.keep is not None and options.start_from is None:
         parser.error("say with --start_from which model's autoencoder gets one halving more")
     if options.stage == "unpack" and options.start_from is None:
         parser.error("say with --start_from which folder to unpack")
@@ -192,7 +194,7 @@ def run(stage: str, options: argparse.Namespace) -> None:
         if stage == "dit":
             dit.train_dit(options.out, **shared, start_from=options.start_from, rate=options.rate)
         else:
-            train_distil(options.out, **shared)
+            train_distil(options.out, **shared, keep=options.keep)
         torch.set_num_threads(threads)
     elif stage == "look":
         folder = (options.start_from or options.out) / "autoencoder"

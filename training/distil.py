@@ -4,6 +4,9 @@ Progressive distillation (Salimans and Ho 2022, arXiv 2202.00512) along one ladd
 student goes where two guided steps of its teacher go (guidance as of Meng et al. 2022, arXiv 2210.03142). Joint and
 diffusion-forced windows, whose levels are other plans' own, learn the guided flow itself. A chunk then costs 4 passes
 and the clean one instead of 16 and the clean one.
+
+Where the first channels of the latents are those of an older model (training/deepen.py), that one, which is a student
+itself, may say their flow: what it was taught is not to be learned again.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.captions import vocabulary
 from training.dit import Denoiser, load_denoiser, train_dit
+from training.inherit import inherit, shipped
 from training.sample import sigmas
 from training.windows import Batch
 
@@ -32,10 +37,14 @@ class Teacher:
         model: the teacher.
         steps: of the student.
         guidance: of the teacher; 1 = none.
+        kept: an older student of as many steps, whose latents the first channels are: it says their flow.
     """
 
-    def __init__(self, model: Denoiser, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+    def __init__(
+        self, model: Denoiser, steps: int = STEPS, guidance: float = GUIDANCE, kept: Denoiser | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.kept = None if kept is None else kept.eval().requires_grad_(False)
         self.guidance = guidance
         ladder = sigmas(2 * steps)
         self.levels: Sequence[float] = ladder[:-1:2].tolist()
@@ -48,6 +57,13 @@ class Teacher:
 
         A dropped prompt stays unguided, so that the student still knows what "no prompt" means.
         """
+        flow = self._own(batch, noisy, history, tokens)
+        if self.kept is not None:
+            count = self.kept.transformer.config["in_channels"]
+            flow[:, :, :count] = self.kept.flow(batch, noisy[:, :, :count], batch.sigma, history[:, :, :count], tokens)
+        return flow
+
+    def _own(self, batch: Batch, noisy: Tensor, history: Tensor, tokens: Tensor) -> Tensor:
         first = self._guided(batch, noisy, batch.sigma, history, tokens)
         if not batch.ladder:
             return first
@@ -72,9 +88,29 @@ def _wide(levels: Tensor) -> Tensor:
 
 
 def train_distil(
-    out: Path, *, steps_of_student: int = STEPS, guidance: float = GUIDANCE, device: str = "cpu", **options: Any
+    out: Path,
+    *,
+    steps_of_student: int = STEPS,
+    guidance: float = GUIDANCE,
+    device: str = "cpu",
+    keep: Path | None = None,
+    **options: Any,
 ) -> Denoiser:
-    """Distil the transformer of the run in `out`; gets `distil.pt` and `distil.jsonl`. Options as of `train_dit`."""
-    teacher = Teacher(load_denoiser(out).to(device), steps_of_student, guidance)
+    """Distil the transformer of the run in `out`; gets `distil.pt` and `distil.jsonl`. Options as of `train_dit`.
+
+    `keep` is the folder of an older student that says the flow of the first channels, as it ships.
+    """
+    kept = None if keep is None else student(keep).to(device)
+    teacher = Teacher(load_denoiser(out).to(device), steps_of_student, guidance, kept)
     shared = {"rate": RATE, "levels": teacher.levels, "teacher": teacher, "device": device, **options}
     return train_dit(out, name="distil", start_from=load_denoiser(out), **shared)
+
+
+def student(folder: Path) -> Denoiser:
+    """The transformer and the text encoder of a model as it ships."""
+    state, words = shipped(folder)
+    _, channels, _, patch, _ = state["transformer.patch_embedding.weight"].shape
+    model = Denoiser(vocabulary(), channels=channels, patch=patch)
+    if inherit(model, model.text_encoder.words, state, words):
+        raise ValueError(f"{folder} holds another kind of transformer than this recipe's.")
+    return model

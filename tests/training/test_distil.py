@@ -6,6 +6,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -18,9 +19,10 @@ import training.export
 from models.taehv import AutoencoderTAEHV
 from tests.small_recipe import SMALL_AE, fake_data, noise_shelves
 from training import autoencoder, data, dit, windows
+from training.__main__ import SHIPPED
 from training.blend import blend
 from training.captions import vocabulary
-from training.distil import Teacher, train_distil
+from training.distil import Teacher, student, train_distil
 from training.export import drift_spreads, export, newest
 from training.sample import Redraw, sigmas
 from training.windows import Batch
@@ -42,6 +44,23 @@ def _batch(sigma: Tensor, ladder: bool) -> Batch:
     course = torch.zeros(*sigma.shape, 4)
     outline = torch.zeros(*sigma.shape, 8, 8)
     return Batch(latents, sigma, zeros, zeros + 1, places, outline, course, ["a"] * len(sigma), 1, ladder=ladder)
+
+
+def test_an_older_student_says_the_flow_of_the_channels_that_are_its_own() -> None:
+    older = Swirl()
+    older.transformer = SimpleNamespace(config={"in_channels": 1})  # type: ignore[assignment]
+    alone, with_it = (Teacher(Swirl(), steps=4, guidance=3.0, kept=kept) for kept in (None, older))  # type: ignore[arg-type]
+    batch, tokens = _batch(torch.tensor([alone.levels]), ladder=True), torch.ones(1, 3, dtype=torch.int64)
+    own, both = (teacher(batch, batch.latents, batch.latents, tokens) for teacher in (alone, with_it))
+    assert torch.equal(both[:, :, 1:], own[:, :, 1:])
+    assert torch.equal(both[:, :, :1], older.flow(batch, batch.latents, batch.sigma, batch.latents, tokens)[:, :, :1])
+    assert not torch.allclose(both[:, :, :1], own[:, :, :1])
+
+
+def test_what_ships_is_a_student_of_this_recipe() -> None:
+    model = student(SHIPPED)
+    weights = load_file(SHIPPED / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(model.transformer.state_dict()[name], value.float()) for name, value in weights.items())
 
 
 def test_student_steps_go_where_two_guided_teacher_steps_go() -> None:
