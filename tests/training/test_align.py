@@ -13,7 +13,7 @@ from torch import Tensor
 from models.taehv import AutoencoderTAEHV
 from tests import small_recipe
 from tests.small_recipe import fake_data
-from training import align, data, dit
+from training import align, data, dit, world
 from training.captions import vocabulary
 
 
@@ -135,7 +135,8 @@ def test_a_run_behind_another_autoencoder_says_how_well_it_begins(tmp_path: Path
 
 def test_the_kept_weights_are_a_beginning_that_lacks_nothing() -> None:
     kept = Path(align.__file__).parent / "checkpoints"
-    latents = AutoencoderTAEHV.from_pretrained(kept / "autoencoder").config["latent_channels"]
-    model = dit.Denoiser(vocabulary(), channels=latents, patch=4)
+    autoencoder = AutoencoderTAEHV.from_pretrained(kept / "autoencoder")
+    side = world.SIZE // autoencoder.spatial_scale // dit.TOKENS
+    model = dit.Denoiser(vocabulary(), channels=autoencoder.config["latent_channels"], patch=side)
     assert dit._start(model, kept) == []
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
