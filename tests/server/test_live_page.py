@@ -585,12 +585,15 @@ def test_what_is_overtaken_not_saved_or_gone_is_said_and_a_gone_film_waits_for_a
 ) -> None:
     with browser.new_context() as context:
         page = open_page(context, address)
+        page.locator("#rv-pause").click()  # so that neither is on screen before it is overtaken
+        until(page, "document.querySelector('#rv-state').dataset.state === 'paused'")
         say(page, DAY, kind="recache")
-        say(page, NIGHT, kind="recache")  # in the same chunk, or the page of a slow machine says so by itself
+        say(page, NIGHT, kind="recache")
         until(page, "document.querySelectorAll('#rv-receipts li').length === 2")
         name = next(message["id"] for message in sent(page) if message.get("prompt") == DAY)
         hear(page, type="session.prompt_update.overtaken", id=name, by="x")
         until(page, "document.querySelectorAll('#rv-receipts b')[1].textContent === 'overtaken by the next'")
+        page.locator("#rv-pause").click()
         banner = page.locator("#rv-problem")
         hear(page, type="session.saving", on=False, message="The disk is full.")
         assert "The disk is full. The film goes on, but is not being saved." in banner.inner_text()
