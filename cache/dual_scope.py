@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Self
 
 MOST = 4096
+"""Frames of the largest window that there is (pipelines.presets.knobs.LARGEST_WINDOW)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from training.inherit import UNSETTLED, shape_of, unsettled
 from training.initialise import initialise
 from training.muon import Muon
 from training.noise import latent_noise
-from training.reconstruction import figures, local_edges, moving, psnr, save_page
+from training.reconstruction import SCALE_WEIGHT, figures, local_edges, moving, psnr, save_page, scale_penalty
 from training.run import (
     Clock,
     Curve,
@@ -62,7 +62,7 @@ CONFIG: dict[str, Any] = {
 """Shape of a new model: latents of 8 x 24 x 24 for 192 x 192 pixels. A run that goes on keeps its own."""
 PEAK_RATE, PEAK_RATE_VECTORS = 0.008, 4e-4  # of Muon for the kernels, of AdamW for the biases
 NOISE = 0.15  # largest spread of the noise on unit-spread latents; every clip has its own
-EDGE_WEIGHT, SQUARE_WEIGHT, SCALE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 0.1, 4.0
+EDGE_WEIGHT, SQUARE_WEIGHT, MOVING_WEIGHT = 0.5, 2.0, 4.0
 CRISP_WEIGHT = 1.5  # while a model settles; before that it has better to learn
 # (clips, pixel frames, crop side or None): crops for variety, short full frames, and longer memory.
 MIX: Mix = (((4, 9, 96),) * 3 + ((2, 9, None),)) * 3 + ((4, 9, 96),) * 3 + ((1, 17, None),)
@@ -88,12 +88,6 @@ def reconstruction_loss(made: Tensor, pixels: Tensor, crisp: float = 0.0) -> Ten
     if crisp:
         loss = loss + crisp * (local_edges(made) - local_edges(pixels)).abs().mean()
     return loss
-
-
-def scale_penalty(latents: Tensor) -> Tensor:
-    """Distance of each channel's mean and spread from 0 and 1, for latents (B, F, C, h, w)."""
-    std, mean = torch.std_mean(latents, dim=(0, 1, 3, 4))
-    return mean.square().mean() + (std - 1.0).square().mean()
 
 
 def train_autoencoder(

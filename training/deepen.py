@@ -20,6 +20,7 @@ from training.inherit import shape_of
 from training.initialise import initialise
 from training.muon import Muon
 from training.noise import latent_noise
+from training.reconstruction import SCALE_WEIGHT, scale_penalty
 from training.run import cooling_rate, step_seed
 
 KEPT = "kept"
@@ -27,9 +28,13 @@ KEPT = "kept"
 CHANNELS, WIDTHS = 16, (128, 160)
 """Of the new latents, and of the new stage in the encoder and in the decoder, which has one MemBlock in each."""
 KEPT_WEIGHT = 0.5
+"""Of what the first channels lack, beside the picture's loss; not searched for: 2.4 % of their mean square are left."""
 NOISE = 0.3
 """Largest spread of the noise on the latents: twice a new model's, so that they say what survives a transformer."""
-INNER_CLIPS, INNER_STEPS, INNER_BATCH, INNER_RATE = 520, 450, 6, 0.01
+INNER_CLIPS, INNER_STEPS, INNER_BATCH = 520, 450, 6
+"""Of the fit: six minutes of a core without bf16 (docs/log.md, 2026-12-01)."""
+INNER_RATES = 0.01, 4e-4
+"""Of Muon for its kernels, of AdamW for its biases."""
 
 
 def kept_of(out: Path, device: str, keep: Path | None = None) -> AutoencoderTAEHV | None:
@@ -92,13 +97,12 @@ def _fit(
     features, wanted = _features(source, older, seed)
     weights = [*encode.parameters(), *decode.parameters()]
     optimizers = (
-        Muon([p for p in weights if p.ndim > 1], INNER_RATE),
-        torch.optim.AdamW([p for p in weights if p.ndim == 1], 4e-4, weight_decay=0.0),
+        Muon([p for p in weights if p.ndim > 1], INNER_RATES[0]),
+        torch.optim.AdamW([p for p in weights if p.ndim == 1], INNER_RATES[1], weight_decay=0.0),
     )
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
+        for optimizer, peak in zip(optimizers, INNER_RATES, strict=True):
             optimizer.param_groups[0]["lr"] = min(1.0, step / 20) * cooling_rate(
                 peak, max(0.0, 2.0 * step / steps - 1.0)
             )
@@ -109,9 +113,7 @@ def _fit(
         with torch.no_grad():
             target = run_layers(source.decoder[:3], run_layers(source.encoder[-1:], seen)[0])[0]
         spread = (target - target.mean(dim=(0, 1, 3, 4), keepdim=True)).square().mean()
-        std, mean = torch.std_mean(latents, dim=(0, 1, 3, 4))
-        scale = mean.square().mean() + (std - 1.0).square().mean()
-        loss = (made - target).square().mean() / spread + 0.1 * scale
+        loss = (made - target).square().mean() / spread + SCALE_WEIGHT * scale_penalty(latents)
         loss = loss + KEPT_WEIGHT * apart(latents, wanted[rows].float())
         for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight.grad = gradient

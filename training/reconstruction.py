@@ -22,6 +22,8 @@ NEAR = 5
 """Side of the square of true pixels whose range a pixel may have without counting as overshoot."""
 CHANGE, AROUND = 0.08, 9
 """A place moves where a pixel within this square changes by more than this from a frame to the next."""
+SCALE_WEIGHT = 0.1
+"""Of what keeps latents near unit spread, beside the picture's loss."""
 LOOKS: tuple[dict[str, str], ...] = (
     {"shape": "star", "scene": "day"},
     {"shape": "cross", "scene": "meadow", "size": "small"},
@@ -134,3 +136,9 @@ def save_page(path: Path, model: AutoencoderTAEHV, frames: int = 9, columns: int
     height, width = grid.shape[:2]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid).resize((width * zoom, height * zoom), Image.Resampling.NEAREST).save(path)
+
+
+def scale_penalty(latents: Tensor) -> Tensor:
+    """Distance of each channel's mean and spread from 0 and 1, for latents (B, F, C, h, w)."""
+    std, mean = torch.std_mean(latents, dim=(0, 1, 3, 4))
+    return mean.square().mean() + (std - 1.0).square().mean()

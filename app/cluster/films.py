@@ -18,6 +18,7 @@ from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RenderFailure, Usa
 from app.loading.model import OneModel
 from app.record.request import RenderRequest
 from app.record.sidecar import library_versions
+from app.render.batch import judge_all, make_folder
 from app.render.interrupt import Interrupt
 from app.render.render import check_request, render
 
@@ -36,11 +37,15 @@ class WorkerLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A film to make: in which folder names are to be read, and with which versions it was asked for."""
+    """A film to make: in which folder names are to be read, and with which versions it was asked for.
+
+    `judge`: all films of the batch, which are then only read by the model, and none is made.
+    """
 
     request: RenderRequest
     folder: str
     versions: dict[str, str]
+    judge: tuple[RenderRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Workers(Protocol):
 
 
 def make(order: Order) -> Outcome:
-    """Make a film in this process, a worker's."""
+    """Make a film in this process, a worker's, or judge all of them."""
     said = StringIO()
     console = Console(file=said, highlight=False, markup=False, emoji=False, width=120)
     try:
@@ -92,6 +97,9 @@ def make(order: Order) -> Outcome:
             raise UsageMistake(
                 f"Node {os.uname().nodename} does not see {order.folder}. Let all nodes share the folder of the films."
             ) from error
+        if order.judge:
+            judge_all(order.judge, _MODEL)
+            return Outcome(EXIT_OK, "")
         code = render(order.request, console=console, opener=_MODEL)
     except (Exception, KeyboardInterrupt) as error:  # told where the films were asked for
         why, code = explain(error)
@@ -123,18 +131,12 @@ def render_on(workers: Workers, requests: Sequence[RenderRequest], console: Cons
         console: for what is said.
 
     Raises:
-        UsageMistake: what is wrong with films as they were asked for, before any is begun where that shows here.
+        UsageMistake: what is wrong with films as they were asked for, before any is begun.
         RenderFailure: some films could not be made; the others were.
     """
     for folder in {request.output.parent for request in requests}:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UsageMistake(
-                f"{folder} cannot be a folder for films ({error.strerror}). Give another --output."
-            ) from error
-    for request in requests:
-        check_request(request)
+        make_folder(folder)
+    wanted = tuple(request for request in requests if check_request(request))
     here, versions = str(Path.cwd()), library_versions()
     films: dict[int, _Film] = {}
     outcomes: dict[int, Outcome] = {}
@@ -143,6 +145,10 @@ def render_on(workers: Workers, requests: Sequence[RenderRequest], console: Cons
         films[workers.submit(Order(film.request, here, versions))] = film
 
     with Interrupt() as interrupt:
+        if len(wanted) > 1:  # a single one is judged by whoever makes it, before it begins
+            _judge(workers, Order(wanted[0], here, versions, wanted), interrupt)
+            if interrupt.code is not None:
+                return interrupt.code
         for number, request in enumerate(requests):
             submit(_Film(number, request, _stamp(request)))
         try:
@@ -169,6 +175,24 @@ def render_on(workers: Workers, requests: Sequence[RenderRequest], console: Cons
     if code is not None:
         return code
     return _conclude(requests, outcomes)
+
+
+def _judge(workers: Workers, order: Order, interrupt: Interrupt) -> None:
+    """Have a worker read all films with the model; raises what it refuses."""
+    for _ in range(MOST_LOSSES):
+        task = workers.submit(order)
+        while not workers.ended([task], _LOOK):
+            if interrupt.asked:
+                workers.cancel(task, force=True)
+                return
+        try:
+            outcome = workers.outcome(task)
+        except WorkerLost:
+            continue
+        if outcome.code != EXIT_OK:
+            raise (UsageMistake if outcome.code == EXIT_USAGE else RenderFailure)(outcome.why)
+        return
+    raise RenderFailure(f"No film was begun: the worker that was to read all of them was lost {MOST_LOSSES} times.")
 
 
 def _again(film: _Film) -> _Film | None:

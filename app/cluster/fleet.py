@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from threading import Condition, Thread
@@ -179,15 +178,16 @@ class Fleet:
             Thread(target=self._start_for, args=(homes,), name="rivulet-fleet", daemon=True).start()
 
     def _start_for(self, homes: list[EngineHome]) -> None:
-        for tries in range(_TRIES):
+        for _ in range(_TRIES):
             try:
                 far, _ = self._started()
                 break
             except Exception as error:  # the films stay where they are meanwhile
-                if self._closed:
+                if not self._closed:
+                    _log.error("no engine could be started in place of one that is gone: %s", error)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, _AGAIN_SECONDS):
                     return
-                _log.error("no engine could be started in place of one that is gone: %s", error)
-                time.sleep(0 if tries + 1 == _TRIES else _AGAIN_SECONDS)
         else:
             return
         with self._changed:

@@ -7,7 +7,7 @@ known of the stream before the next one, so that nobody has to ask in between.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from app.config.lengths import Rhythm
@@ -98,25 +98,10 @@ class StreamHost:
     def load(self, request: EngineRequest) -> ModelFacts:
         """Load the model of `request`; raises as app.loading.live.open_live."""
         model = self._model = self._opener(request)
+        told: dict[str, Any] = {field.name: getattr(model, field.name) for field in fields(ModelFacts)}
         text = model.text.alone() if isinstance(model.text, HeldText) else model.text
-        return ModelFacts(
-            name=model.name,
-            checksum=model.checksum,
-            preset=model.preset,
-            system=dict(model.system),
-            knobs=dict(model.knobs),
-            untrained=model.untrained,
-            device=model.device,
-            threads=model.threads,
-            fps=model.fps,
-            height=model.height,
-            width=model.width,
-            rhythm=model.rhythm,
-            text=text,
-            lanes=model.lanes,
-            no_video=model.no_video,
-            remembers=model.remembers,
-        )
+        told |= {"system": dict(model.system), "knobs": dict(model.knobs), "text": text}
+        return ModelFacts(**told)
 
     def ask(self, asked: Asked, copy: Copy | None = None) -> tuple[Reply, Copy | None]:
         """Do what is asked; `copy` is what `go_back` goes back to.

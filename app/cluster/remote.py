@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -277,27 +277,14 @@ def far_model(request: EngineRequest, facts: ModelFacts, home: Home) -> LiveMode
             _value(reply)
             return
 
+    told: dict[str, Any] = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    told["text"] = facts.text or _EveryWord()
     return LiveModel(
-        name=facts.name,
-        checksum=facts.checksum,
-        preset=facts.preset,
-        system=facts.system,
-        knobs=facts.knobs,
-        untrained=facts.untrained,
-        device=facts.device,
-        threads=facts.threads,
-        fps=facts.fps,
-        height=facts.height,
-        width=facts.width,
-        rhythm=facts.rhythm,
+        **told,
         new_stream=lambda seed, knobs: FarStream(home, seed, knobs, memory),
         check_knobs=lambda knobs: apply_knobs(request.preset, dict(knobs)),
         read_prompt=read_prompt,
-        text=facts.text or _EveryWord(),
         memory=lambda: memory[0],
-        lanes=facts.lanes,
-        no_video=facts.no_video,
-        remembers=facts.remembers,
     )
 
 

@@ -78,7 +78,7 @@ def film(
     opener = OneModel()
     if flags.dry_run:
         if len(requests) > 1:
-            _judge_all(requests, opener)
+            judge_all(requests, opener)
         if not flags.as_json:
             for name, value, origin in resolved.table():
                 if origin != "default":
@@ -194,14 +194,9 @@ def render_batch(requests: Sequence[RenderRequest], *, console: Console, opener:
     opener = opener or OneModel()
     folder = requests[0].output.parent
     fresh = not folder.exists()
+    make_folder(folder)
     try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageMistake(
-            f"{folder} cannot be a folder for films ({error.strerror}). Give another --output."
-        ) from error
-    try:
-        _judge_all([request for request in requests if check_request(request)], opener)
+        judge_all([request for request in requests if check_request(request)], opener)
     except BaseException:
         if fresh:
             with suppress(OSError):
@@ -231,7 +226,17 @@ def render_batch(requests: Sequence[RenderRequest], *, console: Console, opener:
     return EXIT_OK
 
 
-def _judge_all(requests: Sequence[RenderRequest], opener: StreamOpener) -> None:
+def make_folder(folder: Path) -> None:
+    """Where a batch of films goes; UsageMistake if it cannot be there."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageMistake(
+            f"{folder} cannot be a folder for films ({error.strerror}). Give another --output."
+        ) from error
+
+
+def judge_all(requests: Sequence[RenderRequest], opener: StreamOpener) -> None:
     """Refuse what the model of a batch cannot make; its films differ in their scripts, not in their engine."""
     if requests:
         opened = opener(requests[0].engine, 0)

@@ -114,26 +114,33 @@ class Desk:
             self._end()
 
     def _ask(self, task: Task, given: dict[str, Any]) -> tuple[int, bytes]:
-        process, late = self._process, None
-        try:
-            if process is None or process.poll() is not None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            try:
                 process = self._begin()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            late = threading.Timer(self._seconds, process.kill)
-            late.start()
+            except (OSError, EOFError, pickle.UnpicklingError):
+                self._give_up()
+                told = f"The server is too busy to begin to read. Try again in {RETRY_SECONDS} s."
+                return TooBusy.status, json.dumps(mistake(told, TooBusy.status)).encode()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Timer(self._seconds, process.kill)
+        late.start()
+        try:
             pickle.dump((task, given), process.stdin, pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
             return pickle.load(process.stdout)  # of our own process
         except (OSError, EOFError, pickle.UnpicklingError):
-            if self._end is not None:
-                self._end()
-            self._process = None
+            self._give_up()
             told = mistake(f"This cannot be read within {self._seconds:g} s. Send something shorter.", 400)
             return 400, json.dumps(told).encode()
         finally:
-            if late is not None:
-                late.cancel()
+            late.cancel()
+
+    def _give_up(self) -> None:
+        if self._end is not None:
+            self._end()
+        self._process = None
 
     def _begin(self) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(

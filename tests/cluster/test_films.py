@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,20 @@ def test_a_film_whose_worker_was_killed_goes_on_from_its_journal_and_is_the_same
     assert render_on(Here(), requests(output="whole"), console()) == 0
 
     def breaks(index: int) -> None:
-        if index == 2 and len(opener.streams) == 5:  # the second film of the second batch, the first time
+        if (
+            index == 2 and len(opener.streams) == 7
+        ):  # one judges each batch; the second film of the second batch, the first time
             raise OSError("killed")
 
     opener.before = breaks
-    workers = Here(killed=lambda attempt, order: attempt == 1)
+    workers = Here(killed=lambda attempt, order: attempt == 2)
     assert render_on(workers, requests(output="killed"), console()) == 0
     assert hashes("killed") == hashes("whole")
-    assert [order.request.resume for order in workers.orders] == [False, False, False, True]
-    assert workers.orders[3].request.output == workers.orders[1].request.output
+    asked = [order.request for order in workers.orders if not order.judge]
+    assert [request.resume for request in asked] == [False, False, False, True]
+    assert asked[3].output == asked[1].output
     assert opener.streams[-1].asked != []
-    assert len(opener.streams[-1].asked) < len(opener.streams[0].asked)  # what there was is not made again
+    assert len(opener.streams[-1].asked) < len(opener.streams[1].asked)  # what there was is not made again
     assert not list(Path("killed").glob("*.part*"))
 
 
@@ -113,10 +117,30 @@ def test_mistakes_of_all_films_are_one_sentence_and_of_some_the_batch_goes_on(
         patched.setattr(films, "library_versions", lambda: {"torch": str(len(workers.orders))})
         with pytest.raises(UsageMistake, match=r"has torch \d. Install the same versions everywhere"):
             render_on(workers, requests(output="a"), console())
-    opener.before = lambda index: (_ for _ in ()).throw(RuntimeError("odd")) if len(opener.streams) == 2 else None
+    opener.before = lambda index: (_ for _ in ()).throw(RuntimeError("odd")) if len(opener.streams) == 3 else None
     with pytest.raises(RenderFailure, match=r"1 of 3 films in b are not there \(001.mp4\).*--resume"):
         render_on(Here(), requests(output="b"), console())
     assert sorted(path.name for path in Path("b").glob("*.mp4")) == ["000.mp4", "002.mp4"]
+
+
+def test_a_batch_is_read_whole_before_its_first_film(opener: Opener) -> None:
+    def reads(prompt: str) -> dict[str, tuple[str, ...]]:
+        if prompt == "a ball number 2":
+            raise ValueError("too many words")
+        return {}
+
+    opened = type(opener).__call__
+    workers, lost = Here(), Here(killed=lambda attempt, order: True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            films, "_MODEL", lambda request, seed: replace(opened(opener, request, seed), read_prompt=reads)
+        )
+        with pytest.raises(UsageMistake, match=r"lines.txt, line 3.*too many words"):
+            render_on(workers, requests(output="out"), console())
+    assert [bool(order.judge) for order in workers.orders] == [True]
+    with pytest.raises(RenderFailure, match="No film was begun"):
+        render_on(lost, requests(output="out"), console())
+    assert not list(Path("out").iterdir())
 
 
 def test_a_folder_that_a_node_does_not_see_is_told(opener: Opener, tmp_path: Path) -> None:
@@ -132,7 +156,7 @@ def test_ctrl_c_ends_films_that_are_made_and_those_that_wait(opener: Opener) -> 
         pressed = False
 
         def ended(self, tasks: Sequence[int], seconds: float) -> Sequence[int]:
-            if opener.streams and not self.pressed:
+            if len(opener.streams) > 1 and not self.pressed:
                 self.pressed = True
                 os.kill(os.getpid(), signal.SIGINT)
                 return []
@@ -140,7 +164,7 @@ def test_ctrl_c_ends_films_that_are_made_and_those_that_wait(opener: Opener) -> 
 
     workers = Pressed()
     assert render_on(workers, requests(output="out"), console()) == EXIT_INTERRUPTED
-    assert workers.cancelled == [(1, False), (2, False)]
+    assert workers.cancelled == [(2, False), (3, False)]
     assert [path.name for path in Path("out").glob("*.mp4")] == ["000.mp4"]
 
 

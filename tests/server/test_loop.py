@@ -474,6 +474,21 @@ def test_turns_are_bounded_and_given_back() -> None:
     asyncio.run(use())
 
 
+def test_a_desk_that_does_not_begin_is_the_servers_fault_and_not_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, Access(SECRET))
+    try:
+        with monkeypatch.context() as slow:
+            slow.setattr("app.server.desk.BEGIN_SECONDS", 0.0)
+            told = asyncio.run(desk.ask("plan", body=b'{"prompt": "a"}'))
+        assert told.status_code == 503
+        assert b"too busy to begin to read. Try again in" in bytes(told.body)
+        assert asyncio.run(desk.ask("plan", body=b'{"prompt": "a"}')).status_code == 200
+    finally:
+        desk.close()
+
+
 def test_what_takes_too_long_is_given_up_and_the_desk_goes_on(tmp_path: Path) -> None:
     desk = Desk(tmp_path, Access(SECRET), seconds=30)
 

@@ -330,7 +330,7 @@ def test_a_deeper_one_keeps_the_outer_stages_and_begins_with_older_latents(
     monkeypatch.setattr(deepen, "INNER_CLIPS", 16)
     monkeypatch.setattr(deepen, "WIDTHS", (16, 8))
     monkeypatch.setattr(deepen, "KEPT_WEIGHT", 20.0)
-    monkeypatch.setattr(deepen, "INNER_RATE", 0.03)
+    monkeypatch.setattr(deepen, "INNER_RATES", (0.03, 4e-4))
     source, older = AutoencoderTAEHV(**SMALL_AE), AutoencoderTAEHV(**{**SMALL_AE, "patch_size": 8})
     for model, name in ((source, "source"), (older, "older")):
         initialise(model, _smooth_clips(step_seed(1, 0, name), 8, 5))
