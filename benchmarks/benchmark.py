@@ -18,7 +18,7 @@ from app.cli.options import DeviceName, ModelName, Threads
 from app.config.readers import DEVICES, choose
 from app.config.table import READERS
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from pipelines.presets import PRESETS
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The slot table of one lane: which frames stand where in memory, and what every action does to that, in integers.
 
 The store of keys carries the changes out on tensors (cache/kv.py), the cost of a preset is counted from a table alone
-(benchmarks/speed/cost.py), and contract tests hold policies to it: what an action means is written here and nowhere
+(pipelines/cost.py), and contract tests hold policies to it: what an action means is written here and nowhere
 else.
 """
 

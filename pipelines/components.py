@@ -23,8 +23,9 @@ from pipelines.fit import hold
 from pipelines.memory_plan import MemoryPlan
 from pipelines.presets import PRESETS
 from weights.card import CARD_FILE, read_card
-from weights.catalog import TINY, ModelSpec, WeightSpec, get_model
+from weights.catalog import TINY, ModelSpec, WeightSpec
 from weights.fetch import fetch
+from weights.find import get_model
 from weights.finite import must_be_finite
 from weights.load import (
     GENERATOR_KEYS,

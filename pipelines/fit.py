@@ -42,7 +42,7 @@ class Film:
 
     Attributes:
         latent: height and width of a latent frame.
-        memory: bytes of keys and values, as benchmarks/speed/cost.py counts them.
+        memory: bytes of keys and values, as pipelines/cost.py counts them.
         queries: latent frames of the longest pass.
         keys: latent frames that a pass sees at most.
         frames: latent frames that are kept beside the memory, as latents.

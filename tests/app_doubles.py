@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from app.config.lengths import Rhythm
-from app.loading.model import EngineRequest, Opened
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened
 from pipelines.types import Chunk, Controls, pixel_range, prompt_text
 
 HEIGHT, WIDTH, CHUNK = 16, 24, 3

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from weights.catalog import WeightSpec
-from weights.fetch import COMPONENT, here, is_folder, pull_command, sha256_of
+from weights.here import COMPONENT, here, is_folder, pull_command, sha256_of
 from weights.plain_files import CheckpointError, read_json
 
 SPARE = 2**28

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from weights.catalog import MODELS, ModelSpec, WeightSpec
-from weights.fetch import here, is_folder, sha256_of
 from weights.foreign import refuse_foreign
 from weights.header import form_of, read_header
+from weights.here import here, is_folder, sha256_of
 from weights.hub import hub_cache, known_checksums
 from weights.local import shapes_in
 from weights.plain_files import CheckpointError, few

@@ -11,7 +11,8 @@ from app.cli.options import option
 from app.config.readers import choose
 from app.config.table import TABLE
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable
-from weights.catalog import MODELS, TINY, ModelSpec, WeightSpec, get_model
+from weights.catalog import MODELS, TINY, ModelSpec, WeightSpec
+from weights.find import get_model
 
 models = typer.Typer(name="models", help="List, fetch, check and remove weights.", rich_markup_mode=None)
 

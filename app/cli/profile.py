@@ -51,7 +51,8 @@ def profile_command(
     """Play a film, compare what its passes compute, and write what feature caches go by."""
     from rich.console import Console
 
-    from app.loading.model import EngineRequest, load_model
+    from app.loading.engine_request import EngineRequest
+    from app.loading.model import load_model
     from pipelines.build import build_stream
     from pipelines.feature_profile import PROFILE_FILE, write_profile
     from pipelines.presets import PRESETS

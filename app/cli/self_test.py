@@ -79,7 +79,8 @@ def render(model: str | None = None) -> Rendered:
     import numpy as np
     import torch
 
-    from app.loading.model import EngineRequest, open_stream
+    from app.loading.engine_request import EngineRequest
+    from app.loading.model import open_stream
 
     threads = torch.get_num_threads()
     start = perf_counter()

@@ -125,8 +125,8 @@ def web_command(
         check_installed()
     if model is not None:
         _check_model(model)
+    from app.loading.engine_request import EngineRequest
     from app.loading.live import live_threads
-    from app.loading.model import EngineRequest
     from app.server.access import host_names
     from app.server.addresses import read_proxies
     from app.server.doors import Doors
@@ -184,7 +184,7 @@ def web_command(
 
 def _check_model(model: str) -> None:
     """Refuse a model that is not there before a page is served: what `rivulet render` says of it."""
-    from weights.catalog import get_model
+    from weights.find import get_model
 
     try:
         get_model(model)

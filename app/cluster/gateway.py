@@ -25,7 +25,7 @@ from pipelines.types import Controls
 
 if TYPE_CHECKING:
     from app.live.session import Session
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 IDLE_SECONDS = 60.0
 """After so long without a film an engine ends, but for the last one."""

@@ -15,7 +15,7 @@ from app.loading.held import HeldText, TextFacts
 from app.loading.live import Copy, LiveModel, LiveOpener, LiveStream, open_live
 
 if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 METHODS = (
     "begin",

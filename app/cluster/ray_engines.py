@@ -14,7 +14,7 @@ from app.cluster.remote import EngineLost
 from app.loading.live import MOST_FILMS, Copy
 
 if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 START_SECONDS, ANSWER_SECONDS = 180.0, 60.0
 """What an engine has to load its model in, and what it has to answer in; then it counts as lost."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
     from pipelines.types import Chunk, Controls, Prompt
     from pipelines.video import Decision, Shown
 

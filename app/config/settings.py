@@ -28,7 +28,7 @@ from parallel import read_plan
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import KNOBS, KnobError, apply_knobs, knob_values
 from weights.card import read_card
-from weights.catalog import get_model
+from weights.find import get_model
 
 _ONE_OF = (("prompt", "script", "prompts"), ("duration", "num_frames", "num_output_frames"))
 """Settings that answer the same question: one of them in one place, and a higher place's answer holds."""

@@ -34,7 +34,7 @@ from app.record.session_log import LOG, ChunkControls
 from pipelines.types import Controls
 
 if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 UNDO_MEMORY, LIVE_MEMORY, LIVE_DISK = 2**30, 2**29, 10 * 10**9
 """Bytes for ways back; for the last minutes and what is being saved of them; and for the folders, of all films."""

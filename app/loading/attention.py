@@ -7,7 +7,7 @@ from app.errors import UsageMistake
 from pipelines.presets.knobs import knob_values
 
 if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 BACKENDS = {
     "native": "native",

@@ -16,12 +16,13 @@ from app.config.readers import memory_bytes
 from app.errors import UsageMistake
 from pipelines.memory_plan import PLANS, MemoryPlan, preset_under, read_memory_plan
 from pipelines.presets import Preset
-from weights.catalog import ModelSpec, get_model
+from weights.catalog import ModelSpec
+from weights.find import get_model
 
 if TYPE_CHECKING:
     import torch
 
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
     from pipelines.fit import Need
 
 UMT5_NUMBERS = 5_680_910_336
@@ -174,7 +175,7 @@ def _under(request: "EngineRequest", plan: MemoryPlan, written: str) -> "EngineR
 
 def _film_of(config: Mapping[str, Any], preset: Preset, size: tuple[int, int], width: int) -> Any:
     """What of a film takes memory, in numbers of `width` bytes."""
-    from benchmarks.speed.cost import kv_bytes, latent_size, token_grid
+    from pipelines.cost import kv_bytes, latent_size, token_grid
     from pipelines.fit import Film
 
     cost, latent = _steady(preset), latent_size(config, *size)
@@ -192,7 +193,7 @@ def _film_of(config: Mapping[str, Any], preset: Preset, size: tuple[int, int], w
 
 @lru_cache(maxsize=32)  # a walk of hundreds of chunks, and most plans leave the preset as it is
 def _steady(preset: Preset) -> Any:
-    from benchmarks.speed.cost import steady
+    from pipelines.cost import steady
 
     return steady(preset)
 

@@ -14,7 +14,7 @@ from app.loading.same_model import fingerprint
 from parallel import LinkLost
 
 if TYPE_CHECKING:
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
     from pipelines.crew import Part
 
 

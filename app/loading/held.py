@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from app.errors import out_of_memory
+from app.loading.engine_request import EngineRequest
 from app.loading.fitting import let_go, smaller, under_plan
-from app.loading.model import EngineRequest, Loaded, load_model
+from app.loading.model import Loaded, load_model
 from pipelines.memory_plan import MemoryPlan
 
 if TYPE_CHECKING:

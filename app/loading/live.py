@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from app.config.lengths import Rhythm
+from app.loading.engine_request import EngineRequest
 from app.loading.held import HeldModel, HeldText, TextFacts
-from app.loading.model import EngineRequest, rhythm_of, weights_checksum
+from app.loading.model import rhythm_of, weights_checksum
 from app.loading.system import as_data, system_of
 from pipelines.memory_plan import MemoryPlan
 from pipelines.presets.knobs import apply_knobs, knob_values

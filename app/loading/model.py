@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app.config.lengths import Rhythm
 from app.config.readers import lora_parts
+from app.loading.engine_request import EngineRequest
 from app.loading.launch import asked_plan, launched
-from pipelines.memory_plan import MemoryPlan
 from pipelines.presets import Preset
 from pipelines.types import Chunk, Controls
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,41 +28,6 @@ if TYPE_CHECKING:
     from pipelines.engine import Engine
     from pipelines.streaming import Stream
     from pipelines.video import VideoInput
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """Which engine to open: None takes the preset's model, the model's own size, torch's number of threads.
-
-    `models_dir` is where downloads go (None: the Hugging Face cache), `offline` forbids them, `accepted_licences` are
-    the names of models, or of their weights, whose licence the person has accepted. `video` opens the stream for one.
-    `loras` are written FILE or FILE:STRENGTH, `vae` is auto, full, tiny or a path, `ema` chooses between the averaged
-    weights of a training script's file and the others (None: the release's own choice). `vram` is the memory that it
-    has to fit into, as `--vram` writes it, and `plan` how it is held for that, with `preset` as that leaves it and
-    `whole` as it was; None: `vram` says. `attention` is the kernel that computes it. `parallel` and `gpus` spread it
-    over ranks, as the flags are written.
-    """
-
-    preset: Preset
-    model: str | None = None
-    untrained: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    height: int | None = None
-    width: int | None = None
-    models_dir: Path | None = None
-    offline: bool = False
-    accepted_licences: frozenset[str] = frozenset()
-    video: bool = False
-    loras: tuple[str, ...] = ()
-    vae: str = "auto"
-    ema: bool | None = None
-    vram: str | None = None
-    plan: MemoryPlan | None = None
-    whole: Preset | None = None
-    attention: str = "auto"
-    parallel: str = ""
-    gpus: int | None = None
 
 
 class FilmStream(Protocol):

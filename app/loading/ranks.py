@@ -22,12 +22,12 @@ from app.loading.fitting import config_of
 from app.loading.launch import CLOSING, MEET, OURS, OVER, Asked, launched, store_of
 from app.loading.same_model import compare, fingerprint
 from parallel import PARALLEL_PLANS, Costs, Facts, ParallelPlan, choose_plan
-from weights.catalog import get_model
+from weights.find import get_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
     from pipelines.components import Components
     from pipelines.crew import Crew
     from pipelines.engine import Engine

@@ -184,7 +184,7 @@ def _fps(
     model: ModelSpec, preset: Preset, size: tuple[int, int], plan: MemoryPlan, device: str, dtype: torch.dtype
 ) -> float:
     """Pictures a second, computed."""
-    from benchmarks.speed.cost import chunk_flops, frame_tokens, latent_size, steady
+    from pipelines.cost import chunk_flops, frame_tokens, latent_size, steady
 
     config = config_of(model)
     cost = steady(preset)
@@ -201,7 +201,7 @@ def _product(device: str, dtype: torch.dtype) -> float:
     """Operations a second of a matrix product, measured once a process."""
     import torch
 
-    from benchmarks.speed.random_model import matmul_peak
+    from pipelines.peak import matmul_peak
 
     with torch.random.fork_rng(devices=[] if device == "cpu" else None):  # pyright: ignore[reportUnknownMemberType]
         return matmul_peak(device, dtype, repeats=3)

@@ -11,7 +11,8 @@ from app.atomic import file_hash
 from app.config.lengths import Length
 from app.config.readers import check_enlarged
 from app.errors import UsageMistake, printable, shorten, shorten_path
-from app.loading.model import EngineRequest, Opened, at_hand
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened, at_hand
 from app.loading.system import as_data, same_system, system_of
 from app.media.times import Times
 from app.record.beginning import BeginningRecord, BeginningRequest

@@ -29,7 +29,8 @@ from app.errors import (
     printable,
     shorten,
 )
-from app.loading.model import EngineRequest, OneModel, StreamOpener
+from app.loading.engine_request import EngineRequest
+from app.loading.model import OneModel, StreamOpener
 from app.media.virtual_camera import NAME
 from app.record.beginning import read_beginning
 from app.record.request import LEFT_OUT, SEGMENT_CHUNKS, RenderRequest

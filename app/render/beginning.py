@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from app.atomic import file_hash
 from app.config.lengths import Rhythm
 from app.errors import UsageMistake, printable, shorten_path
-from app.loading.model import Beginnings, EngineRequest, FilmStream, Opened, StreamOpener
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Beginnings, FilmStream, Opened, StreamOpener
 from app.media.files import LARGEST_SIDE, FileSource, survey
 from app.media.fit import Fit
 from app.media.reader import QUEUED, FileFeed, Reader

@@ -32,7 +32,8 @@ from app.render.output import Film
 from app.script.script import check_script
 from app.script.timeline import Shot, Timeline
 from pipelines.types import Controls
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 
 SHARE, LEAST = 1 / 50, 12
 """How much of a film is tried, and how many chunks at least."""

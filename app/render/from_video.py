@@ -21,7 +21,8 @@ from app.config.lengths import FASTEST_FPS, LONGEST_SECONDS, Length
 from app.config.readers import FITS, choose, latency_seconds
 from app.config.settings import Settings
 from app.errors import RenderFailure, UsageMistake, printable, shorten_path
-from app.loading.model import EngineRequest, Opened, StreamOpener, rhythm_of
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened, StreamOpener, rhythm_of
 from app.media.files import FileSource, VideoFile, survey
 from app.media.fit import Fit
 from app.media.inputs import is_live, live_source

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.errors import RenderFailure, card_out_of_memory, explain, out_of_memory
+from app.loading.engine_request import EngineRequest
 from app.loading.fitting import smaller
-from app.loading.model import EngineRequest, Opened
+from app.loading.model import Opened
 from app.media.stills import sink_kind
 from app.record.held import PlanRecord, changed_from, plan_at
 from app.record.journal import Journal, RenderHistory

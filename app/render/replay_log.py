@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from app.errors import EXIT_FAILURE, EXIT_OK, UsageMistake, printable, shorten, shorten_path
+from app.loading.engine_request import EngineRequest
 from app.loading.live import LiveModel, LiveOpener, open_live
-from app.loading.model import EngineRequest
 from app.media.join import join
 from app.media.mp4 import FilmWriter, viewing_scale
 from app.media.subtitles import Chapter, chapters_of

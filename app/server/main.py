@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from app.cluster.gateway import ClusterEngine
     from app.live.engine import LiveEngine
-    from app.loading.model import EngineRequest
+    from app.loading.engine_request import EngineRequest
 
 PORTS_TRIED = 20
 BACKLOG = 128

@@ -12,12 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.loading.model import EngineRequest, at_hand
+from app.loading.engine_request import EngineRequest
+from app.loading.model import at_hand
 from app.server.controls import controls
 from app.server.scenes import PERFORMANCE, WORDS, is_embedded, scenes_of
 from pipelines.presets import PRESETS
 from weights.card import read_card
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = (

@@ -3,7 +3,7 @@
 Its world has few words (training/captions.py), and a first click that it cannot follow would be a poor welcome.
 """
 
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 
 Scene = tuple[str, str]
 

@@ -21,7 +21,7 @@ import typer
 from app.errors import UsageMistake
 from benchmarks.benchmark import Run, ServerBenchmark
 from benchmarks.live.client import Server
-from benchmarks.live.playback import BUFFER, TOLERANCE, spread
+from benchmarks.live.playback import spread
 from benchmarks.live.visits import Crowd, Load, Visit, overtaken
 
 if TYPE_CHECKING:
@@ -226,6 +226,8 @@ def table(result: dict[str, Any]) -> Table:
     """Lay the numbers out for a person."""
     from rich.table import Table
 
+    from benchmarks.live.serve_page import rows
+
     load = f"{result['sessions_asked']} sessions, {result['viewers']} viewers each, {result['minutes']:g} minutes"
     shown = Table("what", "measured", title=f"rivulet web under load: {load}")
     for what, measured in rows(result):
@@ -233,48 +235,6 @@ def table(result: dict[str, Any]) -> Table:
     for check, passed in result["checks"].items():
         shown.add_row(check, "yes" if passed else "NO")
     return shown
-
-
-def rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A figure a row, for table and page."""
-    figures, outcomes, server = result["sessions"], result["outcomes"], result["server"]
-
-    def of(name: str, unit: str = " s") -> str:
-        each = figures[name]
-        return "-" if each["p50"] is None else ", ".join(f"{key} {each[key]:g}{unit}" for key in ("p50", "p95", "max"))
-
-    yield (
-        "sessions: admitted, of them waited, wait still, refused, lost",
-        ", ".join(str(outcomes[name]) for name in ("playing", "waited_before", "waiting", "refused", "lost")),
-    )
-    yield "start of the process until films can be made", f"{server['ready_s']:g} s"
-    yield "admitted to the first picture", of("first_picture_s")
-    yield "asked to the first picture", of("asked_to_picture_s")
-    yield "wait of those who waited", of("wait_s")
-    yield "from a chunk to the next", of("chunk_gap_s")
-    least = figures["least_real_time"]
-    yield "seconds of film a second, slowest film", "-" if least is None else f"{least:.3f}"
-    yield "seconds of film a second that could be made", of("could_be_made_at", "")
-    kept, worst = figures["deadlines_kept"], figures["worst_film_kept"]
-    yield (
-        f"chunks in time ({1000 * TOLERANCE:g} ms), worst film",
-        "-" if kept is None else f"{kept:.2%} of {figures['deadlines']}, {worst:.2%}",
-    )
-    yield (
-        f"underruns of {figures['viewers']} viewers with {BUFFER:g} s in hand",
-        f"{figures['underruns']}, {figures['stalled_s']:g} s in all",
-    )
-    most, last = figures["memory_most"], figures["memory_last"]
-    yield "memory of the server, most, at the end", f"{most / 2**20:.0f} MiB, {last / 2**20:.0f} MiB"
-    yield (
-        "processor seconds of the server, of the viewers",
-        f"{server['processor_s']:g}, {server['viewers_processor_s']:g} in {server['lasted_s']:g} s",
-    )
-    if killed := result.get("killed"):
-        yield f"an engine killed at {killed['at']:g} s: longest wait for a chunk", f"{killed['longest_gap_s']:g} s"
-    if "engines" in server:
-        yield "engines at the end, lost", f"{server['engines']:g}, {server['engines_lost']:g}"
-    yield "waits for the event loop, 99 of 100", f"{1000 * server['loop_pause_p99_seconds']:.1f} ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from app.atomic import write_text
 from app.render.plots import Plot, Point, draw
 from app.render.report import document, facts, tiles_of
-from benchmarks.live.serve import rows
+from benchmarks.live.playback import BUFFER, TOLERANCE
 
 
 def write(result: dict[str, Any], path: Path) -> None:
@@ -120,3 +120,45 @@ def _visits(visits: Sequence[dict[str, Any]]) -> str:
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:g} s"
+
+
+def rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A figure a row, for table and page."""
+    figures, outcomes, server = result["sessions"], result["outcomes"], result["server"]
+
+    def of(name: str, unit: str = " s") -> str:
+        each = figures[name]
+        return "-" if each["p50"] is None else ", ".join(f"{key} {each[key]:g}{unit}" for key in ("p50", "p95", "max"))
+
+    yield (
+        "sessions: admitted, of them waited, wait still, refused, lost",
+        ", ".join(str(outcomes[name]) for name in ("playing", "waited_before", "waiting", "refused", "lost")),
+    )
+    yield "start of the process until films can be made", f"{server['ready_s']:g} s"
+    yield "admitted to the first picture", of("first_picture_s")
+    yield "asked to the first picture", of("asked_to_picture_s")
+    yield "wait of those who waited", of("wait_s")
+    yield "from a chunk to the next", of("chunk_gap_s")
+    least = figures["least_real_time"]
+    yield "seconds of film a second, slowest film", "-" if least is None else f"{least:.3f}"
+    yield "seconds of film a second that could be made", of("could_be_made_at", "")
+    kept, worst = figures["deadlines_kept"], figures["worst_film_kept"]
+    yield (
+        f"chunks in time ({1000 * TOLERANCE:g} ms), worst film",
+        "-" if kept is None else f"{kept:.2%} of {figures['deadlines']}, {worst:.2%}",
+    )
+    yield (
+        f"underruns of {figures['viewers']} viewers with {BUFFER:g} s in hand",
+        f"{figures['underruns']}, {figures['stalled_s']:g} s in all",
+    )
+    most, last = figures["memory_most"], figures["memory_last"]
+    yield "memory of the server, most, at the end", f"{most / 2**20:.0f} MiB, {last / 2**20:.0f} MiB"
+    yield (
+        "processor seconds of the server, of the viewers",
+        f"{server['processor_s']:g}, {server['viewers_processor_s']:g} in {server['lasted_s']:g} s",
+    )
+    if killed := result.get("killed"):
+        yield f"an engine killed at {killed['at']:g} s: longest wait for a chunk", f"{killed['longest_gap_s']:g} s"
+    if "engines" in server:
+        yield "engines at the end, lost", f"{server['engines']:g}, {server['engines_lost']:g}"
+    yield "waits for the event loop, 99 of 100", f"{1000 * server['loop_pause_p99_seconds']:.1f} ms"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.preset_films import HEADINGS, cells
-from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, kv_bytes, steady
+from benchmarks.speed.cost import formula
+from pipelines.cost import Forward, Steady, chunk_flops, forward_flops, kv_bytes, steady
 from pipelines.presets import PRESETS, Preset
 from weights.catalog import MODELS, RELEASED_FPS, RELEASED_SIZE, WAN_1_3B
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.benchmark import EngineBenchmark, Quick, Run
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import apply_knobs

@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw
 from rich.table import Table
 from torch import Tensor
 
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.quality.switching import time_until_right
-from benchmarks.speed.cost import steady
 from cache.selection import Selection
 from pipelines.build import build_stream
 from pipelines.components import Components, choose_device, load_components
+from pipelines.cost import steady
 from pipelines.presets import PRESETS, Preset
 from pipelines.presets.knobs import spaced_steps
 from pipelines.streaming import Stream

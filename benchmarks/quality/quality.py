@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.benchmark import EngineBenchmark, Quick, Run, chosen_parts, parts_flag
 
 if TYPE_CHECKING:

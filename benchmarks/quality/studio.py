@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.loading.model import EngineRequest, Loaded, load_model, weights_checksum
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Loaded, load_model, weights_checksum
 from pipelines.build import build_stream
 from pipelines.presets import Preset
 from pipelines.streaming import Camera, Stream

@@ -11,8 +11,10 @@ import io
 import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +29,7 @@ import typer
 
 from app.cli.options import ModelName, Threads
 from benchmarks.benchmark import Benchmark, Run
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -226,7 +228,6 @@ def _asking(here: Path, asked: str, rng: random.Random, model: str | None, threa
 
 def _work(pipe: Connection) -> None:
     """Run what comes down the pipe and tell how it ended."""
-    from app.cli.main import main
     from app.record.journal import Journal
 
     with Path(os.devnull).open("w") as nowhere:
@@ -248,10 +249,20 @@ def _work(pipe: Connection) -> None:
                 Journal.chunk = note
             said = io.StringIO()
             with redirect_stdout(io.StringIO()), redirect_stderr(said):
-                code = main(words)
+                code = _rivulet(words)
             pipe.send((code, said.getvalue()))
             continue
         return
+
+
+def _rivulet(words: list[str]) -> int:
+    """Run `rivulet` in this process, which has its modules already; returns its exit status."""
+    sys.argv = ["rivulet", *words]
+    try:
+        runpy.run_module("app", run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 class _Judge:

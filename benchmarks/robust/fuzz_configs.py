@@ -1,4 +1,4 @@
-"""Config files and overrides for the fuzz benchmark: what `benchmarks.robust.fuzz.run` damages, and what reads it.
+"""Config files and overrides for the fuzz benchmark: what `mutation.run` damages, and what reads it.
 
 The seeds use every notation and group once; the reader goes as far as a command does before a model is loaded, so a
 mutation that still reads as settings must end in a whole record or in one sentence.
@@ -6,7 +6,7 @@ mutation that still reads as settings must end in a whole record or in one sente
 
 from app.config.nodes import decode
 from app.config.settings import Settings, given_by_overrides, parse_config, resolve
-from benchmarks.robust.fuzz import Target
+from benchmarks.robust.mutation import Target
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs, knob_values
 
@@ -49,4 +49,4 @@ def read_config(data: bytes, name: str) -> None:
 
 
 CONFIGS: dict[str, tuple[bytes, Target]] = {name: (data, read_config) for name, data in SEEDS.items()}
-"""Targets for `benchmarks.robust.fuzz.run`."""
+"""Targets for `benchmarks.robust.mutation.run`."""

@@ -12,7 +12,7 @@ from app.errors import UsageMistake
 from app.live.message_reader import read_message
 from app.live.messages import WireError
 from app.server.restore import read_dropped, restored
-from benchmarks.robust.fuzz import Target
+from benchmarks.robust.mutation import Target
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import knob_values
 from weights.catalog import MODELS

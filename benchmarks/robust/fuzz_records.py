@@ -23,7 +23,7 @@ from app.config.lengths import Rhythm
 from app.config.readers import DEVICES, LARGEST_SIDE, MOST_THREADS
 from app.config.settings import given_by_flags
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.media.join import join, read_metadata
 from app.media.mp4 import FilmWriter
 from app.record import sidecar
@@ -33,8 +33,8 @@ from app.record.session_log import parse_log
 from app.render.replay import replay
 from app.render.replay_log import replay_log
 from app.script.timeline import Timeline
-from benchmarks.robust.fuzz import Target, mutate
 from benchmarks.robust.fuzz_live import a_log
+from benchmarks.robust.mutation import Target, mutate
 
 _RHYTHM = Rhythm(3, 3)
 ODD: tuple[Any, ...] = (

@@ -9,7 +9,7 @@ from app.render.exporting import export_longlive
 from app.script.importers import parse_script
 from app.script.shot_list import export_native, parse_native
 from app.script.timeline import resolve
-from benchmarks.robust.fuzz import Target
+from benchmarks.robust.mutation import Target
 
 SEEDS: dict[str, bytes] = {
     "shots.yaml": b"""version: 1
@@ -66,4 +66,4 @@ def read_script(data: bytes, name: str) -> None:
 
 
 SCRIPTS: dict[str, tuple[bytes, Target]] = {name: (data, read_script) for name, data in SEEDS.items()}
-"""Targets for `benchmarks.robust.fuzz.run`."""
+"""Targets for `benchmarks.robust.mutation.run`."""

@@ -24,7 +24,8 @@ import typer
 
 from app.config.lengths import Length
 from app.errors import EXIT_OK, RenderFailure
-from app.loading.model import EngineRequest, FilmStream, Opened, open_stream
+from app.loading.engine_request import EngineRequest
+from app.loading.model import FilmStream, Opened, open_stream
 from app.script.script import Script, ScriptShot
 from benchmarks.benchmark import EngineBenchmark, Run
 from pipelines.types import Chunk, Controls, Transition

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.loading.model import EngineRequest, open_stream, resident_bytes
+from app.loading.engine_request import EngineRequest
+from app.loading.model import open_stream, resident_bytes
 from benchmarks.benchmark import EngineBenchmark, Run
 from benchmarks.speed.stream import PROMPTS
 from pipelines.types import Controls

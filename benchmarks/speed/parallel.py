@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.benchmark import EngineBenchmark, Run
-from benchmarks.speed.cost import frame_tokens, latent_size
 from parallel import read_plan
 from parallel.prediction import PREDICTED, Machine, Work, speedups
+from pipelines.cost import frame_tokens, latent_size
 from pipelines.presets.cascaded import cascaded, depth_of
 from schedulers.buffer import MovingBuffer
 from schedulers.cascade import Cascade, passes_left

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from app.loading.model import resident_bytes
-from benchmarks.speed.cost import Steady, architecture, chunk_flops, frame_tokens, latent_size, steady
+from benchmarks.speed.cost import architecture
 from cache.kv import KVStore
 from cache.types import Pass, Row
 from models.autoencoder import Autoencoder
@@ -28,9 +27,11 @@ from models.wan_vae import WanVAEStream
 from pipelines.build import make_policies
 from pipelines.components import choose_device
 from pipelines.conditioning import Conditioner
+from pipelines.cost import Steady, chunk_flops, frame_tokens, latent_size, steady
 from pipelines.engine import Engine
 from pipelines.fit import hold
 from pipelines.memory_plan import MemoryPlan
+from pipelines.peak import matmul_peak, synchronise
 from pipelines.presets import Preset
 from pipelines.streaming import Stream
 from pipelines.types import Controls
@@ -146,21 +147,6 @@ def measure(
     }
 
 
-def matmul_peak(device: str, dtype: torch.dtype, size: int | None = None, repeats: int = 10) -> float:
-    """Floating-point operations a second of one large square matrix product, the median of some."""
-    size = size or (8192 if device == "cuda" else 1024)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times: list[float] = []
-    for turn in range(repeats + 2):
-        _synchronise(a.device)
-        begun = perf_counter()
-        torch.mm(a, b)
-        _synchronise(a.device)
-        if turn >= 2:
-            times.append(perf_counter() - begun)
-    return 2 * size**3 / median(times)
-
-
 class _Stopwatch:
     """Waits for the device around forwards and after passes while it is on, so that each hop's time is its own."""
 
@@ -174,7 +160,7 @@ class _Stopwatch:
 
     def observe(self, work: Pass, row: Row, x: Tensor, flow: Tensor, x0: Tensor | None, store: KVStore) -> None:
         if self.on:
-            _synchronise(self._device)
+            synchronise(self._device)
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -182,12 +168,12 @@ class _Stopwatch:
 
     def _before(self, module: torch.nn.Module, arguments: object) -> None:
         if self.on:
-            _synchronise(self._device)
+            synchronise(self._device)
             self._begun = perf_counter()
 
     def _after(self, module: torch.nn.Module, arguments: object, flow: object) -> None:
         if self.on:
-            _synchronise(self._device)
+            synchronise(self._device)
             self.seconds += perf_counter() - self._begun
 
 
@@ -295,11 +281,6 @@ def _mean(values: Iterable[float]) -> float:
     """Of whole cycles, whose chunks differ."""
     listed = list(values)
     return sum(listed) / len(listed)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def table(result: dict[str, Any]) -> Table:

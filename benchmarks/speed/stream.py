@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.loading.model import EngineRequest, Opened, open_stream, resident_bytes
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened, open_stream, resident_bytes
 from benchmarks.benchmark import EngineBenchmark, Run
 from pipelines.types import Controls
 

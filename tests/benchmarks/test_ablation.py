@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.quality import ablation
 from benchmarks.quality.ablation import SETTINGS, Counts, Setting, claims
 from benchmarks.quality.intervals import share

@@ -10,7 +10,7 @@ import torch
 
 from app.cli.main import main
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks import numbers
 from benchmarks.speed import long_film, startup, stream
 from benchmarks.speed.limit import Recorded, Shaped

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.cost import Forward, Steady, chunk_flops, formula, forward_flops, frame_bytes, kv_bytes, steady
+from benchmarks.speed.cost import formula
 from cache.fifo import SinkWindow
 from cache.types import Action, Pass, Row, Slots, TokenScorer
 from pipelines.build import make_policies
 from pipelines.conditioning import Conditioner
+from pipelines.cost import Forward, Steady, chunk_flops, forward_flops, frame_bytes, kv_bytes, steady
 from pipelines.engine import Engine
 from pipelines.passes import Passes
 from pipelines.presets import PRESETS
@@ -165,7 +166,7 @@ def test_a_memory_costs_what_it_holds(name: str) -> None:
 
 
 def test_counting_needs_no_torch() -> None:
-    code = "import sys, benchmarks.speed.cost; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, pipelines.cost; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from app.cli.main import main
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks import numbers
 from benchmarks.pages import presets as preset_page
 from benchmarks.quality import preset_films as films

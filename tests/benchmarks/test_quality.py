@@ -17,7 +17,7 @@ from PIL import Image
 
 from app.cli.main import main
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks import numbers
 from benchmarks.pages.figure_file import digest, drawn_from
 from benchmarks.quality import adherence, drift, painted, quality, switching, targets, video_to_video

@@ -11,8 +11,9 @@ import torch
 
 from app.cli.main import main
 from benchmarks.speed import random_model as random_weights
-from benchmarks.speed.cost import chunk_flops, steady
-from benchmarks.speed.random_model import HOPS, SMALL, Deadline, OutOfTimeError, Scale, matmul_peak, measure, table
+from benchmarks.speed.random_model import HOPS, SMALL, Deadline, OutOfTimeError, Scale, measure, table
+from pipelines.cost import chunk_flops, steady
+from pipelines.peak import matmul_peak
 from pipelines.presets import PRESETS
 from weights.catalog import WAN_1_3B
 

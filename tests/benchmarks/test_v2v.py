@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.benchmark import Run
 from benchmarks.quality import v2v
 from benchmarks.quality.bringing_near import brought_near, coloured

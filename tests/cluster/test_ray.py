@@ -14,7 +14,7 @@ from app.cluster.nodes import Cluster
 from app.cluster.ray_engines import begin_engine
 from app.cluster.remote import far_model
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from benchmarks.live.two_nodes import two_nodes
 from pipelines.presets import PRESETS
 from pipelines.types import Controls

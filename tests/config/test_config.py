@@ -23,11 +23,11 @@ from app.config.settings import (
 )
 from app.config.table import READERS
 from app.errors import UsageMistake
-from benchmarks.robust.fuzz import run
 from benchmarks.robust.fuzz_configs import CONFIGS
+from benchmarks.robust.mutation import run
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import KNOBS, knob_values
-from weights.catalog import get_model
+from weights.find import get_model
 
 GOOD: dict[str, tuple[str, object]] = {
     "prompt": ("a red ball", ("a red ball",)),

@@ -36,8 +36,8 @@ from app.script.timeline import resolve
 from app.server.access import Access
 from app.server.restore import LARGEST_UPLOAD, read_dropped, request_again, restored
 from app.server.routes import make_app
-from benchmarks.robust.fuzz import is_told_well, run
 from benchmarks.robust.fuzz_live import WIRE, a_film, drops, read_drop
+from benchmarks.robust.mutation import is_told_well, run
 from pipelines.presets import PRESETS
 from tests import log_lines
 from tests.app_doubles import Opener

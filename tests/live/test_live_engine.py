@@ -21,7 +21,7 @@ from app.live.history import History
 from app.live.messages import Do, Done, QueueEdit, QueueItem, Stop
 from app.live.pacing import CALM, SLACK, Pace
 from app.live.player import LiveFrame
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record.session_log import read_log
 from app.render.replay_log import replay_log
 from pipelines.presets import PRESETS

@@ -17,9 +17,9 @@ from rich.console import Console
 from app.errors import explain
 from app.live.messages import Done, Problem
 from app.loading import held as held_models
+from app.loading.engine_request import EngineRequest
 from app.loading.held import HeldModel, NoSmallerPlan
 from app.loading.live import EngineStream, LiveModel
-from app.loading.model import EngineRequest
 from app.record.provenance import record_of_log
 from app.record.session_log import read_log
 from app.render.replay_log import replay_log

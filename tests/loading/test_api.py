@@ -17,7 +17,8 @@ from pipelines import Controls, film, open_stream
 from pipelines.api import UnknownWords
 from pipelines.components import choose_device
 from tests.app_doubles import save_tiny_model
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BALL, STAR = "a red ball bounces over the sea", "a blue star drifts over the snow"

@@ -10,7 +10,8 @@ import pytest
 
 from app.errors import UsageMistake
 from app.loading.attention import BACKENDS, use_attention
-from app.loading.model import EngineRequest, open_stream
+from app.loading.engine_request import EngineRequest
+from app.loading.model import open_stream
 from app.record import sidecar
 from app.record.request import request_of
 from benchmarks.speed import attention

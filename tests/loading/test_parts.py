@@ -18,7 +18,8 @@ from tests.loading.test_build import save_own, tiny_wan
 from tests.models.test_umt5 import save_tiny
 from tests.tiny import widen
 from tests.weights.forms import State, original_folder, safetensors, small_wan
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 from weights.local import part_in
 from weights.plain_files import CheckpointError
 from weights.shapes import WAN_22_MEAN, kind_of, taehv_config, umt5_config, wan_vae_config

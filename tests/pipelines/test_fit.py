@@ -11,7 +11,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from benchmarks.speed.cost import kv_bytes, steady, token_grid
 from cache.rope import rotary_tables
 from models.attention import SelfContext
 from models.taehv import AutoencoderTAEHV
@@ -20,6 +19,7 @@ from models.wan_vae import WanVAEStream
 from pipelines import fit
 from pipelines.build import make_policies
 from pipelines.conditioning import Conditioner
+from pipelines.cost import kv_bytes, steady, token_grid
 from pipelines.engine import Engine
 from pipelines.fit import TOKENS_AT_ONCE, Film, choose_plan, hold, need, verdict
 from pipelines.memory_plan import PLANS, MemoryPlan

@@ -17,7 +17,7 @@ from schedulers.serial import Serial
 from schedulers.unipc import UniPCSchedule
 from tests.slot_trace import shots, traced
 from tests.tiny import FOX, WOLF, film, gap, tiny_transformer
-from weights.catalog import get_model
+from weights.find import get_model
 
 LONGLIVE_2 = PRESETS["longlive-2"]
 

@@ -21,7 +21,7 @@ from app.config.settings import given_by_flags
 from app.config.table import READERS
 from app.errors import UsageMistake
 from app.live.messages import Set
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record import sidecar
 from app.record.request import model_of_record
 from app.record.session_log import parse_log
@@ -29,8 +29,8 @@ from app.render.film_record import find_record
 from app.render.replay import read_record, replay
 from app.render.replay_log import replay_log
 from app.server.restore import read_dropped
-from benchmarks.robust.fuzz import is_told_well, run
 from benchmarks.robust.fuzz_records import ODD, Opened, a_sidecar, alter, open_nothing, records
+from benchmarks.robust.mutation import is_told_well, run
 from pipelines.presets import PRESETS
 from pipelines.presets.knobs import apply_knobs
 from tests import log_lines

@@ -16,7 +16,8 @@ from rich.console import Console
 from app.config.lengths import Rhythm
 from app.config.settings import given_by_flags, resolve
 from app.errors import RenderFailure, UsageMistake
-from app.loading.model import EngineRequest, Opened, stream_of
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened, stream_of
 from app.media.fit import Fit
 from app.record import sidecar
 from app.record.beginning import read_beginning

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import RenderFailure, UsageMistake, explain
-from app.loading.model import EngineRequest, Opened
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened
 from app.media import mp4 as video
 from app.record import sidecar
 from app.record.journal import Journal

@@ -15,7 +15,8 @@ import app.render.batch
 from app.config.lengths import Length
 from app.config.settings import given_by_flags, resolve
 from app.errors import RenderFailure, UsageMistake
-from app.loading.model import EngineRequest, Opened
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened
 from app.render.batch import RunFlags, film, film_requests, read_scripts, render_batch
 from app.render.render import RenderRequest, StreamOpener
 from pipelines.types import Transition

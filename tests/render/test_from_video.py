@@ -17,7 +17,7 @@ from rich.console import Console
 from app.config.lengths import Length, parse_length
 from app.config.settings import given_by_flags
 from app.errors import RenderFailure, UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record import sidecar
 from app.record.request import RenderRequest
 from app.record.video import VideoRequest

@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 
 from app.errors import RenderFailure, UsageMistake, card_out_of_memory, explain, out_of_memory
+from app.loading.engine_request import EngineRequest
 from app.loading.fitting import smaller
-from app.loading.model import EngineRequest, Opened, open_stream
+from app.loading.model import Opened, open_stream
 from app.record import sidecar
 from app.record.held import PlanRecord, check_plans
 from app.record.request import RenderRequest, request_of

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from app.config.lengths import Rhythm, parse_length
 from app.errors import RenderFailure, UsageMistake, explain
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record import sidecar
 from app.record.request import RenderRequest
 from app.render.progress import clock, span

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import RenderFailure
-from app.loading.model import EngineRequest, Opened
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened
 from app.record import sidecar
 from app.record.request import request_of
 from pipelines.presets import PRESETS

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from app.errors import RenderFailure, UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record import sidecar
 from app.record.journal import Journal
 from app.render.progress import Progress

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.config.lengths import Rhythm
-from app.loading.model import EngineRequest, Opened
+from app.loading.engine_request import EngineRequest
+from app.loading.model import Opened
 from pipelines.types import Chunk, Controls, pixel_range, prompt_text
 from pipelines.video import Shown
 

@@ -17,7 +17,7 @@ from app.render.exporting import export_longlive
 from app.script.importers import MAX_VIDEOS, load_script, parse_script, switch_at
 from app.script.script import Script, ScriptShot, script_of
 from app.script.timeline import resolve
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 from pipelines.types import Prompt, Transition
 
 

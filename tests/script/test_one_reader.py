@@ -28,7 +28,8 @@ from app.server.desk_work import plan
 from app.server.restore import Takes
 from pipelines import Controls, film, open_stream
 from tests.app_doubles import Opener, save_tiny_model
-from weights.catalog import MODELS, get_model
+from weights.catalog import MODELS
+from weights.find import get_model
 
 RED, BLUE, YELLOW = "a red ball bounces over the sea", "a blue star over the snow", "a yellow heart at night"
 TRAVEL = f"0: {RED}\n30: {BLUE}\n75: {YELLOW}\n"

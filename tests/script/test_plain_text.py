@@ -13,7 +13,7 @@ from app.errors import UsageMistake
 from app.render.batch import read_scripts
 from app.script.importers import load_script, parse_script
 from app.script.script import Script
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 from pipelines.file_names import is_script_name, names_a_file
 
 

@@ -23,8 +23,8 @@ from app.script.script import (
     check_script,
     script_of,
 )
-from benchmarks.robust.fuzz import is_told_well, mutate, run
 from benchmarks.robust.fuzz_scripts import SCRIPTS
+from benchmarks.robust.mutation import is_told_well, mutate, run
 from pipelines.types import Controls, Prompt, Transition
 
 

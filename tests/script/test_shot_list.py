@@ -17,7 +17,7 @@ from app.config.yaml_tree import parse_yaml
 from app.errors import UsageMistake
 from app.script.script import SOFT_CHUNKS, Script, ScriptShot
 from app.script.shot_list import export_native, native_script, parse_native
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 from pipelines.types import Transition
 
 FULL = """\

@@ -13,7 +13,7 @@ from app.media.subtitles import Chapter, chapters_of, write_vtt
 from app.script.importers import load_script, parse_script
 from app.script.script import Script
 from app.script.timeline import resolve
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 from pipelines.types import prompt_text
 
 

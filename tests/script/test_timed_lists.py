@@ -10,7 +10,7 @@ import pytest
 from app.errors import UsageMistake
 from app.script.importers import parse_script
 from app.script.script import Script
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 
 
 def one(text: str, file: str = "a.txt") -> Script:

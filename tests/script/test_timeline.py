@@ -10,7 +10,7 @@ from app.config.lengths import Length, Rhythm, parse_length, parse_moment
 from app.errors import UsageMistake
 from app.script.script import Script, ScriptShot, script_of
 from app.script.timeline import USUAL_LENGTH, Timeline, resolve
-from benchmarks.robust.fuzz import is_told_well
+from benchmarks.robust.mutation import is_told_well
 from pipelines.types import Prompt, Transition
 
 THREE = Rhythm(3, 3)

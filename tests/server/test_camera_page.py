@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.live.engine import LiveEngine
 from app.live.session import Session
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.record.kept_input import KEPT
 from app.server.page import STATIC
 from app.server.routes import make_app

@@ -27,8 +27,8 @@ from app.live.recorder import KEPT_SECONDS
 from app.live.saves import OF_ALL_FILMS, OF_ONE_FILM
 from app.live.scheduling import FACTOR, LONGEST_DEBT
 from app.live.session import UNWATCHED_RECORDING
+from app.loading.engine_request import EngineRequest
 from app.loading.live import MOST_FILMS
-from app.loading.model import EngineRequest
 from app.media.compressed import LARGEST as LARGEST_SIDE
 from app.media.source import OPEN_SECONDS
 from app.record.log_writer import LARGEST

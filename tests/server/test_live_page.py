@@ -22,7 +22,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.errors import UsageMistake
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.server.gradio_shell import GradioShell, build_page
 from app.server.page import STATIC, page_facts, page_script
 from app.server.scenes import EMBEDDED, WORDS

@@ -26,7 +26,7 @@ from app.config.nodes import LARGEST_FILE
 from app.jobs.queue import Jobs
 from app.live.heap import settle
 from app.live.messages import MAX_MESSAGE
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.server.access import MAX_BODY, Access
 from app.server.desk import Desk, TooBusy, Turns
 from app.server.jobs_api import LARGEST_BODY

@@ -16,7 +16,7 @@ from app.server.models_api import Models
 from app.server.routes import make_app
 from tests.live_doubles import SECRET, PaintedEngine
 from weights.catalog import MODELS
-from weights.fetch import is_folder
+from weights.here import is_folder
 from weights.hub import RemoteFile
 
 ASKED = "longlive-1.3b"

@@ -16,7 +16,7 @@ import pytest
 
 from app.jobs.queue import Jobs
 from app.live.messages import Problem, QueueItem, QueueState, Span, Track
-from app.loading.model import EngineRequest
+from app.loading.engine_request import EngineRequest
 from app.server.access import Access
 from app.server.addresses import read_proxies
 from app.server.gradio_shell import page_policy

@@ -11,7 +11,8 @@ import torch
 from models.configs import WanConfig
 from models.wan import CausalWanTransformer3DModel
 from tests.weights.forms import CONFIG, DAMAGED, FORMS, State, gguf, pickled, scaled, small_wan
-from weights.catalog import WAN_1_3B, WAN_5B, WAN_14B, get_model
+from weights.catalog import WAN_1_3B, WAN_5B, WAN_14B
+from weights.find import get_model
 from weights.load import load_component, load_file, tensors_of
 from weights.plain_files import CheckpointError
 from weights.remap import to_original

@@ -189,7 +189,7 @@ class Failing:
 
 
 def fetch_here(root: Path) -> Path | None:
-    from weights.fetch import here
+    from weights.here import here
 
     return here(BASE, root / "models")
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from weights.catalog import MODELS, WeightSpec, get_model
+from weights.catalog import MODELS, WeightSpec
 from weights.fetch import fetch
+from weights.find import get_model
 from weights.load import CheckpointError
 
 
