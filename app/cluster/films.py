@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from app.cluster.progress import BatchProgress
 from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RenderFailure, UsageMistake, explain, printable
 from app.loading.model import OneModel
 from app.record.request import RenderRequest
@@ -152,7 +153,9 @@ def render_on(workers: Workers, requests: Sequence[RenderRequest], console: Cons
         for number, request in enumerate(requests):
             submit(_Film(number, request, _stamp(request)))
         try:
+            progress = BatchProgress(console, requests)
             while films and not interrupt.asked:
+                progress.look({film.number for film in films.values()})
                 for task in workers.ended(list(films), _LOOK):
                     film = films.pop(task)
                     try:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from app.cli.main import main
 from app.cluster import films
 from app.cluster.films import Order, Outcome, WorkerLost, make, render_on
 from app.cluster.nodes import Node, device_on
+from app.cluster.progress import EVERY, BatchProgress
 from app.config.settings import given_by_flags, resolve
 from app.errors import EXIT_INTERRUPTED, RenderFailure, UsageMistake
 from app.record import sidecar
+from app.record.journal import Journal
 from app.record.request import RenderRequest
+from app.record.sidecar import library_versions
 from app.render.batch import RunFlags, film_requests
+from app.render.progress import span
 from tests.app_doubles import Opener
 
 
@@ -191,3 +196,33 @@ def test_a_device_is_chosen_by_the_nodes_and_not_by_this_machine() -> None:
     assert device_on([Node("a", 4, 0), Node("b", 4, 1)], "auto") == "cuda"
     assert device_on([Node("a", 4, 0)], "auto") == "cpu"
     assert device_on([Node("a", 4, 1)], "cpu") == "cpu"
+
+
+def test_a_batch_tells_how_far_its_films_are_and_how_long_the_rest_takes(opener: Opener) -> None:
+    Path("batch").mkdir()
+    now = [0.0]
+    out = StringIO()
+    said = Console(file=out, width=200)
+    batch = requests(output="batch", count=4)
+    progress = BatchProgress(said, batch, clock=lambda: now[0])
+    progress.look(range(4))
+    assert make(Order(batch[0], str(Path.cwd()), library_versions())).code == 0
+
+    def breaks(index: int) -> None:
+        if index == 2:
+            raise OSError("killed")
+
+    opener.before = breaks
+    assert make(Order(batch[1], str(Path.cwd()), library_versions())).code != 0
+    history = Journal(batch[1].folder).read()
+    assert history is not None
+    share = sum(chunk.shown for chunk in history.chunks) / history.header.config.frames
+    assert 0.1 < share < 0.9
+    now[0] = EVERY / 2
+    progress.look({1, 2, 3})
+    assert out.getvalue() == "", "not yet"
+    now[0] = 60.0
+    progress.look({1, 2, 3})
+    told = out.getvalue()
+    left = (3 - share) * 60 / (1 + share)
+    assert told == f"1 of 4 films are made, 1 under way ({share:.0%}); about {span(left)} left.\n"
