@@ -155,7 +155,8 @@ def render_on(workers: Workers, requests: Sequence[RenderRequest], console: Cons
         try:
             progress = BatchProgress(console, requests)
             while films and not interrupt.asked:
-                progress.look({film.number for film in films.values()})
+                failed = sum(outcome.code != EXIT_OK for outcome in outcomes.values())
+                progress.look({film.number for film in films.values()}, failed)
                 for task in workers.ended(list(films), _LOOK):
                     film = films.pop(task)
                     try:

@@ -33,24 +33,28 @@ class BatchProgress:
     ) -> None:
         self._console, self._requests, self._clock = console, requests, clock
         self._shares = [0.0] * len(requests)
+        self._shares = [self._share(number) for number in range(len(requests))]
+        self._before = sum(self._shares)  # films, whole and in part, that were there already
         self._told = self._begun = clock()
-        self._before: float | None = None  # films, whole and in part, that were there already
 
-    def look(self, under_way: Collection[int]) -> None:
-        """Say how far it is, if it is time: `under_way` are the numbers of the films that are still to be made."""
+    def look(self, under_way: Collection[int], failed: int = 0) -> None:
+        """Say how far it is, if it is time.
+
+        Args:
+            under_way: numbers of the films that are still to be made.
+            failed: how many of the others could not be made.
+        """
         now = self._clock()
-        if self._before is not None and now - self._told < EVERY:
-            return
-        self._shares = [self._share(number) if number in under_way else 1.0 for number in range(len(self._requests))]
-        done = sum(self._shares)
-        if self._before is None:
-            self._before, self._begun, self._told = done, now, now
+        if now - self._told < EVERY:
             return
         self._told = now
+        self._shares = [self._share(number) if number in under_way else 1.0 for number in range(len(self._requests))]
+        done = sum(self._shares)
         gained = done - self._before
         left = (len(self._requests) - done) * (now - self._begun) / gained if gained > 0 else None
         parts = [self._shares[number] for number in sorted(under_way) if self._shares[number]]
-        said = f"{len(self._requests) - len(under_way)} of {len(self._requests)} films are made"
+        said = f"{len(self._requests) - len(under_way) - failed} of {len(self._requests)} films are made"
+        said += f", {failed} could not be made" if failed else ""
         said += f", {len(parts)} under way ({', '.join(f'{part:.0%}' for part in parts)})" if parts else ""
         said += "." if left is None else f"; about {span(left)} left."
         self._console.print(said, soft_wrap=True)

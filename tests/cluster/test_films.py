@@ -205,7 +205,6 @@ def test_a_batch_tells_how_far_its_films_are_and_how_long_the_rest_takes(opener:
     said = Console(file=out, width=200)
     batch = requests(output="batch", count=4)
     progress = BatchProgress(said, batch, clock=lambda: now[0])
-    progress.look(range(4))
     assert make(Order(batch[0], str(Path.cwd()), library_versions())).code == 0
 
     def breaks(index: int) -> None:
@@ -226,3 +225,6 @@ def test_a_batch_tells_how_far_its_films_are_and_how_long_the_rest_takes(opener:
     told = out.getvalue()
     left = (3 - share) * 60 / (1 + share)
     assert told == f"1 of 4 films are made, 1 under way ({share:.0%}); about {span(left)} left.\n"
+    now[0] = 70.0
+    progress.look({1, 3}, failed=1)
+    assert out.getvalue().splitlines()[1].startswith("1 of 4 films are made, 1 could not be made, 1 under way (")
