@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import html
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ THEMES = ("light", "dark")
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 PATIENCE = 40_000
 """Milliseconds for anything to happen."""
+KEPT = "rivulet.session"
+"""Under this name a page keeps what its person chose (app/server/static/link.js)."""
 SCRIPT = "a red ball bounces over the sea\na blue square moves to the right over the snow\n"
 CELL = {"phone": 230, "tablet": 300, "laptop": 420, "screen": 420}
 """Width of a state on its sheet, in pixels."""
@@ -122,6 +125,12 @@ def _check(page: Any) -> None:
     page.locator(".rv-check-table table").wait_for()
 
 
+def _compare(page: Any) -> None:
+    _tab(page, "Compare")
+    page.locator('.rv-compare [data-act="play"]:enabled').wait_for()
+    page.wait_for_timeout(1000)
+
+
 def _player(page: Any) -> None:
     page.get_by_role("button", name="Watch: ball and square").first.click()
     page.wait_for_timeout(1500)
@@ -141,15 +150,15 @@ STATES: dict[str, Callable[[Any], None]] = {
     "Long render, a script": _script,
     "Checked": _check,
     "Player": _player,
-    "Compare, filmed": lambda page: _tab(page, "Compare"),
+    "Compare, filmed": _compare,
     "Gallery": lambda page: _tab(page, "Gallery"),
     "Models": lambda page: _tab(page, "Models"),
 }
 """In the order in which a person comes through them; each begins where the one before ended."""
 
 
-def _furnish(page: Any) -> None:
-    """A rendered film and a comparison, which all sheets show."""
+def _furnish(page: Any) -> str:
+    """Make a film and a comparison, which all sheets show; returns what a page keeps of the comparison, as JSON."""
     _tab(page, "Long render")
     _script(page)
     form = page.locator('form:has([name="script_kind"])')
@@ -166,14 +175,19 @@ def _furnish(page: Any) -> None:
     compare.locator('[name="num_inference_steps"]').nth(1).fill("2")
     page.get_by_role("button", name="Render all").click()
     page.locator('.rv-compare [data-act="play"]:enabled').wait_for(timeout=5 * PATIENCE)
+    return page.evaluate(
+        f"(({{compare, comparing}}) => JSON.stringify({{compare, comparing}}))(JSON.parse(sessionStorage['{KEPT}']))"
+    )
 
 
-def _open(browser: Any, url: str, size: tuple[int, int], theme: str, state: dict[str, Any] | None = None) -> Any:
+def _open(browser: Any, url: str, size: tuple[int, int], theme: str, compared: str = "{}") -> Any:
+    """A page of its own, which has the film comparison of another one (`_furnish`)."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, permissions=["camera"], storage_state=state
+        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, permissions=["camera"]
     )
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
+    page.add_init_script(f"sessionStorage['{KEPT}'] ??= {json.dumps(compared)}")
     page.goto(f"{url}?__theme={theme}")
     page.wait_for_selector(".gradio-container #rv-source", state="attached")
     page.wait_for_selector("#rv-waiting", state="hidden")
@@ -222,12 +236,11 @@ def draw(folder: Path, sizes: list[str], themes: list[str]) -> None:
         server = Server(place, [])
         ending.callback(server.end)
         page = _open(browser, server.url, SIZES["laptop"], "light")
-        _furnish(page)
-        kept = page.context.storage_state()
+        compared = _furnish(page)
         page.context.close()
         for theme in themes:
             for name in sizes:
-                page = _open(browser, server.url, SIZES[name], theme, kept)
+                page = _open(browser, server.url, SIZES[name], theme, compared)
                 pictures: dict[str, bytes] = {}
                 for state, reach in STATES.items():
                     reach(page)
